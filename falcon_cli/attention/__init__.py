@@ -1,1 +1,1 @@
-
+"""Query-versus-cache attention for token trees."""

@@ -1,1 +1,1 @@
-
+"""The rivals: drafters that are not Falcon's."""

@@ -1,1 +1,1 @@
-
+"""Methods against plain decoding: timing, certificate, report."""

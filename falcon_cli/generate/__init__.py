@@ -1,1 +1,1 @@
-
+"""Answers for people and for pipelines."""

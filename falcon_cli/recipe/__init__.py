@@ -1,1 +1,1 @@
-
+"""YAML recipes as frozen dataclasses; imports no torch."""

@@ -1,1 +1,1 @@
-
+"""The big frozen model, through transformers."""

@@ -1,1 +1,1 @@
-
+"""Token-tree shapes; knows no model."""

@@ -1,0 +1,60 @@
+"""What the T query rows of one forward may see of the cache.
+
+Slots 0 .. L−1 hold committed tokens (slot = position); slots L .. L+T−1 hold the rows being read now, which see each
+other as `ancestors_TT` says and stand at position L + depth:
+
+                 committed   rows of this forward
+    row 0        1 1 1 1 1   1 . . .
+    row 1        1 1 1 1 1   1 1 . .
+    row 2        1 1 1 1 1   1 . 1 .
+    row 3        1 1 1 1 1   1 1 . 1
+
+Shapes: T rows, S = L + T slots.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class View:
+    """The visibility of one forward, shared by all its layers.
+
+    Args:
+        committed: L, the tokens already in the cache.
+        depth_T: Each row's depth; its position is `committed + depth`.
+        ancestors_TT: Which rows each row sees; None when each sees all rows before it and itself (a chain).
+    """
+
+    committed: int
+    depth_T: Tensor
+    ancestors_TT: Tensor | None
+    _masks: dict[tuple[int | None, torch.dtype], Tensor | None] = field(default_factory=dict, repr=False)
+
+    @property
+    def position_T(self) -> Tensor:
+        """Position of each row in the text."""
+        return self.depth_T + self.committed
+
+    def mask_TS(self, dtype: torch.dtype, window: int | None = None) -> Tensor | None:
+        """Additive mask [T, S] (0 or −inf), built once a forward; None when every row sees every slot."""
+        key = (window, dtype)
+        if key not in self._masks:
+            self._masks[key] = self._additive(dtype, window)
+        return self._masks[key]
+
+    def _additive(self, dtype: torch.dtype, window: int | None) -> Tensor | None:
+        rows, device = len(self.depth_T), self.depth_T.device
+        slots = self.committed + rows
+        windowed = window is not None and slots > window
+        if rows == 1 and not windowed:
+            return None
+        seen_TS = torch.ones(rows, slots, dtype=torch.bool, device=device)
+        own_TT = self.ancestors_TT
+        seen_TS[:, self.committed :] = own_TT if own_TT is not None else seen_TS.new_ones(rows, rows).tril()
+        if windowed:
+            slot_position_S = torch.cat([torch.arange(self.committed, device=device), self.position_T])
+            seen_TS &= self.position_T[:, None] - slot_position_S < window
+        return torch.zeros(rows, slots, dtype=dtype, device=device).masked_fill_(~seen_TS, float("-inf"))

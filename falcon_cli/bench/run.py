@@ -1,0 +1,179 @@
+"""`falcon bench` from recipe to results document: prepare, measure, certify, sum up, write."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from falcon_cli.bench.bandwidth import bandwidth_bound
+from falcon_cli.bench.certificate import Ids, certify, first_difference
+from falcon_cli.bench.folder import RunFolder
+from falcon_cli.bench.peers import check_peer
+from falcon_cli.bench.records import TurnRecord
+from falcon_cli.bench.runner import Contest, digest, method_answer, peer_answer
+from falcon_cli.bench.summary import summarise
+from falcon_cli.console import progress, say, warn
+from falcon_cli.data.datasets import Loaded, load
+from falcon_cli.data.prompts import Question
+from falcon_cli.errors import FalconError, UsageError
+from falcon_cli.methods import BASELINE, Choice, Kit, choose
+from falcon_cli.recipe.provenance import provenance
+from falcon_cli.recipe.schema import BenchRecipe, TargetRecipe
+from falcon_cli.target.load import LoadedTarget, load_target
+
+
+def bench(recipe: BenchRecipe, argv: Sequence[str], out: Path | None = None, resume: bool = False) -> dict[str, Any]:
+    """Run a benchmark and return its results document (written to `out` too, with answers, report and picture).
+
+    Raises:
+        FalconError: Anything of the recipe cannot be used; all of it is checked before the first answer.
+    """
+    choices = _choices(recipe)
+    folder = RunFolder.open(out, recipe, argv, resume) if out else None
+    data = load(recipe.dataset, recipe.limit, recipe.keep_going)
+    if data.skipped:
+        warn(f"{data.name}: {data.skipped} malformed lines skipped")
+    target = load_target(recipe.target)
+    contest = _contest(recipe, target, choices)
+    questions = _fitting(contest, data, recipe.keep_going)
+    records = _measure(contest, questions, folder)
+    results = _document(recipe, contest, questions, records, argv)
+    if folder:
+        folder.write(results, records)
+    return results
+
+
+def _choices(recipe: BenchRecipe) -> list[Choice]:
+    """The methods, the baseline first, each once."""
+    for peer in recipe.peers:
+        check_peer(peer)
+    choices = [choose(name) for name in dict.fromkeys([BASELINE, *recipe.methods])]
+    for choice in choices:
+        if choice.method.needs_draft_model and recipe.draft_model is None:
+            raise UsageError(f"{choice.name} needs --draft-model: any causal LM of the target's vocabulary")
+    return choices
+
+
+def _contest(recipe: BenchRecipe, target: LoadedTarget, choices: Sequence[Choice]) -> Contest:
+    draft_model = None
+    if recipe.draft_model is not None:
+        draft_model = load_target(
+            TargetRecipe(**{**asdict(recipe.target), "model": recipe.draft_model, "revision": None})
+        )
+    kit = Kit(target, draft_model)
+    answers = {choice.name: method_answer(target, choice.build(kit)) for choice in choices}
+    answers |= {peer: peer_answer(target, peer) for peer in recipe.peers}
+    return Contest(target, answers, recipe.max_new_tokens, recipe.repeats, recipe.seed, recipe.template)
+
+
+def _fitting(contest: Contest, data: Loaded, keep_going: bool) -> list[Question]:
+    fitting = []
+    for question in data.questions:
+        try:
+            contest.check(question)
+            fitting.append(question)
+        except FalconError as error:
+            if not keep_going:
+                raise
+            warn(f"skipped: {error}")
+    if not fitting:
+        raise FalconError(f"{data.name}: no question fits the target's context; ask for fewer new tokens")
+    return fitting
+
+
+def _measure(contest: Contest, questions: Sequence[Question], folder: RunFolder | None) -> list[TurnRecord]:
+    """Records of all questions, those that the folder already holds first."""
+    wanted = {question.id for question in questions}
+    done = [records for records in folder.log.read() if records[0].question_id in wanted] if folder else []
+    known = {records[0].question_id for records in done}
+    if known:
+        say(f"resuming: {len(known)} of {len(questions)} questions are already measured")
+    todo = [question for question in questions if question.id not in known]
+    if todo:
+        contest.warm_up(todo[0])
+    with progress("benchmarking", len(questions), "questions") as bar:
+        bar.advance(len(known))
+        for question in todo:
+            records = list(contest.ask(question))
+            if folder:
+                folder.log.append(records)
+            done.append(records)
+            bar.advance()
+    return [record for records in done for record in records]
+
+
+def _document(
+    recipe: BenchRecipe,
+    contest: Contest,
+    questions: Sequence[Question],
+    records: Sequence[TurnRecord],
+    argv: Sequence[str],
+) -> dict[str, Any]:
+    """The results document, certificate included."""
+    target = contest.target
+    figures = summarise(records, BASELINE, peers=recipe.peers, seed=recipe.seed)
+    _certify(contest, questions, records, recipe.peers, figures)
+    return {
+        "schema": 1,
+        "target": recipe.target.model,
+        "dataset": recipe.dataset,
+        "prompts": len(questions),
+        "settings": {
+            "dtype": target.dtype,
+            "device": str(target.model.device),
+            "threads": torch.get_num_threads(),
+            "max_new_tokens": recipe.max_new_tokens,
+            "repeats": recipe.repeats,
+            "seed": recipe.seed,
+            "template": recipe.template,
+            "draft_model": recipe.draft_model,
+        },
+        "machine": {**provenance(argv), **bandwidth_bound(target.model)},
+        **figures,
+    }
+
+
+def _certify(
+    contest: Contest,
+    questions: Sequence[Question],
+    records: Sequence[TurnRecord],
+    peers: Sequence[str],
+    figures: dict[str, dict[str, dict[str, Any]]],
+) -> None:
+    """Put a certificate beside each method's figures, and for peers how many questions they answered alike."""
+    by_id = {question.id: question for question in questions}
+    texts = {(r.method, r.repeat, r.question_id, r.turn): r.text for r in records}
+    plain = {r.prompt_sha: r.completion.ids for r in reversed(records) if r.method == BASELINE}
+
+    def prompt_of(record: TurnRecord) -> Ids:
+        earlier = [texts[record.method, record.repeat, record.question_id, turn] for turn in range(record.turn)]
+        return contest.prompt(by_id[record.question_id], record.turn, earlier)
+
+    def reference(prompt: Ids) -> Ids:
+        key = digest(prompt)
+        if key not in plain:  # the second turn after a first answer that differs
+            plain[key] = contest.answers[BASELINE](prompt, contest.max_new_tokens).ids
+        return plain[key]
+
+    own = [record for record in records if record.method not in peers]
+    for name, certificate in certify(own, contest.target.model, contest.target.dtype, prompt_of, reference).items():
+        figures["methods"][name]["lossless"] = certificate.to_json()
+    for peer in peers:
+        theirs = [record for record in records if record.method == peer]
+        differing = {
+            r.question_id for r in theirs if first_difference(reference(prompt_of(r)), r.completion.ids) is not None
+        }
+        figures["peers"][peer]["prompts_equal"] = len({r.question_id for r in theirs} - differing)
+
+
+def failed_methods(results: dict[str, Any]) -> list[str]:
+    """Methods whose output was not the target's own."""
+    return [name for name, figures in results["methods"].items() if figures["lossless"]["verdict"] == "FAILED"]
+
+
+def to_json_line(results: dict[str, Any]) -> str:
+    """The results document as one line."""
+    return json.dumps(results, allow_nan=False, ensure_ascii=False)

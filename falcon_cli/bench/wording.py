@@ -1,0 +1,54 @@
+"""How the results document's figures are worded, alike on the terminal, in the report and on the chart."""
+
+from typing import Any
+
+ABSENT = "–"
+"""Stands for a figure that does not exist."""
+
+
+def times(speedup: float | None) -> str:
+    """Word a speedup: `1.42x`."""
+    return ABSENT if speedup is None else f"{speedup:.2f}x"
+
+
+def interval(bounds: list[float | None]) -> str:
+    """Word a 95 % interval: `[1.35, 1.50]`; empty where it has no width, as the baseline's own."""
+    low, high = bounds
+    return "" if low is None or high is None or low == high else f"[{low:.2f}, {high:.2f}]"
+
+
+def percent(share: float) -> str:
+    """Word a share of 1: `12 %`."""
+    return f"{100 * share:.0f} %"
+
+
+def time_shares(figures: dict[str, Any]) -> tuple[float, float, float]:
+    """Split a method's decode time into the shares of draft, verification and everything else; zeros without any."""
+    decode = figures["decode_seconds"]
+    if not decode:
+        return 0.0, 0.0, 0.0
+    draft, verify = figures["draft_seconds"] / decode, figures["verify_seconds"] / decode
+    return draft, verify, 1 - draft - verify
+
+
+def verdict(figures: dict[str, Any]) -> str:
+    """Word the certificate: `exact`, `3 near-ties` or `FAILED`; absent where none was asked for."""
+    lossless = figures.get("lossless")
+    if lossless is None:
+        return ABSENT
+    if lossless["verdict"] != "near-ties":
+        return lossless["verdict"]
+    return _several(len(lossless["divergences"]), "near-tie")
+
+
+def circumstances(results: dict[str, Any]) -> str:
+    """Say what was run where: target, dtype, device, threads, data set, prompts."""
+    settings = results["settings"]
+    return (
+        f"{results['target']} · {settings['dtype']} on {settings['device']}, {_several(settings['threads'], 'thread')}"
+        f" · {results['dataset']}, {_several(results['prompts'], 'prompt')}"
+    )
+
+
+def _several(count: int, thing: str) -> str:
+    return f"{count:,} {thing}{'' if count == 1 else 's'}"

@@ -1,0 +1,111 @@
+"""Every command-line option, once, and how options override a recipe."""
+
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from typer import Argument, Option
+
+R = TypeVar("R")
+Text, Number, Switch, Texts = str | None, int | None, bool | None, list[str] | None
+
+_RECIPE, _TARGET, _ANSWERS = "Recipe", "Target", "Answers"
+
+
+def _option(name: str, help: str, metavar: str | None = None, panel: str | None = None) -> Any:
+    return Option(name, metavar=metavar, help=help, show_default=False, rich_help_panel=panel)
+
+
+RecipeFile = Annotated[
+    Path | None, _option("--recipe", "YAML recipe to start from; other options override it.", "FILE", _RECIPE)
+]
+Set = Annotated[Texts, _option("--set", "Override one key of the recipe (repeatable).", "KEY=VALUE", _RECIPE)]
+
+Target = Annotated[
+    Text,
+    _option(
+        "--target", "Built-in name, folder, .gguf file or hub id (default: smollm2-135m-instruct).", "MODEL", _TARGET
+    ),
+]
+DType = Annotated[
+    Text, _option("--dtype", "auto, fp32, bf16, fp16 (default: auto: fp32 on a CPU, bf16 on a GPU).", "TYPE", _TARGET)
+]
+Device = Annotated[
+    Text, _option("--device", "auto, cpu, cuda, cuda:N (default: auto: a GPU if there is one).", "NAME", _TARGET)
+]
+Threads = Annotated[Number, _option("--threads", "CPU threads (default: PyTorch's choice).", "N", _TARGET)]
+Revision = Annotated[Text, _option("--revision", "Branch, tag or commit of a hub model.", "REF", _TARGET)]
+TrustRemoteCode = Annotated[
+    Switch, _option("--trust-remote-code", "Let a hub model run its own Python code.", None, _TARGET)
+]
+DraftModel = Annotated[Text, _option("--draft-model", "Small model of the same vocabulary, for sps.", "MODEL", _TARGET)]
+Template = Annotated[
+    Text,
+    _option(
+        "--template", "Chat template: vicuna, llama-2 or a Jinja file (default: the tokenizer's own).", "NAME", _TARGET
+    ),
+]
+
+MaxNewTokens = Annotated[
+    Number, _option("--max-new-tokens", "Longest answer in tokens (default: generate 256, bench 128).", "N", _ANSWERS)
+]
+KeepGoing = Annotated[Switch, _option("--keep-going", "Skip malformed lines and count them.", None, _ANSWERS)]
+Json = Annotated[bool, _option("--json", "Print one JSON document as the last line of stdout.", None, _ANSWERS)]
+
+Prompt = Annotated[
+    Text,
+    Argument(
+        metavar="[PROMPT]",
+        help="Text to answer (default: stdin); with --jsonl, a file of JSON lines.",
+        show_default=False,
+    ),
+]
+Method = Annotated[Text, _option("--method", "ar, pld, lookahead or sps (default: pld).", "NAME[:OPTION=VALUE,...]")]
+System = Annotated[Text, _option("--system", "System message before the prompt.", "TEXT", _ANSWERS)]
+Raw = Annotated[Switch, _option("--raw", "Continue plain text, without a chat template.", None, _ANSWERS)]
+Stop = Annotated[Texts, _option("--stop", "End the answer before this text (repeatable).", "TEXT", _ANSWERS)]
+Stream = Annotated[
+    Switch, _option("--stream/--no-stream", "Write text as it comes (default: on a terminal).", None, _ANSWERS)
+]
+ShowDraft = Annotated[bool, _option("--show-draft", "Colour the text that was drafted and accepted.", None, _ANSWERS)]
+Jsonl = Annotated[
+    bool, _option("--jsonl", "Read a JSON object a line (prompt or messages), write one a line.", None, _ANSWERS)
+]
+
+Dataset = Annotated[
+    Text,
+    _option("--dataset", "mt-bench, humaneval, gsm8k, spec-bench, sharegpt or FILE.jsonl (default: mt-bench).", "NAME"),
+]
+Methods = Annotated[
+    Texts,
+    _option(
+        "--method",
+        "ar, pld, lookahead, sps (repeatable; ar always runs) (default: ar, pld, lookahead).",
+        "NAME[:OPTION=VALUE,...]",
+    ),
+]
+Peers = Annotated[Texts, _option("--peer", "Other engines in the same run: hf, hf-pld (repeatable).", "NAME")]
+Limit = Annotated[Number, _option("--limit", "Take N questions, evenly spaced over the data set.", "N")]
+Repeats = Annotated[Number, _option("--repeats", "Ask every question N times (default: 1).", "N")]
+Seed = Annotated[Number, _option("--seed", "For the order of the methods and the bootstrap (default: 0).", "N")]
+Out = Annotated[Path | None, _option("--out", "Folder for results, answers, report and picture.", "DIR", _ANSWERS)]
+Resume = Annotated[bool, _option("--resume", "Go on with the run that --out holds.", None, _ANSWERS)]
+
+_OF_TARGET = {
+    "target": "model",
+    **{name: name for name in ("dtype", "device", "threads", "revision", "trust_remote_code")},
+}
+
+
+def override(recipe: R, **given: Any) -> R:
+    """The recipe with every option that was given (not None, not empty) put in; the target's go into `recipe.target`.
+
+    Raises:
+        FalconError: A value does not suit its key.
+    """
+    given = {key: value for key, value in given.items() if value is not None and value != []}
+    target = {_OF_TARGET[key]: given.pop(key) for key in list(given) if key in _OF_TARGET}
+    own: Any = recipe  # a dataclass
+    known = {field.name for field in fields(own)}
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items() if key in known}
+    return replace(own, target=replace(own.target, **target), **values)

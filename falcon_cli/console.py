@@ -1,0 +1,134 @@
+"""The only module that prints: results go to stdout, everything for human eyes to stderr.
+
+rich is imported only when something is drawn, so that `falcon --help` stays quick.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.progress import Progress, ProgressColumn, TaskID
+
+_BOLD_RED = "1;31"
+_BOLD_YELLOW = "1;33"
+_LOG_WIDTH = 120  # columns of a table that goes to a file or a pipe, which have no width of their own
+
+
+def say(text: str) -> None:
+    """Tell the user one line, on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def warn(text: str) -> None:
+    """Tell the user, on one line of stderr, of something that is not as it should be but does not stop the work."""
+    say(f"falcon: {_label('warning:', _BOLD_YELLOW)} {_one_line(text)}")
+
+
+def error(text: str) -> None:
+    """Tell the user, on one line of stderr, why the work stops."""
+    say(f"falcon: {_label('error:', _BOLD_RED)} {_one_line(text)}")
+
+
+def emit(text: str, end: str = "\n") -> None:
+    """Write result text to stdout at once.
+
+    Characters that stdout's encoding lacks are written as backslash escapes.
+
+    Raises:
+        BrokenPipeError: nobody reads stdout any more; the command line ends quietly on it.
+    """
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write((text + end).encode(encoding, "backslashreplace").decode(encoding))
+    sys.stdout.flush()
+
+
+def show(renderable: RenderableType) -> None:
+    """Print something rich can draw, such as a table, on stderr."""
+    _stderr().print(renderable)
+
+
+def stdout_is_terminal() -> bool:
+    """Whether a person reads stdout, rather than a file or a pipe."""
+    return sys.stdout.isatty()
+
+
+class Bar:
+    """A progress bar on stderr; draws nothing where stderr is no terminal."""
+
+    def __init__(self, drawing: Progress | None = None, task: TaskID | None = None) -> None:
+        self._drawing = drawing
+        self._task = task
+
+    def advance(self, n: float = 1) -> None:
+        """Count `n` more units as done."""
+        if self._drawing is not None and self._task is not None:
+            self._drawing.advance(self._task, n)
+
+    def update(self, completed: float | None = None, note: str | None = None) -> None:
+        """Set how many units are done, and the short remark at the bar's end; None leaves either as it is."""
+        if self._drawing is not None and self._task is not None:
+            self._drawing.update(self._task, completed=completed)
+            if note is not None:
+                self._drawing.update(self._task, note=note)
+
+
+@contextmanager
+def progress(description: str, total: float | None = None, unit: str = "") -> Iterator[Bar]:
+    """Show a bar with elapsed and remaining time while the block runs.
+
+    Args:
+        description: what is being done; where stderr is no terminal, this one line is all that is shown.
+        total: how many units there are to do; None when nobody knows.
+        unit: the units' name; `"B"` counts bytes and is shown in kB, MB, GB.
+    """
+    if not sys.stderr.isatty():
+        say(f"{description} ({total / 1e6:,.1f} MB)" if unit == "B" and total else description)
+        yield Bar()
+        return
+    from rich.progress import Progress
+
+    with Progress(*_columns(unit), console=_stderr()) as drawing:
+        yield Bar(drawing, drawing.add_task(description, total=total, note=""))
+
+
+def _columns(unit: str) -> list[ProgressColumn]:
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        MofNCompleteColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+    from rich.table import Column
+
+    text = TextColumn("{task.description}", markup=False)
+    note = TextColumn("{task.fields[note]}", markup=False)
+    firm = Column(no_wrap=True)  # in a narrow window the bar gives way first
+    count: list[ProgressColumn] = [MofNCompleteColumn(table_column=firm), TextColumn(unit, markup=False)]
+    if unit == "B":
+        count = [DownloadColumn(table_column=firm)]
+    time = [TimeElapsedColumn(table_column=firm), TextColumn("eta"), TimeRemainingColumn(table_column=firm)]
+    return [text, BarColumn(), *count, *time, note]
+
+
+def _stderr() -> Console:
+    from rich.console import Console
+
+    return Console(stderr=True, width=None if sys.stderr.isatty() else _LOG_WIDTH)
+
+
+def _label(text: str, colour: str) -> str:
+    """Colour `text` for a terminal, unless the user asked for none (https://no-color.org)."""
+    plain = not sys.stderr.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    return text if plain else f"\x1b[{colour}m{text}\x1b[0m"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.splitlines())

@@ -1,0 +1,178 @@
+"""Questions, and the JSON lines they are read from.
+
+A line is one of
+
+    {"question_id": 81, "category": "writing", "turns": ["first turn", "second turn"]}      MT-Bench, Spec-Bench
+    {"prompt": "the one turn"}
+    {"messages": [{"role": "user", "content": "..."}, ...]}                                 the last one is the turn
+
+and may carry any other fields.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from falcon_cli.errors import FalconError
+
+Message = dict[str, str]
+"""`{"role": "system" | "user" | "assistant", "content": text}`."""
+
+Record = dict[str, Any]
+"""One JSON object as it was read."""
+
+ROLES = ("system", "user", "assistant")
+
+
+@dataclass(frozen=True)
+class Question:
+    """What the user says to the model, turn by turn; the model's answers go in between."""
+
+    id: str
+    turns: tuple[str, ...]
+    category: str = ""
+    context: tuple[Message, ...] = ()
+    """Messages before the first turn."""
+    reference: str = ""
+    """The answer to compare with, where the data set has one."""
+
+
+QuestionOf = Callable[[Record, int], Question]
+"""Makes a question of a record and its 1-based number; raises ValueError saying what is wrong with the record."""
+
+
+def question_of(record: Record, number: int) -> Question:
+    """Make a question of a record in one of this module's three forms.
+
+    Raises:
+        ValueError: none of the forms fits, or a text is empty or no text.
+    """
+    context: list[Message] = []
+    if "turns" in record:
+        turns = _turns(record["turns"])
+    elif "prompt" in record:
+        turns = (text_of(record, "prompt"),)
+    elif "messages" in record:
+        *context, last = _messages(record["messages"])
+        if last["role"] != "user":
+            raise ValueError(f"the last of \"messages\" must be the user's, not the {last['role']}'s")
+        turns = (last["content"],)
+    else:
+        raise ValueError('it has none of "turns", "prompt" and "messages"')
+    return Question(_id(record, number), turns, _label(record, "category"), tuple(context), _label(record, "reference"))
+
+
+def parse_line(line: str | bytes, number: int, source: str, build: QuestionOf = question_of) -> tuple[Question, Record]:
+    """Read one JSON line into its question and the whole record it came from.
+
+    Args:
+        line: the line; bytes are UTF-8.
+        number: its 1-based number, for messages and as the id of a question without one.
+        source: the file's name, for messages.
+        build: makes the question.
+
+    Raises:
+        FalconError: naming the file, the line and what is wrong with it.
+    """
+    try:
+        record = json.loads(line)
+        if not isinstance(record, dict):
+            raise ValueError("it is not a JSON object")
+        return build(record, number), record
+    except json.JSONDecodeError as error:
+        reason = f"not JSON: {error.msg} at column {error.colno}"
+    except UnicodeDecodeError:
+        reason = "not UTF-8 text"
+    except RecursionError:
+        reason = "nested too deeply"
+    except ValueError as error:
+        reason = str(error)
+    raise FalconError(f"{source}:{number}: {reason}")
+
+
+def read_jsonl(path: Path, keep_going: bool = False, build: QuestionOf = question_of) -> tuple[list[Question], int]:
+    """Read all questions of a JSON lines file (`.gz` too); blank lines do not count.
+
+    Returns:
+        The questions, and how many malformed lines `keep_going` skipped.
+
+    Raises:
+        FalconError: the file cannot be read, or a line is malformed and `keep_going` is off.
+    """
+    questions, skipped = [], 0
+    for number, line in enumerate(_lines(path), start=1):
+        if not line.strip():
+            continue
+        try:
+            questions.append(parse_line(line, number, str(path), build)[0])
+        except FalconError:
+            if not keep_going:
+                raise
+            skipped += 1
+    return questions, skipped
+
+
+def text_of(record: Record, key: str) -> str:
+    """Return the text under `key`.
+
+    Raises:
+        ValueError: it is missing, empty, or no text.
+    """
+    if key not in record:
+        raise ValueError(f'it has no "{key}"')
+    return _text(record[key], f'"{key}"')
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
+            yield from stream
+    except (OSError, EOFError, zlib.error) as error:
+        raise FalconError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _turns(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or not value:
+        raise ValueError('"turns" must be a list of texts')
+    return tuple(_text(turn, f'turn {number} of "turns"') for number, turn in enumerate(value, start=1))
+
+
+def _messages(value: object) -> list[Message]:
+    if not isinstance(value, list) or not value:
+        raise ValueError('"messages" must be a list of {"role", "content"} objects')
+    return [_message(message, f'message {number} of "messages"') for number, message in enumerate(value, start=1)]
+
+
+def _message(value: object, name: str) -> Message:
+    if not isinstance(value, dict) or value.get("role") not in ROLES:
+        raise ValueError(f"{name} must be an object with a role among {', '.join(ROLES)}")
+    return {"role": value["role"], "content": _text(value.get("content"), f"the content of {name}")}
+
+
+def _text(value: object, name: str) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{name} must be text, not {type(value).__name__}")
+    if not value.strip():
+        raise ValueError(f"{name} is empty")
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise ValueError(f"{name} holds half a character (a lone surrogate)")  # no tokenizer takes it
+    return value
+
+
+def _id(record: Record, number: int) -> str:
+    given = next((record[key] for key in ("question_id", "id", "task_id") if key in record), number)
+    return str(given if isinstance(given, (str, int)) else number)
+
+
+def _label(record: Record, key: str) -> str:
+    """Return a field that only describes the question: a text, or a list of texts as MT-Bench has it."""
+    value = record.get(key)
+    if isinstance(value, list):
+        return "\n".join(map(str, value))
+    return value if isinstance(value, str) else ""

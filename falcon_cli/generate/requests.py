@@ -1,0 +1,109 @@
+"""What is to be answered: one prompt, or one JSON object a line."""
+
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from falcon_cli.console import warn
+from falcon_cli.data.chat import render, render_raw
+from falcon_cli.data.prompts import Message, Question, parse_line
+from falcon_cli.errors import FalconError, UsageError
+from falcon_cli.recipe.schema import GenerateRecipe
+
+
+@dataclass(frozen=True)
+class Request:
+    """One prompt, with the fields that came along and go out again."""
+
+    question: Question
+    fields: dict[str, Any] = field(default_factory=dict)
+
+
+def requests_from(prompt: str | None, jsonl: bool, keep_going: bool) -> Iterator[Request]:
+    """Requests of the command line: the prompt given, or what is piped in; with `jsonl`, lines of a file or of stdin.
+
+    Raises:
+        FalconError: Nothing is given, or it cannot be read.
+    """
+    if prompt is None and sys.stdin.isatty():
+        raise UsageError('give a prompt, or pipe one in: echo "Why is the sky blue?" | falcon generate')
+    if not jsonl:
+        return iter([single(read_stdin() if prompt is None else prompt)])
+    if prompt is None:
+        return lines(sys.stdin.buffer, "stdin", keep_going)
+    return lines(_file_lines(Path(prompt)), prompt, keep_going)
+
+
+def read_stdin() -> str:
+    """All of stdin as text.
+
+    Raises:
+        FalconError: It is not UTF-8.
+    """
+    try:
+        return sys.stdin.buffer.read().decode()
+    except UnicodeDecodeError as error:
+        raise FalconError("stdin is not UTF-8 text; convert it first") from error
+
+
+def single(prompt: str) -> Request:
+    """A request of one text.
+
+    Raises:
+        FalconError: The text is empty.
+    """
+    if not prompt.strip():
+        raise FalconError("the prompt is empty; give some text, or pipe it in")
+    return Request(Question("1", (prompt,)))
+
+
+def lines(source: Iterable[bytes], name: str, keep_going: bool) -> Iterator[Request]:
+    """A request for each line of JSON, as the lines come; blank lines do not count.
+
+    Raises:
+        FalconError: A malformed line, named by its number, unless `keep_going` skips it (skips are counted at the end).
+    """
+    skipped = 0
+    for number, line in enumerate(source, start=1):
+        if not line.strip():
+            continue
+        try:
+            question, fields = parse_line(line, number, name)
+            if len(question.turns) > 1:
+                raise FalconError(f'{name}:{number}: "turns" asks several questions; give one "prompt" or "messages"')
+        except FalconError as error:
+            if not keep_going:
+                raise
+            skipped += 1
+            warn(f"skipped: {error}")
+            continue
+        yield Request(question, fields)
+    if skipped:
+        warn(f"{name}: {skipped} malformed lines skipped")
+
+
+def _file_lines(path: Path) -> Iterator[bytes]:
+    try:
+        with path.open("rb") as file:
+            yield from file
+    except OSError as error:
+        raise FalconError(f"cannot read {path}: {error.strerror}; --jsonl takes a file of JSON lines") from error
+
+
+def prompt_ids(request: Request, recipe: GenerateRecipe, tokenizer: Any) -> list[int]:
+    """Token ids of a request's prompt.
+
+    Raises:
+        FalconError: The chat template does not take it.
+    """
+    question = request.question
+    if recipe.raw:
+        if question.context:
+            raise FalconError('raw takes plain text: give "prompt" instead of "messages"')
+        return render_raw(tokenizer, question.turns[0])
+    messages: list[Message] = [*question.context, {"role": "user", "content": question.turns[0]}]
+    if recipe.system is not None and messages[0]["role"] != "system":
+        messages.insert(0, {"role": "system", "content": recipe.system})
+    return render(tokenizer, messages, recipe.template)

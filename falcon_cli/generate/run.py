@@ -1,0 +1,97 @@
+"""`falcon generate` from requests to answers."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from falcon_cli.core import Drafter
+from falcon_cli.decode.loop import extend, speculate
+from falcon_cli.decode.stats import Completion
+from falcon_cli.decode.stop import Stop
+from falcon_cli.generate.requests import Request, prompt_ids
+from falcon_cli.generate.text import Piece, TextStream
+from falcon_cli.methods import Kit, choose
+from falcon_cli.recipe.schema import GenerateRecipe, TargetRecipe
+from falcon_cli.target.load import LoadedTarget, load_target
+
+Listener = Callable[[Piece], None]
+"""Hears the text of an answer as it comes."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One request's answer."""
+
+    request: Request
+    text: str
+    completion: Completion
+
+    def to_json(self) -> dict[str, Any]:
+        """The request's own fields, then text, token ids and statistics."""
+        return {
+            **self.request.fields,
+            "text": self.text,
+            "token_ids": self.completion.ids,
+            "finish": self.completion.finish,
+            "stats": statistics(self.completion),
+        }
+
+
+class Generator:
+    """A loaded target with one method, answering requests.
+
+    Args:
+        recipe: Target, method and limits; everything is checked before the target is loaded.
+    """
+
+    def __init__(self, recipe: GenerateRecipe):
+        choice = choose(recipe.method)
+        self.recipe = recipe
+        self.target: LoadedTarget = load_target(recipe.target)
+        draft_model = None
+        if recipe.draft_model is not None:
+            draft_recipe = TargetRecipe(**{**asdict(recipe.target), "model": recipe.draft_model, "revision": None})
+            draft_model = load_target(draft_recipe)
+        self.drafter: Drafter = choice.build(Kit(self.target, draft_model))
+
+    def answers(self, requests: Iterable[Request], listen: Listener = lambda piece: None) -> Iterator[Answer]:
+        """Answer requests one by one, in order.
+
+        Raises:
+            FalconError: A prompt does not fit the context; raised before that prompt is read.
+        """
+        for request in requests:
+            yield self._answer(request, listen)
+
+    def _answer(self, request: Request, listen: Listener) -> Answer:
+        recipe, tokenizer = self.recipe, self.target.tokenizer
+        prompt = prompt_ids(request, recipe, tokenizer)
+        self.target.model.check_room(len(prompt), recipe.max_new_tokens)
+        stop = Stop(self.target.stop_ids, recipe.max_new_tokens, recipe.stop, tokenizer.decode)
+        stream, completion, said = TextStream(tokenizer, recipe.stop), Completion(len(prompt)), []
+        for step in speculate(self.target.model, self.drafter, prompt, stop):
+            extend(completion, step)
+            for piece in stream.push(step.tokens, drafted=len(step.tokens) - 1):
+                said.append(piece.text)
+                listen(piece)
+        for piece in stream.finish():
+            said.append(piece.text)
+            listen(piece)
+        completion.finish = stop.finish or "length"
+        return Answer(request, "".join(said), completion)
+
+
+def statistics(completion: Completion) -> dict[str, Any]:
+    """Counts, seconds and rates of one answer (τ excludes the bonus token, tokens per cycle includes it)."""
+    tokens, cycles, seconds = completion.decode_tokens, len(completion.cycles), completion.decode_seconds
+    return {
+        "prompt_tokens": completion.prompt_tokens,
+        "new_tokens": len(completion.ids),
+        "prefill_seconds": round(completion.prefill_seconds, 6),
+        "decode_seconds": round(seconds, 6),
+        "tokens_per_second": round(tokens / seconds, 3) if seconds else None,
+        "cycles": cycles,
+        "tokens_per_cycle": round(tokens / cycles, 4) if cycles else None,
+        "accepted_length": round(tokens / cycles - 1, 4) if cycles else None,
+        "acceptance_rate": round(1 - cycles / tokens, 4) if tokens else None,
+    }

@@ -1,0 +1,60 @@
+"""Where a result comes from: enough to run it again, and nothing that names the person or the machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import falcon_cli
+
+_PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "datasets", "gguf", "numpy", "flash-attn")
+_ABSOLUTE = re.compile(r"(^|=)[/~]\S*/(?=[^/\s])")
+
+
+def provenance(argv: Sequence[str]) -> dict[str, Any]:
+    """Describe this run: command, versions, machine and time.
+
+    Args:
+        argv: the command line, the program first; absolute paths in it are cut to their last part.
+
+    Returns:
+        `command` (list of words), `falcon`, `python`, `platform`, `cpu`, `cores` (usable by this process), `packages`
+        (name → version of those installed) and `date` (UTC, ISO 8601); all fit for JSON and YAML.
+    """
+    return {
+        "command": ["falcon", *(_ABSOLUTE.sub(r"\1", word) for word in argv[1:])],
+        "falcon": falcon_cli.__version__,
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "cpu": _cpu(),
+        "cores": _cores(),
+        "packages": {name: found for name in _PACKAGES if (found := _version(name))},
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def _cpu() -> str:
+    """Return the processor's model name; Linux alone tells it without asking another program."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        text = ""
+    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return found[1].strip() if found else platform.processor() or platform.machine()
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,97 @@
+"""What a recipe may say: one frozen dataclass a command, each field with its default."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from falcon_cli.errors import FalconError
+
+DType = Literal["auto", "fp32", "bf16", "fp16"]
+
+
+@dataclass(frozen=True)
+class TargetRecipe:
+    """Which target, and how it is held."""
+
+    model: str = "smollm2-135m-instruct"
+    """A built-in name, a folder, a .gguf file or a hub id."""
+    dtype: DType = "auto"
+    device: str = "auto"
+    threads: int | None = None
+    """CPU threads; None leaves the choice to PyTorch."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub."""
+    trust_remote_code: bool = False
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "threads")
+
+
+@dataclass(frozen=True)
+class BenchRecipe:
+    """Which methods to compare, on which questions."""
+
+    target: TargetRecipe = field(default_factory=TargetRecipe)
+    dataset: str = "mt-bench"
+    """A data set's name or a .jsonl file."""
+    limit: int | None = None
+    """Questions to take, evenly spaced; None takes all."""
+    methods: tuple[str, ...] = ("ar", "pld", "lookahead")
+    peers: tuple[str, ...] = ()
+    """Other programs to measure beside ours."""
+    draft_model: str | None = None
+    """The small model that drafts for speculative sampling."""
+    max_new_tokens: int = 128
+    repeats: int = 1
+    seed: int = 0
+    template: str | None = None
+    """Chat template: a name or a Jinja file; None takes the tokenizer's own."""
+    keep_going: bool = False
+    """Skip malformed questions instead of stopping at the first."""
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "limit", "max_new_tokens", "repeats")
+        at_least(self, 0, "seed")
+        if not self.methods:
+            raise FalconError("methods is empty: name at least one")
+
+
+@dataclass(frozen=True)
+class GenerateRecipe:
+    """How prompts are answered."""
+
+    target: TargetRecipe = field(default_factory=TargetRecipe)
+    method: str = "pld"
+    draft_model: str | None = None
+    """The small model that drafts for speculative sampling."""
+    max_new_tokens: int = 256
+    system: str | None = None
+    """System message put before each prompt."""
+    raw: bool = False
+    """Continue the prompt as plain text, without a chat template."""
+    stop: tuple[str, ...] = ()
+    """Texts that end an answer; the answer is cut before them."""
+    template: str | None = None
+    """Chat template: a name or a Jinja file; None takes the tokenizer's own."""
+    keep_going: bool = False
+    """Skip malformed lines of a JSON lines input instead of stopping at the first."""
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "max_new_tokens")
+        if self.raw and (self.system is not None or self.template is not None):
+            raise FalconError("raw takes the prompt as it is: leave out system and template")
+        if "" in self.stop:
+            raise FalconError("stop: an empty text would end every answer at once; remove it")
+
+
+def at_least(recipe: Any, least: int, *names: str) -> None:
+    """Check that each named field is `least` or more, or None.
+
+    Raises:
+        FalconError: naming the first that is not.
+    """
+    for name in names:
+        value = getattr(recipe, name)
+        if value is not None and value < least:
+            raise FalconError(f"{name} must be at least {least}, not {value}")

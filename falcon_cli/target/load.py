@@ -1,0 +1,106 @@
+"""A reference becomes a target: weights, tokenizer and stop tokens."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from falcon_cli.errors import FalconError, UsageError
+from falcon_cli.recipe.schema import TargetRecipe
+from falcon_cli.sources import resolve_target
+from falcon_cli.target.gguf import converted
+from falcon_cli.target.model import TargetModel
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class LoadedTarget:
+    """A target with what belongs to it."""
+
+    name: str
+    """As the user wrote it."""
+    model: TargetModel
+    tokenizer: Any
+    stop_ids: frozenset[int]
+    dtype: str
+    """fp32, bf16 or fp16."""
+
+
+def pick_device(wanted: str) -> torch.device:
+    """`auto` is the first GPU, or the CPU.
+
+    Raises:
+        UsageError: No such device here.
+    """
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(wanted)
+    except RuntimeError as error:
+        raise UsageError(f"--device {wanted}: use auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(f"--device {wanted}: torch sees {torch.cuda.device_count()} CUDA devices; use cpu or auto")
+    return device
+
+
+def pick_dtype(wanted: str, device: torch.device) -> str:
+    """`auto` is fp32 on a CPU, bf16 on a GPU that has it, else fp16."""
+    if wanted != "auto":
+        return wanted
+    if device.type == "cpu":
+        return "fp32"
+    return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+
+
+def load_target(recipe: TargetRecipe, template_free: bool = False) -> LoadedTarget:
+    """Load the target of a recipe.
+
+    Raises:
+        FalconError: It cannot be found, read, or is no causal LM that our hooks fit.
+    """
+    if recipe.threads is not None:
+        torch.set_num_threads(recipe.threads)
+    device = pick_device(recipe.device)
+    dtype = pick_dtype(recipe.dtype, device)
+    where = resolve_target(recipe.model)
+    if isinstance(where, Path) and where.suffix == ".gguf":
+        where = converted(where)
+    model, tokenizer = _from_transformers(str(where), recipe, DTYPES[dtype])
+    return LoadedTarget(recipe.model, TargetModel(model.to(device)), tokenizer, _stop_ids(model, tokenizer), dtype)
+
+
+def _from_transformers(where: str, recipe: TargetRecipe, dtype: torch.dtype) -> tuple[Any, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    common = {"revision": recipe.revision, "trust_remote_code": recipe.trust_remote_code}
+    if recipe.revision is None:
+        common.pop("revision")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(where, **common)
+        model = AutoModelForCausalLM.from_pretrained(where, dtype=dtype, use_safetensors=True, **common)
+    except Exception as error:  # a broken file, an unknown architecture, an unreachable hub: one line for all of them
+        raise FalconError(_why_not_loaded(where, error)) from error
+    return model, tokenizer
+
+
+def _why_not_loaded(where: str, error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    reason = lines[0] if lines else type(error).__name__
+    if Path(where).exists():
+        return f"{where}: cannot be loaded as a causal LM with safetensors weights ({reason})"
+    if "connect" in str(error).lower() or "offline" in str(error).lower():
+        return (
+            f"{where}: the model hub cannot be reached and it is not in the local cache; give a local folder or .gguf"
+        )
+    return f"{where}: cannot be loaded from the model hub ({reason})"
+
+
+def _stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    """End tokens of the generation configuration and the tokenizer."""
+    named = [model.generation_config.eos_token_id, tokenizer.eos_token_id]
+    flat = [token for entry in named for token in (entry if isinstance(entry, list) else [entry])]
+    return frozenset(token for token in flat if token is not None)

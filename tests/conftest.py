@@ -1,0 +1,150 @@
+"""Tiny random models and a toy target, shared by the engine's tests."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import settings
+from torch import Tensor
+
+from falcon_cli.core import Draft, Scores, Verdict
+
+torch.set_num_threads(1)
+settings.register_profile("falcon", deadline=None, derandomize=True)
+settings.load_profile("falcon")
+
+CPU = torch.device("cpu")
+VOCAB = 48
+CONTEXT = 256
+SIZES = {
+    "vocab_size": VOCAB,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": CONTEXT,
+    "tie_word_embeddings": False,
+    "initializer_range": 0.3,  # the usual 0.02 makes every token nearly as likely as any other
+}
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama-mha": ("Llama", {"num_key_value_heads": 4}),
+    "llama-gqa": ("Llama", {}),
+    "llama-tied": ("Llama", {"tie_word_embeddings": True}),
+    "llama-wide-head": ("Llama", {"head_dim": 16, "num_key_value_heads": 1}),
+    "mistral": ("Mistral", {"sliding_window": None}),
+    "mistral-window": ("Mistral", {"sliding_window": 7}),
+    "qwen2": ("Qwen2", {}),
+    "qwen2-window": (
+        "Qwen2",
+        {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 1},  # layer 0 full, layer 1 windowed
+    ),
+    "qwen3": ("Qwen3", {"head_dim": 8}),
+}
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request: pytest.FixtureRequest) -> str:
+    """Every kind of tiny model in turn."""
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def tiny_model() -> Callable[..., Any]:
+    """Build a tiny random causal LM: `tiny_model("llama-gqa", seed=3, hidden_size=16)`, in float64 unless told.
+
+    In float64 the rounding of a different order of sums cannot turn one token's logit past another's.
+    """
+
+    def build(family: str = "llama-gqa", seed: int = 0, dtype: torch.dtype = torch.float64, **changes: Any) -> Any:
+        import transformers  # here, because most tests of the package need no model
+
+        prefix, own = FAMILIES[family]
+        config = getattr(transformers, f"{prefix}Config")(**{**SIZES, **own, **changes})
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = getattr(transformers, f"{prefix}ForCausalLM")(config)
+            for name, parameter in model.named_parameters():  # norms of 1 would hide a forgotten or doubled norm
+                if "norm" in name or name.endswith("bias"):
+                    parameter.data += 0.3 * torch.randn_like(parameter)
+        model.generation_config.eos_token_id = None
+        model.generation_config.pad_token_id = 0
+        return model.to(dtype).eval()
+
+    return build
+
+
+class ToyTarget:
+    """A target whose next token is a function of the text before it, read node by node through `ancestors_TT`."""
+
+    device = CPU
+    context_limit = 10_000
+
+    def __init__(self, next_token: Callable[[list[int]], int], vocab: int = VOCAB):
+        self.next_token, self.vocab = next_token, vocab
+        self.read: list[int] = []
+        self.draft: Draft | None = None
+
+    def prefill(self, prompt_L: Tensor) -> Scores:
+        self.read = prompt_L.tolist()
+        return self._scores([self.next_token(self.read)], len(self.read))
+
+    def score(self, draft: Draft) -> Scores:
+        self.draft = draft
+        chosen = []
+        for row_T in draft.ancestors_TT:
+            seen = row_T.nonzero().squeeze(-1).tolist()
+            chosen.append(self.next_token(self.read + [int(draft.tokens_T[node]) for node in seen]))
+        return self._scores(chosen, len(chosen))
+
+    def commit(self, path_A: Tensor | Sequence[int]) -> None:
+        assert self.draft is not None
+        self.read += self.draft.tokens_T[torch.as_tensor(path_A)].tolist()
+
+    def rewind(self, length: int) -> None:
+        del self.read[length:]
+
+    def synchronize(self) -> None:
+        pass
+
+    def continuation(self, text: Sequence[int], length: int) -> list[int]:
+        """What this target says after a text, token by token."""
+        whole = list(text)
+        for _ in range(length):
+            whole.append(self.next_token(whole))
+        return whole[len(text) :]
+
+    def _scores(self, chosen: list[int], features: int) -> Scores:
+        return Scores(torch.eye(self.vocab)[chosen], torch.zeros(features, 1))
+
+
+@pytest.fixture(scope="session")
+def toy_target() -> type[ToyTarget]:
+    """The toy target's class: `toy_target(next_token)`."""
+    return ToyTarget
+
+
+@pytest.fixture(scope="session")
+def verdict_of() -> Callable[..., Verdict]:
+    """A verdict as `verify` would give it for a chain of which the first `accepted` drafted tokens are kept."""
+
+    def build(draft: Draft, accepted: int, next_token: int) -> Verdict:
+        return Verdict(
+            path_A=torch.arange(accepted + 1),
+            accepted=tuple(draft.tokens_T[1 : accepted + 1].tolist()),
+            next_token=next_token,
+            choice_T=torch.full((len(draft),), next_token),
+        )
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def random_parents() -> Callable[..., list[int]]:
+    """Parents of a random tree of `nodes` nodes, parents first."""
+
+    def build(nodes: int, generator: torch.Generator) -> list[int]:
+        return [0] + [int(torch.randint(node, (), generator=generator)) for node in range(1, nodes)]
+
+    return build

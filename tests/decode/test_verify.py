@@ -1,0 +1,97 @@
+from dataclasses import replace
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from falcon_cli.core import Draft
+from falcon_cli.decode.verify import pick, verify
+
+CPU = torch.device("cpu")
+
+
+@st.composite
+def scored_trees(draw):
+    """A random tree over a small alphabet (so that siblings double and paths agree), with random logits."""
+    nodes, alphabet = draw(st.integers(1, 14)), draw(st.integers(1, 3))
+    parents = [0, *(draw(st.integers(0, node - 1)) for node in range(1, nodes))]
+    tokens = draw(st.lists(st.integers(0, alphabet - 1), min_size=nodes, max_size=nodes))
+    logits_TV = torch.rand(nodes, alphabet, generator=torch.Generator().manual_seed(draw(st.integers(0, 9999))))
+    candidates = [True, *draw(st.lists(st.booleans(), min_size=nodes - 1, max_size=nodes - 1))]
+    return tokens, parents, logits_TV, candidates
+
+
+def walk(tokens, parents, choices, allowed):
+    """Every root path that agrees with the target, by brute force."""
+    paths, frontier = [[0]], [[0]]
+    while frontier:
+        path = frontier.pop()
+        for node in range(1, len(tokens)):
+            if parents[node] == path[-1] and allowed[node] and tokens[node] == choices[path[-1]]:
+                frontier.append([*path, node])
+                paths.append([*path, node])
+    return paths
+
+
+@settings(max_examples=300)
+@given(scored_trees())
+def test_the_longest_agreeing_root_path_is_accepted(scored):
+    tokens, parents, logits_TV, _ = scored
+    choices = logits_TV.argmax(-1).tolist()
+    paths = walk(tokens, parents, choices, [True] * len(tokens))
+    verdict = verify(Draft.tree(tokens, parents, CPU), logits_TV)
+    path = verdict.path_A.tolist()
+    assert path in paths
+    assert len(path) == max(map(len, paths))
+    assert path[-1] == min(other[-1] for other in paths if len(other) == len(path))  # the first of equally deep ones
+    assert verdict.accepted == tuple(tokens[node] for node in path[1:])
+    assert verdict.next_token == choices[path[-1]]
+    assert verdict.choice_T.tolist() == choices
+
+
+@settings(max_examples=300)
+@given(scored_trees())
+def test_nodes_that_are_no_candidates_are_never_accepted(scored):
+    tokens, parents, logits_TV, candidates = scored
+    draft = replace(Draft.tree(tokens, parents, CPU), candidate_T=torch.tensor(candidates))
+    path = verify(draft, logits_TV).path_A.tolist()
+    paths = walk(tokens, parents, logits_TV.argmax(-1).tolist(), candidates)
+    assert path in paths
+    assert len(path) == max(map(len, paths))
+
+
+def test_riders_with_an_ancestor_mask_of_their_own_are_never_accepted():
+    """A rider may see nodes that do not hang above it in `parents`, and agree with everything."""
+    agreeing = torch.tensor([[0.0, 1.0]] * 3)
+    draft = replace(
+        Draft.chain([1, 1, 1], CPU),
+        parents=(0, 0, 0),
+        depth_T=torch.tensor([0, 1, 5]),
+        ancestors_TT=torch.tensor([[1, 0, 0], [1, 1, 0], [1, 0, 1]]).bool(),
+        candidate_T=torch.tensor([True, True, False]),
+    )
+    verdict = verify(draft, agreeing)
+    assert verdict.path_A.tolist() == [0, 1]
+
+
+def test_doubled_siblings_count_by_what_follows_them():
+    """Both children hold the target's token; only the second one's child agrees too."""
+    draft = Draft.tree([0, 1, 1, 0, 1], [0, 0, 0, 1, 2], CPU)
+    always_1 = torch.tensor([[0.0, 1.0]]).repeat(5, 1)
+    verdict = verify(draft, always_1)
+    assert verdict.path_A.tolist() == [0, 2, 4]
+    assert verdict.accepted == (1, 1)
+
+
+def test_of_doubled_leaves_the_first_is_taken():
+    verdict = verify(Draft.tree([0, 1, 1], [0, 0, 0], CPU), torch.tensor([[0.0, 1.0]] * 3))
+    assert verdict.path_A.tolist() == [0, 1]
+
+
+def test_the_root_alone_is_always_accepted_and_yields_the_bonus_token():
+    verdict = verify(Draft.chain([4], CPU), torch.tensor([[0.0, 0.5, 2.0, 1.0]]))
+    assert (verdict.path_A.tolist(), verdict.accepted, verdict.next_token) == ([0], (), 2)
+
+
+def test_pick_takes_the_last_rows_argmax():
+    assert pick(torch.tensor([[5.0, 0.0, 0.0], [0.0, 0.0, 1.0]])) == 2

