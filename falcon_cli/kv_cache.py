@@ -45,7 +45,8 @@ class StaticCache(Cache):
         self.length = 0
         shape = (2, layers, 1, kv_heads, min(capacity, limit), head_size)
         self.buffer_PCBGSH = torch.zeros(shape, dtype=dtype, device=device)
-        super().__init__(layers=[StaticLayer(self, index) for index in range(layers)])
+        self._layers = [StaticLayer(self, index) for index in range(layers)]
+        super().__init__(layers=list(self._layers))
         self._hand_out_views()
 
     @property
@@ -90,7 +91,7 @@ class StaticCache(Cache):
         return self.length
 
     def _hand_out_views(self) -> None:
-        for index, layer in enumerate(self.layers):
+        for index, layer in enumerate(self._layers):
             layer.keys, layer.values = self.buffer_PCBGSH[0, index], self.buffer_PCBGSH[1, index]
 
 
@@ -98,6 +99,8 @@ class StaticLayer(CacheLayerMixin):
     """One layer's window on the shared buffer."""
 
     is_sliding = False
+    keys: Tensor
+    values: Tensor
 
     def __init__(self, cache: StaticCache, index: int):
         super().__init__()

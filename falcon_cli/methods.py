@@ -53,18 +53,26 @@ class Choice:
     method: Method
     options: Any
 
+    def check(self, draft_model: str | None) -> None:
+        """Refuse a method that lacks what it needs, before anything is loaded.
+
+        Raises:
+            UsageError: It needs a draft model.
+        """
+        if self.method.needs_draft_model and draft_model is None:
+            raise UsageError(f"{self.name} needs --draft-model: any causal LM of the target's vocabulary")
+
     def build(self, kit: Kit) -> Drafter:
         """The drafter.
 
         Raises:
-            FalconError: The method needs something that the kit lacks, or whose vocabulary is another.
+            FalconError: The draft model's vocabulary is not the target's.
         """
         return self.method.build(kit, self.options)
 
 
 def _sps(kit: Kit, options: SpsOptions) -> Drafter:
-    if kit.draft_model is None:
-        raise UsageError("sps needs a draft model: name one of the target's vocabulary with --draft-model")
+    assert kit.draft_model is not None, "Choice.check comes first"
     check_same_vocabulary(kit.target, kit.draft_model)
     return SpeculativeSampling(kit.draft_model.model, kit.target.model.vocab_size, options)
 

@@ -1,6 +1,7 @@
 """Tiny random models and a toy target, shared by the engine's tests."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -142,9 +143,53 @@ def verdict_of() -> Callable[..., Verdict]:
 
 @pytest.fixture(scope="session")
 def random_parents() -> Callable[..., list[int]]:
-    """Parents of a random tree of `nodes` nodes, parents first."""
+    """Parents of a random tree of `nodes` nodes, parents first, none deeper than `max_depth`."""
 
-    def build(nodes: int, generator: torch.Generator) -> list[int]:
-        return [0] + [int(torch.randint(node, (), generator=generator)) for node in range(1, nodes)]
+    def build(nodes: int, generator: torch.Generator, max_depth: int = 99) -> list[int]:
+        parents, depths = [0], [0]
+        while len(parents) < nodes:
+            parent = int(torch.randint(len(parents), (), generator=generator))
+            if depths[parent] < max_depth:
+                parents.append(parent)
+                depths.append(depths[parent] + 1)
+        return parents
 
     return build
+
+
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.fixture(scope="session")
+def byte_tokenizer() -> Any:
+    """A byte-level BPE tokenizer with a handful of merges and a chat template; `<|im_end|>` ends an answer."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges = [("t", "h"), ("th", "e"), ("Ġ", "the"), ("i", "n"), ("Ã", "©")]
+    words = [*letters, *("".join(pair) for pair in merges)]
+    bpe = Tokenizer(models.BPE(vocab={word: number for number, word in enumerate(words)}, merges=merges))
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe, eos_token="<|im_end|>", additional_special_tokens=["<|im_start|>"]
+    )
+    tokenizer.chat_template = CHATML
+    return tokenizer
+
+
+@pytest.fixture(scope="session")
+def chat_target(
+    tiny_model: Callable[..., Any], byte_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The folder of a tiny random Llama that chats (in noise): fp32, a context of 512 tokens."""
+    folder = tmp_path_factory.mktemp("models") / "tiny-chat"
+    tiny_model(
+        dtype=torch.float32, vocab_size=len(byte_tokenizer), max_position_embeddings=512, seed=12
+    ).save_pretrained(folder)
+    byte_tokenizer.save_pretrained(folder)
+    return folder

@@ -48,13 +48,13 @@ class View:
     def _additive(self, dtype: torch.dtype, window: int | None) -> Tensor | None:
         rows, device = len(self.depth_T), self.depth_T.device
         slots = self.committed + rows
-        windowed = window is not None and slots > window
-        if rows == 1 and not windowed:
+        reach = slots if window is None else window
+        if rows == 1 and slots <= reach:
             return None
         seen_TS = torch.ones(rows, slots, dtype=torch.bool, device=device)
         own_TT = self.ancestors_TT
         seen_TS[:, self.committed :] = own_TT if own_TT is not None else seen_TS.new_ones(rows, rows).tril()
-        if windowed:
+        if slots > reach:
             slot_position_S = torch.cat([torch.arange(self.committed, device=device), self.position_T])
-            seen_TS &= self.position_T[:, None] - slot_position_S < window
+            seen_TS &= self.position_T[:, None] - slot_position_S < reach
         return torch.zeros(rows, slots, dtype=dtype, device=device).masked_fill_(~seen_TS, float("-inf"))

@@ -34,11 +34,11 @@ Ngram = tuple[int, ...]
 class LookaheadOptions:
     """Settings of Lookahead decoding; the names follow the paper's W, N and G."""
 
-    window: int = 5
+    window: int = 4
     """W: columns of the window."""
-    ngram: int = 3
+    ngram: int = 4
     """N: tokens of an n-gram; the window has N − 1 rows."""
-    guesses: int = 5
+    guesses: int = 4
     """G: n-grams verified in a cycle, and kept for each first token."""
     prompt_pool: bool = True
     """Fill the pool with the prompt's own n-grams first."""
@@ -116,7 +116,8 @@ class Lookahead:
 
 def merge(root: int, branches: list[Ngram]) -> tuple[list[int], list[int]]:
     """Tokens and parents of the tree of all branches under the root, shared prefixes merged, parents first."""
-    tokens, parents, node_of = [root], [0], {(): 0}
+    tokens, parents = [root], [0]
+    node_of: dict[Ngram, int] = {(): 0}
     for branch in branches:
         for depth in range(1, len(branch) + 1):
             prefix = branch[:depth]

@@ -20,9 +20,9 @@ class PldOptions:
 
     max_ngram: int = 3
     """Longest n-gram looked up."""
-    min_ngram: int = 1
+    min_ngram: int = 2
     """Shortest n-gram looked up, when no longer one is found."""
-    length: int = 10
+    length: int = 7
     """Tokens copied at most."""
 
     def __post_init__(self) -> None:

@@ -7,6 +7,7 @@ differently: a gap within that rounding is a near-tie, the only excuse there is,
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any
 
 import torch
@@ -57,8 +58,13 @@ class Certificate:
             "prompts_exact": len(self.prompts - {divergence.prompt for divergence in self.divergences}),
             "prompts": len(self.prompts),
             "tolerance": self.tolerance,
-            "divergences": [vars(divergence) for divergence in self.divergences],
+            "divergences": [_plain(divergence) for divergence in self.divergences],
         }
+
+
+def _plain(divergence: Divergence) -> dict[str, Any]:
+    """JSON knows no infinity: a margin that nothing measures is None."""
+    return {**vars(divergence), "margin": divergence.margin if isfinite(divergence.margin) else None}
 
 
 def first_difference(one: Ids, other: Ids) -> int | None:

@@ -45,7 +45,7 @@ class RunFolder:
         """
         folder = cls(path)
         kept = path / "recipe.yaml"
-        if kept.is_file():
+        if kept.is_file() and folder.log.read():  # a run that failed before its first answer binds nobody
             if not resume:
                 raise UsageError(f"{path} already holds a run: add --resume to go on with it, or name another --out")
             _check_unchanged(load_recipe(BenchRecipe, kept), recipe, path)

@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from falcon_cli.decode.stats import Completion, Cycle
+from falcon_cli.decode.stats import Completion, Cycle, Finish
 from falcon_cli.errors import UsageError
 from falcon_cli.spelling import did_you_mean
 from falcon_cli.target.load import LoadedTarget
 
 PEERS: dict[str, dict[str, Any]] = {
     "hf": {},
-    "hf-pld": {"prompt_lookup_num_tokens": 10, "max_matching_ngram_size": 3},
+    "hf-pld": {"prompt_lookup_num_tokens": 7, "max_matching_ngram_size": 3},
 }
 """Peer → what it adds to `generate`'s arguments; prompt lookup with the lengths of our own."""
 
@@ -80,5 +80,5 @@ def _record(clock: _Clock, prompt_tokens: int, new: list[int], stop_ids: frozens
         if emitted > 0:
             cycles.append(Cycle(emitted, emitted, 0.0, when - before, when - before))
         seen, before = seen + emitted, when
-    finish = "stop" if new and new[-1] in stop_ids else "length"
+    finish: Finish = "stop" if new and new[-1] in stop_ids else "length"
     return Completion(prompt_tokens, new, start - clock.began, cycles, finish)

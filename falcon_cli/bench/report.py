@@ -16,8 +16,9 @@ _COUNTING = """\
 - Intervals are 95 %, by bootstrap over whole questions, the same resample for both sides of a ratio.
 - Loop-free: an answer stops counting at the first token of a stretch of 32 or more that repeats the text before it
   with a fixed period. The last cycle that begins before it counts whole in time.
-- Lossless: a method's ids must be plain autoregression's. Where they part, both tokens are scored again: within the
-  dtype's rounding it is a near-tie, else a failure. The margin is the difference of their logits.
+- Lossless: a method's ids must be plain autoregression's. Where they part, the text before is scored afresh: if both
+  tokens' logits lie within the dtype's rounding of the best, it is a near-tie, else a failure. The margin is the gap
+  between the best logit and the worse of the two.
 - Peers run outside this engine, on the same prompts; their tokens are counted the same way.
 """
 
@@ -141,7 +142,7 @@ def _certificate(methods: dict[str, Any]) -> str:
         for name, lossless in checked.items()
     ]
     partings = [
-        [f"`{name}`", str(parting["prompt"]), str(parting["position"]), f"{parting['margin']:.3g}"]
+        [f"`{name}`", str(parting["prompt"]), str(parting["position"]), _margin(parting["margin"])]
         for name, lossless in checked.items()
         for parting in lossless["divergences"]
     ]
@@ -149,6 +150,10 @@ def _certificate(methods: dict[str, Any]) -> str:
     if partings:
         text += "\nEvery divergence:\n\n" + _grid(["method", "prompt", "position", "margin"], partings)
     return text
+
+
+def _margin(margin: float | None) -> str:
+    return ABSENT if margin is None else f"{margin:.3g}"
 
 
 def _surroundings(results: dict[str, Any], date: datetime.date) -> str:

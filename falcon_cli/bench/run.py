@@ -18,7 +18,7 @@ from falcon_cli.bench.summary import summarise
 from falcon_cli.console import progress, say, warn
 from falcon_cli.data.datasets import Loaded, load
 from falcon_cli.data.prompts import Question
-from falcon_cli.errors import FalconError, UsageError
+from falcon_cli.errors import FalconError
 from falcon_cli.methods import BASELINE, Choice, Kit, choose
 from falcon_cli.recipe.provenance import provenance
 from falcon_cli.recipe.schema import BenchRecipe, TargetRecipe
@@ -52,14 +52,13 @@ def _choices(recipe: BenchRecipe) -> list[Choice]:
         check_peer(peer)
     choices = [choose(name) for name in dict.fromkeys([BASELINE, *recipe.methods])]
     for choice in choices:
-        if choice.method.needs_draft_model and recipe.draft_model is None:
-            raise UsageError(f"{choice.name} needs --draft-model: any causal LM of the target's vocabulary")
+        choice.check(recipe.draft_model)
     return choices
 
 
 def _contest(recipe: BenchRecipe, target: LoadedTarget, choices: Sequence[Choice]) -> Contest:
     draft_model = None
-    if recipe.draft_model is not None:
+    if recipe.draft_model is not None and any(choice.method.needs_draft_model for choice in choices):
         draft_model = load_target(
             TargetRecipe(**{**asdict(recipe.target), "model": recipe.draft_model, "revision": None})
         )
@@ -115,6 +114,9 @@ def _document(
     """The results document, certificate included."""
     target = contest.target
     figures = summarise(records, BASELINE, peers=recipe.peers, seed=recipe.seed)
+    figures = {
+        kind: {name: group[name] for name in contest.answers if name in group} for kind, group in figures.items()
+    }
     _certify(contest, questions, records, recipe.peers, figures)
     return {
         "schema": 1,

@@ -6,11 +6,10 @@ the target's own · 130 Ctrl-C.
 
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
-import click
 import typer
-from typer import rich_utils
+from typer.main import get_command
 
 from falcon_cli import __version__
 from falcon_cli.commands.bench import bench
@@ -22,11 +21,14 @@ app = typer.Typer(
     help="Lossless speculative decoding: generate a model's own greedy text faster, and prove it.",
     no_args_is_help=True,
     add_completion=False,
-    pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
 app.command()(generate)
 app.command()(bench)
+
+_WrongUsage: Any = (
+    typer.BadParameter.__base__
+)  # click's UsageError: newer typers carry a copy of click, so only typer can name it
 
 
 def _version(wanted: bool) -> None:
@@ -38,9 +40,9 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def common(
     context: typer.Context,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", metavar="", help="Show the traceback of an error.")] = False,
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+        bool, typer.Option("--version", metavar="", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
     """Options of every command."""
@@ -51,18 +53,34 @@ def main() -> int:
     words = sys.argv[1:]
     debug = "--debug" in words
     try:
-        return app([word for word in words if word != "--debug"], standalone_mode=False) or 0
-    except click.ClickException as problem:
-        rich_utils.rich_format_error(problem)
-        return problem.exit_code
-    except (click.Abort, KeyboardInterrupt):
+        return run([word for word in words if word != "--debug"])
+    except (typer.Abort, KeyboardInterrupt):
         say("falcon: stopped by Ctrl-C; what was done is kept")
         return 130
-    except BrokenPipeError:
+    except BrokenPipeError:  # nobody reads on, as after `| head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at exit
         return 0
-    except FalconError as problem:
+    except Exception as problem:
         if debug:
             raise
-        error(str(problem))
-        return problem.exit_code
+        if isinstance(problem, FalconError):
+            error(str(problem))
+            return problem.exit_code
+        error(f"{type(problem).__name__}: {problem}; this is a bug of falcon's: --debug shows where")
+        return 1
+
+
+def run(words: list[str]) -> int:
+    """Run one command; typer's own handling of Ctrl-C and of closed pipes stays out of it."""
+    command = get_command(app)
+    try:
+        with command.make_context("falcon", words) as context:
+            command.invoke(context)
+    except typer.Exit as done:
+        return done.exit_code
+    except _WrongUsage as problem:
+        if message := problem.format_message():  # none where the help was shown instead
+            at = problem.ctx.command_path if problem.ctx else "falcon"
+            error(f"{message.rstrip('.')}; see {at} --help")
+        return 2
+    return 0

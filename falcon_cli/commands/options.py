@@ -2,18 +2,27 @@
 
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeAlias, TypeVar
 
 from typer import Argument, Option
 
+from falcon_cli.errors import FalconError, UsageError
+
 R = TypeVar("R")
-Text, Number, Switch, Texts = str | None, int | None, bool | None, list[str] | None
+Text: TypeAlias = str | None
+Number: TypeAlias = int | None
+Switch: TypeAlias = bool | None
+Texts: TypeAlias = list[str] | None
 
 _RECIPE, _TARGET, _ANSWERS = "Recipe", "Target", "Answers"
 
 
-def _option(name: str, help: str, metavar: str | None = None, panel: str | None = None) -> Any:
+def _option(name: str, help: str, metavar: str, panel: str | None = None) -> Any:
     return Option(name, metavar=metavar, help=help, show_default=False, rich_help_panel=panel)
+
+
+def _switch(name: str, help: str, panel: str) -> Any:
+    return _option(name, help, "", panel)
 
 
 RecipeFile = Annotated[
@@ -35,9 +44,7 @@ Device = Annotated[
 ]
 Threads = Annotated[Number, _option("--threads", "CPU threads (default: PyTorch's choice).", "N", _TARGET)]
 Revision = Annotated[Text, _option("--revision", "Branch, tag or commit of a hub model.", "REF", _TARGET)]
-TrustRemoteCode = Annotated[
-    Switch, _option("--trust-remote-code", "Let a hub model run its own Python code.", None, _TARGET)
-]
+TrustRemoteCode = Annotated[Switch, _switch("--trust-remote-code", "Let a hub model run its own Python code.", _TARGET)]
 DraftModel = Annotated[Text, _option("--draft-model", "Small model of the same vocabulary, for sps.", "MODEL", _TARGET)]
 Template = Annotated[
     Text,
@@ -49,27 +56,27 @@ Template = Annotated[
 MaxNewTokens = Annotated[
     Number, _option("--max-new-tokens", "Longest answer in tokens (default: generate 256, bench 128).", "N", _ANSWERS)
 ]
-KeepGoing = Annotated[Switch, _option("--keep-going", "Skip malformed lines and count them.", None, _ANSWERS)]
-Json = Annotated[bool, _option("--json", "Print one JSON document as the last line of stdout.", None, _ANSWERS)]
+KeepGoing = Annotated[Switch, _switch("--keep-going", "Skip malformed lines and count them.", _ANSWERS)]
+Json = Annotated[bool, _switch("--json", "Print one JSON document as the last line of stdout.", _ANSWERS)]
 
 Prompt = Annotated[
     Text,
     Argument(
-        metavar="[PROMPT]",
+        metavar="PROMPT",
         help="Text to answer (default: stdin); with --jsonl, a file of JSON lines.",
         show_default=False,
     ),
 ]
 Method = Annotated[Text, _option("--method", "ar, pld, lookahead or sps (default: pld).", "NAME[:OPTION=VALUE,...]")]
 System = Annotated[Text, _option("--system", "System message before the prompt.", "TEXT", _ANSWERS)]
-Raw = Annotated[Switch, _option("--raw", "Continue plain text, without a chat template.", None, _ANSWERS)]
+Raw = Annotated[Switch, _switch("--raw", "Continue plain text, without a chat template.", _ANSWERS)]
 Stop = Annotated[Texts, _option("--stop", "End the answer before this text (repeatable).", "TEXT", _ANSWERS)]
 Stream = Annotated[
-    Switch, _option("--stream/--no-stream", "Write text as it comes (default: on a terminal).", None, _ANSWERS)
+    Switch, _switch("--stream/--no-stream", "Write text as it comes (default: on a terminal).", _ANSWERS)
 ]
-ShowDraft = Annotated[bool, _option("--show-draft", "Colour the text that was drafted and accepted.", None, _ANSWERS)]
+ShowDraft = Annotated[bool, _switch("--show-draft", "Colour the text that was drafted and accepted.", _ANSWERS)]
 Jsonl = Annotated[
-    bool, _option("--jsonl", "Read a JSON object a line (prompt or messages), write one a line.", None, _ANSWERS)
+    bool, _switch("--jsonl", "Read a JSON object a line (prompt or messages), write one a line.", _ANSWERS)
 ]
 
 Dataset = Annotated[
@@ -89,7 +96,7 @@ Limit = Annotated[Number, _option("--limit", "Take N questions, evenly spaced ov
 Repeats = Annotated[Number, _option("--repeats", "Ask every question N times (default: 1).", "N")]
 Seed = Annotated[Number, _option("--seed", "For the order of the methods and the bootstrap (default: 0).", "N")]
 Out = Annotated[Path | None, _option("--out", "Folder for results, answers, report and picture.", "DIR", _ANSWERS)]
-Resume = Annotated[bool, _option("--resume", "Go on with the run that --out holds.", None, _ANSWERS)]
+Resume = Annotated[bool, _switch("--resume", "Go on with the run that --out holds.", _ANSWERS)]
 
 _OF_TARGET = {
     "target": "model",
@@ -101,11 +108,14 @@ def override(recipe: R, **given: Any) -> R:
     """The recipe with every option that was given (not None, not empty) put in; the target's go into `recipe.target`.
 
     Raises:
-        FalconError: A value does not suit its key.
+        UsageError: A value does not suit its key.
     """
     given = {key: value for key, value in given.items() if value is not None and value != []}
     target = {_OF_TARGET[key]: given.pop(key) for key in list(given) if key in _OF_TARGET}
     own: Any = recipe  # a dataclass
     known = {field.name for field in fields(own)}
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items() if key in known}
-    return replace(own, target=replace(own.target, **target), **values)
+    try:
+        return replace(own, target=replace(own.target, **target), **values)
+    except FalconError as error:
+        raise UsageError(str(error)) from error

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from falcon_cli.data import gsm8k, humaneval, mt_bench, sharegpt, spec_bench
@@ -51,7 +52,7 @@ def load(name_or_path: str, limit: int | None = None, keep_going: bool = False) 
     name, (questions, skipped) = _read(name_or_path, keep_going)
     if not questions:
         raise FalconError(f"{name_or_path} holds no question" + (f" ({skipped} lines skipped)" if skipped else ""))
-    return Loaded(name, tuple(_evenly(questions, limit or len(questions))), skipped)
+    return Loaded(name, tuple(_evenly(_distinct(questions), limit or len(questions))), skipped)
 
 
 def _read(name_or_path: str, keep_going: bool) -> tuple[str, tuple[list[Question], int]]:
@@ -62,6 +63,17 @@ def _read(name_or_path: str, keep_going: bool) -> tuple[str, tuple[list[Question
         return path.name.split(".")[0], read_jsonl(path, keep_going)
     hint = did_you_mean(name_or_path, DATASETS)
     raise UsageError(f'no data set or file "{name_or_path}"{hint}: give one of {", ".join(DATASETS)}, or a .jsonl file')
+
+
+def _distinct(questions: list[Question]) -> list[Question]:
+    """Number the later ones of questions that share an id (ShareGPT's do now and then): `id`, `id#2`, `id#3`."""
+    seen: Counter[str] = Counter()
+    named = []
+    for question in questions:
+        seen[question.id] += 1
+        count = seen[question.id]
+        named.append(question if count == 1 else replace(question, id=f"{question.id}#{count}"))
+    return named
 
 
 def _evenly(questions: list[Question], limit: int) -> list[Question]:

@@ -84,10 +84,10 @@ def lines(source: Iterable[bytes], name: str, keep_going: bool) -> Iterator[Requ
         warn(f"{name}: {skipped} malformed lines skipped")
 
 
-def _file_lines(path: Path) -> Iterator[bytes]:
+def _file_lines(path: Path) -> Iterable[bytes]:
+    """Open at once, so that a wrong name is told before a target is loaded."""
     try:
-        with path.open("rb") as file:
-            yield from file
+        return path.open("rb")
     except OSError as error:
         raise FalconError(f"cannot read {path}: {error.strerror}; --jsonl takes a file of JSON lines") from error
 

@@ -46,10 +46,11 @@ class Generator:
 
     def __init__(self, recipe: GenerateRecipe):
         choice = choose(recipe.method)
+        choice.check(recipe.draft_model)
         self.recipe = recipe
         self.target: LoadedTarget = load_target(recipe.target)
         draft_model = None
-        if recipe.draft_model is not None:
+        if recipe.draft_model is not None and choice.method.needs_draft_model:
             draft_recipe = TargetRecipe(**{**asdict(recipe.target), "model": recipe.draft_model, "revision": None})
             draft_model = load_target(draft_recipe)
         self.drafter: Drafter = choice.build(Kit(self.target, draft_model))

@@ -37,7 +37,7 @@ class TextStream:
         self._drafted: list[bool] = []
         self._held = max((len(string) for string in stop_strings), default=1) - 1
         self._ids: list[int] = []
-        self._clean, self._released = 0, 0
+        self._begin, self._clean, self._released = 0, 0, 0
 
     def push(self, tokens: Sequence[int], drafted: int) -> Iterator[Piece]:
         """New tokens, the first `drafted` of them drafted and accepted; yields the text that can be shown now."""
@@ -53,18 +53,27 @@ class TextStream:
         yield from self._release(end, end)
 
     def _decode(self, drafted: bool, last: bool = False) -> None:
-        """Decode the tokens since the last clean place, with that place's own token before them for context."""
-        context = self._ids[max(0, self._clean - 1) : self._clean]
-        before = self._to_text(context)
-        after = self._to_text(context + self._ids[self._clean :])
+        """Decode the tokens since the last clean place.
+
+        The run of tokens before that place is decoded with them, for some tokenizers drop a text's first space. It
+        begins at a clean place itself: half a character in front would spoil the next one.
+
+            begin        clean
+            [ context ]  [ new ... ]        text += decode(context + new) without decode(context)
+        """
+        before = self._to_text(self._ids[self._begin : self._clean])
+        after = self._to_text(self._ids[self._begin :])
         if after.endswith(UNFINISHED) and not last:
             return
-        self.text += after[len(before) :]
-        self._drafted += [drafted] * (len(after) - len(before))
+        new = after[len(before) :]
+        self.text += new
+        self._drafted += [drafted] * len(new)
+        if new.strip(" "):  # else, as after a special token, the next text would still come first
+            self._begin = self._clean
         self._clean = len(self._ids)
 
     def _to_text(self, ids: list[int]) -> str:
-        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     def _release(self, *ends: int) -> Iterator[Piece]:
         begin, end = self._released, min(ends)

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import falcon_cli
+from falcon_cli import __version__
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "datasets", "gguf", "numpy", "flash-attn")
 _ABSOLUTE = re.compile(r"(^|=)[/~]\S*/(?=[^/\s])")
@@ -29,7 +29,7 @@ def provenance(argv: Sequence[str]) -> dict[str, Any]:
     """
     return {
         "command": ["falcon", *(_ABSOLUTE.sub(r"\1", word) for word in argv[1:])],
-        "falcon": falcon_cli.__version__,
+        "falcon": __version__,
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu(),

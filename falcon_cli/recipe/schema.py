@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from falcon_cli.errors import FalconError
 
@@ -26,6 +26,8 @@ class TargetRecipe:
 
     def __post_init__(self) -> None:
         at_least(self, 1, "threads")
+        if self.dtype not in get_args(DType):
+            raise FalconError(f"dtype must be one of {', '.join(get_args(DType))}, not {self.dtype}")
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ quantisation note is dropped from its configuration; saved as safetensors it loa
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 from falcon_cli.console import say
 from falcon_cli.errors import FalconError
@@ -48,7 +49,7 @@ def _convert(gguf: Path, folder: Path) -> None:
     source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
     try:
         tokenizer = AutoTokenizer.from_pretrained(**source)
-        model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+        model: Any = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
     except Exception as error:  # transformers and gguf raise whatever their parsing stumbles on
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise FalconError(f"{gguf}: not a GGUF model that transformers can read ({reason})") from error

@@ -51,3 +51,9 @@ def test_an_empty_set_is_an_error(tmp_path):
     path.write_text("\nnonsense\n")
     with pytest.raises(FalconError, match=r"holds no question \(1 lines skipped\)"):
         datasets.load(str(path), keep_going=True)
+
+
+def test_questions_that_share_an_id_are_told_apart(tmp_path):
+    path = tmp_path / "doubled.jsonl"
+    path.write_text('{"id": "a", "prompt": "one"}\n{"id": "a", "prompt": "two"}\n{"id": "b", "prompt": "three"}\n')
+    assert [question.id for question in load(str(path)).questions] == ["a", "a#2", "b"]

@@ -117,7 +117,7 @@ def test_cycles_count_the_accepted_drafted_tokens_and_all_scored_nodes(toy_targe
     assert [cycle.nodes for cycle in answer.cycles] == [room + 1 for room in drafter.rooms]
     accepted = sum(len(verdict.accepted) for verdict in drafter.verdicts)
     tau = accepted / len(answer.cycles)
-    assert 0 < tau
+    assert tau > 0
     assert accepted / answer.decode_tokens == pytest.approx(1 - 1 / (tau + 1), abs=1e-12)
 
 

@@ -1,0 +1,76 @@
+import subprocess
+import sys
+
+import pytest
+
+import falcon_cli
+from falcon_cli.commands import app
+from falcon_cli.errors import FalconError
+
+
+def test_version(falcon):
+    assert falcon("--version") == (0, f"falcon {falcon_cli.__version__}\n", "")
+
+
+@pytest.mark.parametrize("words", [["--help"], ["generate", "-h"], ["bench", "--help"]])
+def test_help_is_a_success_on_stdout(falcon, words):
+    outcome = falcon(*words)
+    assert outcome.code == 0
+    assert "Usage: falcon" in outcome.out
+    assert outcome.err == ""
+
+
+def test_no_command_is_wrong_usage_and_shows_the_help(falcon):
+    outcome = falcon()
+    assert outcome.code == 2
+    assert "Commands" in outcome.out + outcome.err
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["fly"], "No such command 'fly'"),
+        (["bench", "--metod", "pld"], "--metod"),
+        (["bench", "--limit", "many"], "--limit"),
+        (["generate", "--method"], "--method"),
+    ],
+)
+def test_wrong_usage_is_one_line_that_points_to_the_help(falcon, words, part):
+    outcome = falcon(*words)
+    assert outcome.code == 2
+    assert part in outcome.complaint
+    assert outcome.complaint.endswith("--help")
+
+
+def raising(problem):
+    def run(words):
+        raise problem
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("problem", "code", "line"),
+    [
+        (FalconError("no wind: wait"), 1, "falcon: error: no wind: wait"),
+        (KeyboardInterrupt(), 130, "falcon: stopped by Ctrl-C; what was done is kept"),
+        (ZeroDivisionError("oops"), 1, "falcon: error: ZeroDivisionError: oops; this is a bug of falcon's"),
+    ],
+)
+def test_what_goes_wrong_leaves_as_one_line_and_a_code(falcon, monkeypatch, problem, code, line):
+    monkeypatch.setattr(app, "run", raising(problem))
+    outcome = falcon("bench")
+    assert outcome.code == code
+    assert outcome.err.startswith(line)
+    assert outcome.err.count("\n") == 1
+
+
+def test_debug_anywhere_lets_the_traceback_through(falcon, monkeypatch):
+    monkeypatch.setattr(app, "run", raising(FalconError("no wind")))
+    with pytest.raises(FalconError, match="no wind"):
+        falcon("bench", "--limit", 1, "--debug")
+
+
+def test_it_runs_as_a_module():
+    done = subprocess.run([sys.executable, "-m", "falcon_cli", "--version"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"falcon {falcon_cli.__version__}\n", "")

@@ -1,0 +1,182 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.fixture
+def generate(falcon, chat_target):
+    """`falcon generate` on the tiny target, eight tokens long unless told."""
+    return lambda *words, stdin="": falcon(
+        "generate", "--target", chat_target, "--max-new-tokens", 8, *words, stdin=stdin
+    )
+
+
+def lines(*records):
+    return "".join((record if isinstance(record, str) else json.dumps(record)) + "\n" for record in records)
+
+
+def test_every_method_gives_the_same_text_and_only_that_on_stdout(generate):
+    plain = generate("the end", "--method", "ar")
+    assert plain.code == 0
+    assert plain.out.strip()
+    for method in ("pld", "pld:max_ngram=2,length=4", "lookahead:window=3"):
+        assert generate("the end", "--method", method).out == plain.out
+
+
+def test_sps_with_the_target_as_its_own_draft_model(generate, chat_target):
+    words = ["--method", "sps:min_probability=0", "--draft-model", chat_target, "--json"]
+    document = generate("the end", *words).document
+    assert document["token_ids"] == generate("the end", "--method", "ar", "--json").document["token_ids"]
+    assert document["stats"]["accepted_length"] > 2
+
+
+def test_the_prompt_comes_from_stdin_when_piped(generate):
+    assert generate(stdin="the end").out == generate("the end").out
+
+
+def test_json_holds_text_ids_and_statistics(generate):
+    document = generate("the end", "--json").document
+    assert set(document) == {"text", "token_ids", "finish", "stats"}
+    assert len(document["token_ids"]) == document["stats"]["new_tokens"] == 8
+    assert document["finish"] == "length"
+    assert document["stats"]["tokens_per_cycle"] == pytest.approx(document["stats"]["accepted_length"] + 1, abs=1e-3)
+
+
+def test_jsonl_keeps_the_order_and_passes_fields_through(generate):
+    asked = [{"prompt": f"question {number}", "id": number, "mark": {"é": [number]}} for number in (3, 1, 2)]
+    asked.append({"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "in"}]})
+    outcome = generate("--jsonl", stdin=lines(asked[0], "", *asked[1:]))
+    answered = [json.loads(line) for line in outcome.out.splitlines()]
+    assert outcome.code == 0
+    assert [{key: answer[key] for key in question} for question, answer in zip(asked, answered, strict=True)] == asked
+    assert all(answer["text"] is not None and answer["token_ids"] for answer in answered)
+
+
+def test_jsonl_from_a_file(generate, tmp_path):
+    path = tmp_path / "asked.jsonl"
+    path.write_text(lines({"prompt": "the end"}))
+    assert generate(path, "--jsonl").document["token_ids"] == generate("the end", "--json").document["token_ids"]
+
+
+def test_streaming_writes_the_same_text_and_statistics_to_stderr(generate):
+    whole = generate("the end")
+    streamed = generate("the end", "--stream")
+    assert streamed.out == whole.out
+    assert "tokens per cycle" in streamed.err
+
+
+def test_show_draft_colours_only(generate):
+    shown = generate("in the end in the end", "--show-draft", "--max-new-tokens", 60)
+    assert shown.out.count("\x1b[32m") == shown.out.count("\x1b[0m") > 0
+    bare = shown.out.replace("\x1b[32m", "").replace("\x1b[0m", "")
+    assert bare == generate("in the end in the end", "--max-new-tokens", 60).out
+
+
+def test_raw_and_system_change_the_prompt(generate):
+    tokens = [
+        generate("the end", "--json", *words).document["stats"]["prompt_tokens"]
+        for words in ([], ["--raw"], ["--system", "Be brief."])
+    ]
+    assert tokens[1] < tokens[0] < tokens[2]
+
+
+def test_a_stop_text_never_leaks(generate):
+    text = generate("the end", "--max-new-tokens", 40).out
+    stop = text[5:8]
+    stopped = generate("the end", "--max-new-tokens", 40, "--stop", stop, "--json").document
+    assert stopped["text"] == text[: text.index(stop)]
+    assert stopped["finish"] == "stop"
+
+
+def test_a_malformed_line_is_named_and_keep_going_skips_and_counts(generate):
+    asked = lines({"prompt": "one"}, "{", {"prompt": "two"}, {"no": "prompt"})
+    stopped = generate("--jsonl", stdin=asked)
+    assert stopped.code == 1
+    assert len(stopped.out.splitlines()) == 1  # what was done is kept
+    assert "stdin:2: not JSON" in stopped.err
+    went_on = generate("--jsonl", "--keep-going", stdin=asked)
+    assert went_on.code == 0
+    assert len(went_on.out.splitlines()) == 2
+    assert "stdin: 2 malformed lines skipped" in went_on.err
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "part"),
+    [
+        (["hi", "--method", "pdl"], 2, "unknown method pdl (did you mean pld?)"),
+        (["hi", "--method", "pld:lenght=3"], 2, "method pld has no option lenght (did you mean length?)"),
+        (["hi", "--method", "pld:length=few"], 2, "pld:length=few"),
+        (["hi", "--method", "lookahead:window=0"], 2, "lookahead: needs window >= 1"),
+        (["hi", "--method", "sps"], 2, "sps needs --draft-model"),
+        (["hi", "--show-draft", "--json"], 2, "--show-draft"),
+        (["hi", "--template", "vicunna"], 2, "(did you mean vicuna?)"),
+        (["hi", "--raw", "--system", "Be brief."], 2, "leave out system"),
+        (["hi", "--device", "abacus"], 2, "--device abacus"),
+        (["hi", "--set", "sytem=x"], 1, "--set sytem: unknown key (did you mean system?)"),
+        ([" "], 1, "the prompt is empty"),
+        ([""], 1, "the prompt is empty"),
+        (["word " * 300], 1, "the target's context 512; shorten the prompt"),
+        (["hi", "--max-new-tokens", "500"], 1, "ask for at most"),
+        (["nowhere.jsonl", "--jsonl"], 1, "cannot read nowhere.jsonl"),
+    ],
+)
+def test_bad_input_is_one_clear_line(generate, words, code, part):
+    outcome = generate(*words)
+    assert part in outcome.complaint
+    assert outcome.code == code
+
+
+def test_bytes_that_are_no_text(generate):
+    outcome = generate(stdin=b"\xff\xfe")
+    assert (outcome.code, outcome.complaint) == (1, "stdin is not UTF-8 text; convert it first")
+
+
+def test_targets_that_cannot_be_used(falcon, chat_target, tmp_path):
+    missing = falcon("generate", "hi", "--target", "./nowhere")
+    assert (missing.code, missing.complaint) == (1, "no such file or folder: ./nowhere")
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for file in chat_target.iterdir():
+        (broken / file.name).write_bytes(file.read_bytes())
+    (broken / "model.safetensors").write_bytes(b"\x00" * 100)
+    outcome = falcon("generate", "hi", "--target", broken)
+    assert outcome.code == 1
+    assert "cannot be loaded as a causal LM with safetensors weights" in outcome.complaint
+
+
+def test_a_draft_model_of_another_vocabulary(generate, chat_target, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    for file in chat_target.iterdir():
+        (other / file.name).write_bytes(file.read_bytes().replace(b'"the"', b'"teh"'))
+    outcome = generate("hi", "--method", "sps", "--draft-model", other)
+    assert outcome.code == 1
+    assert "has another vocabulary" in outcome.complaint
+
+
+def test_a_recipe_is_read_and_options_override_it(falcon, chat_target, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"target: {{model: {chat_target}}}\nmax_new_tokens: 5\n")
+    assert falcon("generate", "hi", "--json", "--recipe", recipe).document["stats"]["new_tokens"] == 5
+    words = ["generate", "hi", "--json", "--recipe", recipe, "--set", "max_new_tokens=4"]
+    assert falcon(*words).document["stats"]["new_tokens"] == 4
+    assert falcon(*words, "--max-new-tokens", 3).document["stats"]["new_tokens"] == 3
+    recipe.write_text("max_new_token: 5\n")
+    outcome = falcon("generate", "hi", "--recipe", recipe)
+    assert outcome.code == 1
+    assert outcome.complaint == f"{recipe}: max_new_token: unknown key (did you mean max_new_tokens?)"
+
+
+def test_a_closed_pipe_ends_quietly(chat_target, tmp_path):
+    path = tmp_path / "asked.jsonl"
+    path.write_text(lines(*({"prompt": f"question {number}"} for number in range(400))))
+    words = ["generate", str(path), "--jsonl", "--target", str(chat_target), "--max-new-tokens", "64"]
+    falcon = subprocess.Popen(
+        [sys.executable, "-m", "falcon_cli", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert json.loads(falcon.stdout.readline())["prompt"] == "question 0"
+    falcon.stdout.close()  # as `| head -1` does
+    assert falcon.stderr.read() == b""
+    assert falcon.wait(60) == 0

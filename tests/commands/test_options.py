@@ -1,0 +1,32 @@
+import pytest
+
+from falcon_cli.commands.options import override
+from falcon_cli.errors import UsageError
+from falcon_cli.recipe.schema import BenchRecipe, GenerateRecipe
+
+
+def test_given_options_win_and_the_others_leave_the_recipe_alone():
+    recipe = BenchRecipe(dataset="gsm8k", limit=3, methods=("pld",), seed=4)
+    changed = override(recipe, dataset=None, limit=9, methods=["ar", "lookahead"], peers=[], seed=0)
+    assert changed == BenchRecipe(dataset="gsm8k", limit=9, methods=("ar", "lookahead"), seed=0)
+
+
+def test_options_of_the_target_go_into_its_part():
+    changed = override(GenerateRecipe(), target="here", dtype="fp16", threads=2, trust_remote_code=False, raw=True)
+    assert (changed.target.model, changed.target.dtype, changed.target.threads) == ("here", "fp16", 2)
+    assert changed.raw is True
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"max_new_tokens": 0}, "max_new_tokens must be at least 1, not 0"),
+        ({"threads": 0}, "threads must be at least 1"),
+        ({"dtype": "fp64"}, "dtype must be one of auto, fp32, bf16, fp16, not fp64"),
+        ({"raw": True, "system": "Be brief."}, "leave out system"),
+        ({"stop": [""]}, "stop: an empty text"),
+    ],
+)
+def test_a_value_that_does_not_suit_is_wrong_usage(given, message):
+    with pytest.raises(UsageError, match=message):
+        override(GenerateRecipe(), **given)

@@ -1,0 +1,132 @@
+import json
+
+import pytest
+import torch
+
+from falcon_cli.errors import FalconError, UsageError
+from falcon_cli.recipe.schema import TargetRecipe
+from falcon_cli.target.load import load_target, pick_device, pick_dtype
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _keep_threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def recipe(folder, **changes):
+    return TargetRecipe(model=str(folder), device="cpu", **changes)
+
+
+def test_a_saved_folder_becomes_a_target_with_tokenizer_and_stop_tokens(saved_model, tiny_model):
+    loaded = load_target(recipe(saved_model))
+    assert (loaded.name, loaded.dtype, loaded.model.dtype) == (str(saved_model), "fp32", torch.float32)
+    assert loaded.tokenizer("word3 word4").input_ids == [6, 7]
+    assert loaded.stop_ids == {2}
+    prompt = torch.tensor([6, 7, 8])
+    bare = tiny_model(dtype=torch.float32)
+    with torch.inference_mode():
+        expected = bare(prompt[None]).logits[0, -1:]
+    torch.testing.assert_close(loaded.model.prefill(prompt).logits_TV, expected, rtol=0, atol=1e-4)  # fp32 rounding
+
+
+@pytest.mark.parametrize(("dtype", "expected"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
+def test_a_target_is_held_in_the_wanted_dtype(saved_model, dtype, expected):
+    loaded = load_target(recipe(saved_model, dtype=dtype))
+    assert (loaded.dtype, loaded.model.dtype) == (dtype, expected)
+    assert {parameter.dtype for parameter in loaded.model.model.parameters()} == {expected}
+
+
+def test_threads_are_set_as_the_recipe_says(saved_model):
+    load_target(recipe(saved_model, threads=2))
+    assert torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize(("eos", "expected"), [(5, {2, 5}), ([5, 7], {2, 5, 7}), (None, {2})])
+def test_stop_tokens_are_the_generation_configurations_and_the_tokenizers(saved_model, eos, expected):
+    path = saved_model / "generation_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "eos_token_id": eos}))
+    assert load_target(recipe(saved_model)).stop_ids == expected
+
+
+@pytest.mark.parametrize("keep", [0, 5, 1000])
+def test_broken_weights_are_one_line(saved_model, keep):
+    path = saved_model / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(FalconError, match="cannot be loaded as a causal LM") as error:
+        load_target(recipe(saved_model))
+    assert str(saved_model) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("config.json", "{not json"), ("config.json", '{"model_type": "no-such-model"}'), ("tokenizer.json", "[]")],
+)
+def test_broken_descriptions_are_one_line(saved_model, name, text):
+    (saved_model / name).write_text(text)
+    with pytest.raises(FalconError, match="cannot be loaded as a causal LM") as error:
+        load_target(recipe(saved_model))
+    assert "\n" not in str(error.value)
+
+
+def test_pickled_weights_are_never_read(saved_model):
+    from safetensors.torch import load_file
+
+    torch.save(load_file(saved_model / "model.safetensors"), saved_model / "pytorch_model.bin")
+    (saved_model / "model.safetensors").unlink()
+    with pytest.raises(FalconError, match="cannot be loaded as a causal LM"):
+        load_target(recipe(saved_model))
+
+
+def test_an_empty_folder_is_no_model(tmp_path):
+    with pytest.raises(FalconError, match="cannot be loaded as a causal LM") as error:
+        load_target(recipe(tmp_path))
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(FalconError, match=r"no such file or folder: .*nowhere"):
+        load_target(recipe(tmp_path / "nowhere"))
+
+
+def test_a_gguf_reference_is_converted_first(saved_model, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("falcon_cli.target.load.converted", lambda gguf: asked.append(gguf) or saved_model)
+    (tmp_path / "m.gguf").write_bytes(b"GGUF")
+    assert load_target(recipe(tmp_path / "m.gguf")).model.vocab_size == 48
+    assert asked == [tmp_path / "m.gguf"]
+
+
+def test_pick_device_knows_auto_and_cpu():
+    assert pick_device("cpu") == CPU
+    assert pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.mark.parametrize("wanted", ["gpu", "", "cuda:x"])
+def test_pick_device_refuses_what_is_no_device(wanted):
+    with pytest.raises(UsageError, match=f"--device {wanted}: use auto, cpu, cuda or cuda:N"):
+        pick_device(wanted)
+
+
+@pytest.mark.parametrize(("wanted", "there"), [("cuda", 0), ("cuda:0", 0), ("cuda:2", 2)])
+def test_pick_device_refuses_a_gpu_that_is_not_there(monkeypatch, wanted, there):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: there)
+    with pytest.raises(UsageError, match=f"--device {wanted}: torch sees {there} CUDA devices; use cpu or auto"):
+        pick_device(wanted)
+
+
+def test_pick_device_takes_a_gpu_that_is_there(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert pick_device("cuda:1") == torch.device("cuda:1")
+
+
+def test_pick_dtype_follows_the_device_unless_told(monkeypatch):
+    assert pick_dtype("auto", CPU) == "fp32"
+    assert pick_dtype("bf16", CPU) == "bf16"
+    for supported, expected in [(True, "bf16"), (False, "fp16")]:
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda supported=supported: supported)
+        assert pick_dtype("auto", torch.device("cuda")) == expected
