@@ -127,12 +127,13 @@ def check_same_vocabulary(target: LoadedTarget, draft: LoadedTarget) -> None:
         )
 
 
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number"}
+
+
 def _parse(option: str, kind: Any, value: str) -> Any:
     try:
         if kind is bool:
             return {"true": True, "false": False}[value.lower()]
         return kind(value)
     except (KeyError, ValueError) as error:
-        raise UsageError(
-            f"{option}={value}: not {'true or false' if kind is bool else f'of kind {kind.__name__}'}"
-        ) from error
+        raise UsageError(f"{option}={value}: not {_KINDS[kind]}") from error

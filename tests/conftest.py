@@ -183,9 +183,7 @@ def byte_tokenizer() -> Any:
 
 
 @pytest.fixture(scope="session")
-def chat_target(
-    tiny_model: Callable[..., Any], byte_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def chat_target(tiny_model: Callable[..., Any], byte_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a tiny random Llama that chats (in noise): fp32, a context of 512 tokens."""
     folder = tmp_path_factory.mktemp("models") / "tiny-chat"
     tiny_model(

@@ -45,6 +45,13 @@ class View:
             self._masks[key] = self._additive(dtype, window)
         return self._masks[key]
 
+    def own_TT(self) -> Tensor:
+        """Boolean [T, T]: which rows each row sees."""
+        if self.ancestors_TT is not None:
+            return self.ancestors_TT
+        rows = len(self.depth_T)
+        return torch.ones(rows, rows, dtype=torch.bool, device=self.depth_T.device).tril()
+
     def _additive(self, dtype: torch.dtype, window: int | None) -> Tensor | None:
         rows, device = len(self.depth_T), self.depth_T.device
         slots = self.committed + rows
@@ -52,8 +59,7 @@ class View:
         if rows == 1 and slots <= reach:
             return None
         seen_TS = torch.ones(rows, slots, dtype=torch.bool, device=device)
-        own_TT = self.ancestors_TT
-        seen_TS[:, self.committed :] = own_TT if own_TT is not None else seen_TS.new_ones(rows, rows).tril()
+        seen_TS[:, self.committed :] = self.own_TT()
         if slots > reach:
             slot_position_S = torch.cat([torch.arange(self.committed, device=device), self.position_T])
             seen_TS &= self.position_T[:, None] - slot_position_S < reach

@@ -22,7 +22,7 @@ def table(results: dict[str, Any]) -> Table:
         border_style="dim",
         collapse_padding=True,
     )
-    drawn.add_column("\nmethod", no_wrap=True)
+    drawn.add_column("\nmethod", overflow="fold", max_width=22)  # a method's settings are part of its name
     drawn.add_column("speedup\n[95 %]", no_wrap=True)
     for heading in ("\ntok/s", "tok/\ncycle", "\nτ", "\nα", "time: draft/\nverify/other"):
         drawn.add_column(heading, justify="right", no_wrap=True)

@@ -6,15 +6,15 @@ the target's own · 130 Ctrl-C.
 
 import os
 import sys
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 from typer.main import get_command
 
-from falcon_cli import __version__
+from falcon_cli.commands import options
 from falcon_cli.commands.bench import bench
 from falcon_cli.commands.generate import generate
-from falcon_cli.console import emit, error, say
+from falcon_cli.console import error, say
 from falcon_cli.errors import FalconError
 
 app = typer.Typer(
@@ -31,20 +31,8 @@ _WrongUsage: Any = (
 )  # click's UsageError: newer typers carry a copy of click, so only typer can name it
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
-        emit(f"falcon {__version__}")
-        raise typer.Exit
-
-
 @app.callback()
-def common(
-    context: typer.Context,
-    debug: Annotated[bool, typer.Option("--debug", metavar="", help="Show the traceback of an error.")] = False,
-    version: Annotated[
-        bool, typer.Option("--version", metavar="", callback=_version, is_eager=True, help="Show the version.")
-    ] = False,
-) -> None:
+def common(debug: options.Debug = False, version: options.Version = False) -> None:
     """Options of every command."""
 
 

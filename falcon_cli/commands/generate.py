@@ -18,6 +18,7 @@ def generate(
     target: options.Target = None,
     dtype: options.DType = None,
     device: options.Device = None,
+    attention: options.Attention = None,
     threads: options.Threads = None,
     revision: options.Revision = None,
     trust_remote_code: options.TrustRemoteCode = None,

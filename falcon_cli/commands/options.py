@@ -4,8 +4,10 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias, TypeVar
 
-from typer import Argument, Option
+from typer import Argument, Exit, Option
 
+from falcon_cli import __version__
+from falcon_cli.console import emit
 from falcon_cli.errors import FalconError, UsageError
 
 R = TypeVar("R")
@@ -25,6 +27,17 @@ def _switch(name: str, help: str, panel: str) -> Any:
     return _option(name, help, "", panel)
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        emit(f"falcon {__version__}")
+        raise Exit
+
+
+Debug = Annotated[bool, Option("--debug", metavar="", help="Show the traceback of an error.")]
+Version = Annotated[
+    bool, Option("--version", metavar="", callback=_show_version, is_eager=True, help="Show the version and exit.")
+]
+
 RecipeFile = Annotated[
     Path | None, _option("--recipe", "YAML recipe to start from; other options override it.", "FILE", _RECIPE)
 ]
@@ -41,6 +54,9 @@ DType = Annotated[
 ]
 Device = Annotated[
     Text, _option("--device", "auto, cpu, cuda, cuda:N (default: auto: a GPU if there is one).", "NAME", _TARGET)
+]
+Attention = Annotated[
+    Text, _option("--attention", "auto, sdpa, flash (default: auto: flash where flash-attn runs).", "NAME", _TARGET)
 ]
 Threads = Annotated[Number, _option("--threads", "CPU threads (default: PyTorch's choice).", "N", _TARGET)]
 Revision = Annotated[Text, _option("--revision", "Branch, tag or commit of a hub model.", "REF", _TARGET)]
@@ -100,7 +116,7 @@ Resume = Annotated[bool, _switch("--resume", "Go on with the run that --out hold
 
 _OF_TARGET = {
     "target": "model",
-    **{name: name for name in ("dtype", "device", "threads", "revision", "trust_remote_code")},
+    **{name: name for name in ("dtype", "device", "attention", "threads", "revision", "trust_remote_code")},
 }
 
 

@@ -18,6 +18,8 @@ class TargetRecipe:
     """A built-in name, a folder, a .gguf file or a hub id."""
     dtype: DType = "auto"
     device: str = "auto"
+    attention: str = "auto"
+    """auto, sdpa or flash."""
     threads: int | None = None
     """CPU threads; None leaves the choice to PyTorch."""
     revision: str | None = None

@@ -31,6 +31,18 @@ def converted(gguf: Path) -> Path:
     return folder
 
 
+def whole(model: Any, report: dict[str, Any]) -> Any:
+    """The model, unless transformers has filled gaps in it with random weights.
+
+    Raises:
+        ValueError: Its loading report names weights that the file does not hold.
+    """
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise ValueError(f"{len(missing)} weights are missing, such as {missing[0]}")
+    return model
+
+
 def _fingerprint(path: Path) -> str:
     digest = hashlib.sha256(str(path.stat().st_size).encode())
     with path.open("rb") as file:
@@ -49,7 +61,8 @@ def _convert(gguf: Path, folder: Path) -> None:
     source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
     try:
         tokenizer = AutoTokenizer.from_pretrained(**source)
-        model: Any = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32, output_loading_info=True)
+        model = whole(*loaded)
     except Exception as error:  # transformers and gguf raise whatever their parsing stumbles on
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise FalconError(f"{gguf}: not a GGUF model that transformers can read ({reason})") from error

@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 
+from falcon_cli.attention.backend import pick_backend
 from falcon_cli.errors import FalconError, UsageError
 from falcon_cli.recipe.schema import TargetRecipe
 from falcon_cli.sources import resolve_target
-from falcon_cli.target.gguf import converted
+from falcon_cli.target.gguf import converted, whole
 from falcon_cli.target.model import TargetModel
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -54,7 +55,7 @@ def pick_dtype(wanted: str, device: torch.device) -> str:
     return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
 
 
-def load_target(recipe: TargetRecipe, template_free: bool = False) -> LoadedTarget:
+def load_target(recipe: TargetRecipe) -> LoadedTarget:
     """Load the target of a recipe.
 
     Raises:
@@ -64,11 +65,24 @@ def load_target(recipe: TargetRecipe, template_free: bool = False) -> LoadedTarg
         torch.set_num_threads(recipe.threads)
     device = pick_device(recipe.device)
     dtype = pick_dtype(recipe.dtype, device)
+    attention = pick_backend(recipe.attention, device, DTYPES[dtype])
     where = resolve_target(recipe.model)
     if isinstance(where, Path) and where.suffix == ".gguf":
         where = converted(where)
     model, tokenizer = _from_transformers(str(where), recipe, DTYPES[dtype])
-    return LoadedTarget(recipe.model, TargetModel(model.to(device)), tokenizer, _stop_ids(model, tokenizer), dtype)
+    held = _hooked(recipe.model, model.to(device), attention)
+    return LoadedTarget(recipe.model, held, tokenizer, _stop_ids(model, tokenizer), dtype)
+
+
+def _hooked(name: str, model: Any, attention: str) -> TargetModel:
+    """The target on our attention and cache, tried on two tokens: a model of another make says so here, not later."""
+    try:
+        target = TargetModel(model, attention)
+        target.prefill(torch.zeros(2, dtype=torch.long, device=target.device))
+    except (ValueError, TypeError, RuntimeError, AttributeError) as error:
+        kind = type(model).__name__
+        raise FalconError(f"{name}: a {kind} computes its attention in a way that falcon cannot take over") from error
+    return target
 
 
 def _from_transformers(where: str, recipe: TargetRecipe, dtype: torch.dtype) -> tuple[Any, Any]:
@@ -81,7 +95,10 @@ def _from_transformers(where: str, recipe: TargetRecipe, dtype: torch.dtype) -> 
         common.pop("revision")
     try:
         tokenizer = AutoTokenizer.from_pretrained(where, **common)
-        model = AutoModelForCausalLM.from_pretrained(where, dtype=dtype, use_safetensors=True, **common)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            where, dtype=dtype, use_safetensors=True, output_loading_info=True, **common
+        )
+        model = whole(*loaded)
     except Exception as error:  # a broken file, an unknown architecture, an unreachable hub: one line for all of them
         raise FalconError(_why_not_loaded(where, error)) from error
     return model, tokenizer

@@ -150,7 +150,7 @@ def test_a_draft_model_of_another_vocabulary(generate, chat_target, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
     for file in chat_target.iterdir():
-        (other / file.name).write_bytes(file.read_bytes().replace(b'"the"', b'"teh"'))
+        (other / file.name).write_bytes(file.read_bytes().replace(b"<|im_start|>", b"<|im_begin|>"))
     outcome = generate("hi", "--method", "sps", "--draft-model", other)
     assert outcome.code == 1
     assert "has another vocabulary" in outcome.complaint

@@ -20,7 +20,7 @@ def permuted(weight, heads):
     return weight.reshape(heads, 2, -1, weight.shape[-1]).transpose(1, 2).reshape(weight.shape)
 
 
-def write_gguf(path, model):
+def write_gguf(path, model, without=()):
     """A tiny Llama as llama.cpp writes it, with a byte-level BPE tokenizer of 48 tokens."""
     config, weights = model.config, model.state_dict()
     writer = gguf.GGUFWriter(path, "llama")
@@ -63,7 +63,8 @@ def write_gguf(path, model):
             weight = permuted(weight, HEADS if "q_proj" in name else KV_HEADS)
         for theirs, short in names.items():
             name = name.replace(theirs, short)
-        writer.add_tensor(name, weight.numpy())
+        if name not in without:
+            writer.add_tensor(name, weight.numpy())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -113,6 +114,18 @@ def test_a_truncated_gguf_is_refused(tiny_gguf):
     tiny_gguf.write_bytes(tiny_gguf.read_bytes()[:-5000])
     with pytest.raises(FalconError, match="not a GGUF model that transformers can read"):
         ours.converted(tiny_gguf)
+
+
+def test_a_gguf_without_some_weights_is_refused(tiny_model, tmp_path):
+    write_gguf(tmp_path / "holey.gguf", tiny_model(dtype=torch.float32), without={"blk.1.ffn_up.weight"})
+    with pytest.raises(FalconError, match=r"1 weights are missing, such as model\.layers\.1\.mlp\.up_proj\.weight"):
+        ours.converted(tmp_path / "holey.gguf")
+
+
+def test_a_gguf_with_tied_weights_is_whole(tiny_model, tmp_path):
+    write_gguf(tmp_path / "tied.gguf", tiny_model("llama-tied", dtype=torch.float32), without={"output.weight"})
+    model = load_target(TargetRecipe(model=str(tmp_path / "tied.gguf"), device="cpu")).model
+    assert model.head.weight is model.model.get_input_embeddings().weight
 
 
 @pytest.mark.parametrize("size", [100, 5 << 20])

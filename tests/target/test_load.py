@@ -62,6 +62,35 @@ def test_broken_weights_are_one_line(saved_model, keep):
     assert "\n" not in str(error.value)
 
 
+def test_missing_weights_are_never_made_up(saved_model):
+    """transformers would fill the gap with random numbers and only warn."""
+    from safetensors.torch import load_file, save_file
+
+    path = saved_model / "model.safetensors"
+    weights = load_file(path)
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(FalconError, match=r"1 weights are missing, such as model\.layers\.1\.mlp\.up_proj\.weight"):
+        load_target(recipe(saved_model))
+
+
+def test_tied_weights_are_not_missing(saved_model, tiny_model):
+    tiny_model("llama-tied", dtype=torch.float32).save_pretrained(saved_model)
+    model = load_target(recipe(saved_model)).model
+    assert model.head.weight is model.model.get_input_embeddings().weight
+
+
+def test_a_model_whose_attention_cannot_be_taken_over_is_refused(saved_model):
+    from transformers import Gemma2Config, Gemma2ForCausalLM  # it caps its attention scores
+
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "head_dim": 4}
+    Gemma2ForCausalLM(Gemma2Config(vocab_size=48, pad_token_id=0, **sizes)).save_pretrained(saved_model)
+    with pytest.raises(
+        FalconError, match="a Gemma2ForCausalLM computes its attention in a way that falcon cannot take"
+    ):
+        load_target(recipe(saved_model))
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [("config.json", "{not json"), ("config.json", '{"model_type": "no-such-model"}'), ("tokenizer.json", "[]")],

@@ -56,12 +56,18 @@ def test_a_chain_scores_as_transformers_reads_it(tiny_model, family):
     close(scores.logits_TV, plain_logits(target, text)[17:])
 
 
+def two_branches(nodes):
+    """Two chains side by side, deep enough that the leaves look past their own ancestors out of a sliding window."""
+    return [0, 0, *range(nodes - 2)]
+
+
 @pytest.mark.parametrize("committed", [1, 19])
-def test_a_tree_scores_as_each_of_its_root_paths_alone(tiny_model, random_parents, family, committed):
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_tree_scores_as_each_of_its_root_paths_alone(tiny_model, random_parents, family, committed, deep):
     target = TargetModel(tiny_model(family))
-    generator = torch.Generator().manual_seed(committed)
-    prompt, nodes = tokens(committed), 16
-    draft = Draft.tree(tokens(nodes, seed=5).tolist(), random_parents(nodes, generator), CPU)
+    prompt, nodes = tokens(committed), 20
+    parents = two_branches(nodes) if deep else random_parents(nodes, torch.Generator().manual_seed(committed))
+    draft = Draft.tree(tokens(nodes, seed=5).tolist(), parents, CPU)
     target.prefill(prompt)
     scores = target.score(draft)
     assert target.cache.length == committed  # nothing is kept until commit
