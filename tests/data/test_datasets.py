@@ -56,4 +56,4 @@ def test_an_empty_set_is_an_error(tmp_path):
 def test_questions_that_share_an_id_are_told_apart(tmp_path):
     path = tmp_path / "doubled.jsonl"
     path.write_text('{"id": "a", "prompt": "one"}\n{"id": "a", "prompt": "two"}\n{"id": "b", "prompt": "three"}\n')
-    assert [question.id for question in load(str(path)).questions] == ["a", "a#2", "b"]
+    assert [question.id for question in datasets.load(str(path)).questions] == ["a", "a#2", "b"]
