@@ -12,6 +12,9 @@ from torch import Tensor
 
 from falcon_cli.tree.shape import TreeShape, ancestors_of, depths_of
 
+WIDEST_DRAFT = 1024
+"""Most nodes of a draft; a target's cache keeps so many slots beyond its context."""
+
 
 @dataclass(frozen=True)
 class Draft:

@@ -23,7 +23,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from falcon_cli.core import Draft, Scores, Verdict
+from falcon_cli.core import WIDEST_DRAFT, Draft, Scores, Verdict
 from falcon_cli.errors import UsageError
 from falcon_cli.tree.shape import ancestors_of, depths_of
 
@@ -46,6 +46,9 @@ class LookaheadOptions:
     def __post_init__(self) -> None:
         if self.window < 1 or self.ngram < 2 or self.guesses < 1:
             raise UsageError("lookahead: needs window >= 1, ngram >= 2, guesses >= 1")
+        nodes = 1 + (self.window + self.guesses) * (self.ngram - 1)
+        if nodes > WIDEST_DRAFT:
+            raise UsageError(f"lookahead: {nodes} tokens in one forward, at most {WIDEST_DRAFT} fit; make it smaller")
 
 
 class NgramPool:

@@ -50,15 +50,17 @@ class SpeculativeSampling:
 
     def start(self, prompt_L: Tensor, scores: Scores) -> None:
         """Let the draft model read the prompt."""
-        self.text = prompt_L.tolist()
-        self.model.prefill(prompt_L)
-        self._read = len(self.text)
+        self.text, self._read = prompt_L.tolist(), 0
+        if len(self.text) < self.model.context_limit:
+            self.model.prefill(prompt_L)
+            self._read = len(self.text)
 
     def propose(self, token: int, room: int) -> Draft:
-        """The root and up to γ tokens that the draft model would say next."""
+        """The root and up to γ tokens that the draft model would say next; none where its own context ends."""
         self.text.append(token)
         drafted: list[int] = []
-        for _ in range(min(room, self.options.gamma)):
+        readable = self.model.context_limit - len(self.text) + 1  # the last token drafted is not read
+        for _ in range(min(room, self.options.gamma, readable)):
             logits_V = self._read_on(drafted)
             guess = int(logits_V.argmax())
             drafted.append(guess)

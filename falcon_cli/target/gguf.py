@@ -5,6 +5,8 @@ quantisation note is dropped from its configuration; saved as safetensors it loa
 """
 
 import hashlib
+from contextlib import redirect_stderr
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +62,9 @@ def _convert(gguf: Path, folder: Path) -> None:
     logging.disable_progress_bar()
     source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(**source)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32, output_loading_info=True)
+        with redirect_stderr(StringIO()):  # a progress bar that has no switch
+            tokenizer = AutoTokenizer.from_pretrained(**source)
+            loaded: Any = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32, output_loading_info=True)
         model = whole(*loaded)
     except Exception as error:  # transformers and gguf raise whatever their parsing stumbles on
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -12,12 +12,9 @@ from torch import Tensor
 
 from falcon_cli.attention.backend import implementation
 from falcon_cli.attention.view import View
-from falcon_cli.core import Draft, Scores
+from falcon_cli.core import WIDEST_DRAFT, Draft, Scores
 from falcon_cli.errors import FalconError
 from falcon_cli.kv_cache import StaticCache
-
-WIDEST_DRAFT = 1024
-"""Cache slots kept beyond the context for the nodes of a draft."""
 
 
 class TargetModel:

@@ -185,3 +185,9 @@ def test_a_prompt_of_one_token_fills_the_whole_window():
 def test_impossible_settings_are_refused(options):
     with pytest.raises(UsageError, match="lookahead: needs window >= 1, ngram >= 2, guesses >= 1"):
         LookaheadOptions(**options)
+
+
+def test_a_window_that_no_cache_holds_is_refused_before_anything_runs():
+    LookaheadOptions(window=500, ngram=3, guesses=11)  # 1 + 511 · 2 = 1023
+    with pytest.raises(UsageError, match="1025 tokens in one forward"):
+        LookaheadOptions(window=500, ngram=3, guesses=12)

@@ -122,3 +122,21 @@ def test_a_new_text_forgets_the_old_one(tiny_model):
 def test_impossible_settings_are_refused(options):
     with pytest.raises(UsageError, match=r"sps: needs gamma >= 1 and 0 <= min_probability < 1"):
         SpsOptions(**options)
+
+
+@pytest.mark.parametrize("prompt_tokens", [5, 23, 24, 40])
+def test_a_draft_model_of_a_shorter_context_drafts_as_far_as_it_reaches(tiny_model, prompt_tokens):
+    target, short = TargetModel(tiny_model()), TargetModel(tiny_model(max_position_embeddings=24))
+    prompt = [token % 48 for token in range(prompt_tokens)]
+    plain = complete(target, SpeculativeSampling(target_free(), 48, SpsOptions()), prompt, Stop((), 40))
+    completion = complete(target, SpeculativeSampling(short, 48, SpsOptions(min_probability=0)), prompt, Stop((), 40))
+    assert completion.ids == plain.ids
+    assert short.cache.length <= 24
+    assert any(cycle.nodes > 1 for cycle in completion.cycles) == (prompt_tokens < 24)
+
+
+def target_free():
+    """A draft model that can read nothing at all."""
+    from types import SimpleNamespace
+
+    return SimpleNamespace(context_limit=0, device=torch.device("cpu"), rewind=lambda length: None)
