@@ -4,8 +4,8 @@ A method is written `NAME` or `NAME:option=value,option=value`, for example `loo
 also the method's name in tables and files. A new method is one file, and one line here.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from falcon_cli.baselines.autoregressive import Autoregressive
@@ -14,11 +14,9 @@ from falcon_cli.baselines.pld import PldOptions, PromptLookup
 from falcon_cli.baselines.sps import SpeculativeSampling, SpsOptions
 from falcon_cli.core import Drafter
 from falcon_cli.errors import FalconError, UsageError
+from falcon_cli.recipe.schema import TargetRecipe
 from falcon_cli.spelling import did_you_mean
-from falcon_cli.target.load import LoadedTarget
-
-BASELINE = "ar"
-"""Plain autoregression, which every speedup is held against."""
+from falcon_cli.target.load import LoadedTarget, load_target
 
 
 @dataclass(frozen=True)
@@ -32,6 +30,19 @@ class Kit:
 
     target: LoadedTarget
     draft_model: LoadedTarget | None = None
+
+    @classmethod
+    def load(cls, target: TargetRecipe, draft_model: str | None, choices: Iterable["Choice"]) -> "Kit":
+        """Load the target, and a draft model on the same device and in the same dtype where a method needs one.
+
+        Raises:
+            FalconError: Either cannot be loaded.
+        """
+        needed = any(choice.method.needs_draft_model for choice in choices)
+        drafting = None
+        if draft_model is not None and needed:
+            drafting = load_target(replace(target, model=draft_model, revision=None))
+        return cls(load_target(target), drafting)
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ from falcon_cli.baselines.autoregressive import Autoregressive
 from falcon_cli.baselines.lookahead import Lookahead, LookaheadOptions
 from falcon_cli.baselines.pld import PldOptions, PromptLookup
 from falcon_cli.baselines.sps import SpeculativeSampling, SpsOptions
+from falcon_cli.bench.summary import BASELINE
 from falcon_cli.errors import FalconError, UsageError
-from falcon_cli.methods import BASELINE, METHODS, Kit, check_same_vocabulary, choose
+from falcon_cli.methods import METHODS, Kit, check_same_vocabulary, choose
 
 
 def loaded(name, words, rows=None):

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +13,14 @@ from falcon_cli.bench.folder import RunFolder
 from falcon_cli.bench.peers import check_peer
 from falcon_cli.bench.records import TurnRecord
 from falcon_cli.bench.runner import Contest, digest, method_answer, peer_answer
-from falcon_cli.bench.summary import summarise
+from falcon_cli.bench.summary import BASELINE, summarise
 from falcon_cli.console import progress, say, warn
 from falcon_cli.data.datasets import Loaded, load
 from falcon_cli.data.prompts import Question
 from falcon_cli.errors import FalconError
-from falcon_cli.methods import BASELINE, Choice, Kit, choose
+from falcon_cli.methods import Choice, Kit, choose
 from falcon_cli.recipe.provenance import provenance
-from falcon_cli.recipe.schema import BenchRecipe, TargetRecipe
-from falcon_cli.target.load import LoadedTarget, load_target
+from falcon_cli.recipe.schema import BenchRecipe
 
 
 def bench(recipe: BenchRecipe, argv: Sequence[str], out: Path | None = None, resume: bool = False) -> dict[str, Any]:
@@ -36,8 +34,7 @@ def bench(recipe: BenchRecipe, argv: Sequence[str], out: Path | None = None, res
     data = load(recipe.dataset, recipe.limit, recipe.keep_going)
     if data.skipped:
         warn(f"{data.name}: {data.skipped} malformed lines skipped")
-    target = load_target(recipe.target)
-    contest = _contest(recipe, target, choices)
+    contest = _contest(recipe, Kit.load(recipe.target, recipe.draft_model, choices), choices)
     questions = _fitting(contest, data, recipe.keep_going)
     records = _measure(contest, questions, folder)
     results = _document(recipe, contest, questions, records, argv)
@@ -56,16 +53,10 @@ def _choices(recipe: BenchRecipe) -> list[Choice]:
     return choices
 
 
-def _contest(recipe: BenchRecipe, target: LoadedTarget, choices: Sequence[Choice]) -> Contest:
-    draft_model = None
-    if recipe.draft_model is not None and any(choice.method.needs_draft_model for choice in choices):
-        draft_model = load_target(
-            TargetRecipe(**{**asdict(recipe.target), "model": recipe.draft_model, "revision": None})
-        )
-    kit = Kit(target, draft_model)
-    answers = {choice.name: method_answer(target, choice.build(kit)) for choice in choices}
-    answers |= {peer: peer_answer(target, peer) for peer in recipe.peers}
-    return Contest(target, answers, recipe.max_new_tokens, recipe.repeats, recipe.seed, recipe.template)
+def _contest(recipe: BenchRecipe, kit: Kit, choices: Sequence[Choice]) -> Contest:
+    answers = {choice.name: method_answer(kit.target, choice.build(kit)) for choice in choices}
+    answers |= {peer: peer_answer(kit.target, peer) for peer in recipe.peers}
+    return Contest(kit.target, answers, recipe.max_new_tokens, recipe.repeats, recipe.seed, recipe.template)
 
 
 def _fitting(contest: Contest, data: Loaded, keep_going: bool) -> list[Question]:
@@ -93,14 +84,19 @@ def _measure(contest: Contest, questions: Sequence[Question], folder: RunFolder 
     todo = [question for question in questions if question.id not in known]
     if todo:
         contest.warm_up(todo[0])
-    with progress("benchmarking", len(questions), "questions") as bar:
-        bar.advance(len(known))
-        for question in todo:
-            records = list(contest.ask(question))
-            if folder:
-                folder.log.append(records)
-            done.append(records)
-            bar.advance()
+    try:
+        with progress("benchmarking", len(questions), "questions") as bar:
+            bar.advance(len(known))
+            for question in todo:
+                records = list(contest.ask(question))
+                if folder:
+                    folder.log.append(records)
+                done.append(records)
+                bar.advance()
+    except KeyboardInterrupt:
+        if folder:
+            say(f"{len(done)} of {len(questions)} questions are kept in {folder.path}; add --resume to go on")
+        raise
     return [record for records in done for record in records]
 
 

@@ -43,7 +43,7 @@ def main() -> int:
     try:
         return run([word for word in words if word != "--debug"])
     except (typer.Abort, KeyboardInterrupt):
-        say("falcon: stopped by Ctrl-C; what was done is kept")
+        say("falcon: stopped by Ctrl-C")
         return 130
     except BrokenPipeError:  # nobody reads on, as after `| head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at exit

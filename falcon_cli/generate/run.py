@@ -1,7 +1,7 @@
 """`falcon generate` from requests to answers."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from falcon_cli.core import Drafter
@@ -11,8 +11,8 @@ from falcon_cli.decode.stop import Stop
 from falcon_cli.generate.requests import Request, prompt_ids
 from falcon_cli.generate.text import Piece, TextStream
 from falcon_cli.methods import Kit, choose
-from falcon_cli.recipe.schema import GenerateRecipe, TargetRecipe
-from falcon_cli.target.load import LoadedTarget, load_target
+from falcon_cli.recipe.schema import GenerateRecipe
+from falcon_cli.target.load import LoadedTarget
 
 Listener = Callable[[Piece], None]
 """Hears the text of an answer as it comes."""
@@ -48,12 +48,9 @@ class Generator:
         choice = choose(recipe.method)
         choice.check(recipe.draft_model)
         self.recipe = recipe
-        self.target: LoadedTarget = load_target(recipe.target)
-        draft_model = None
-        if recipe.draft_model is not None and choice.method.needs_draft_model:
-            draft_recipe = TargetRecipe(**{**asdict(recipe.target), "model": recipe.draft_model, "revision": None})
-            draft_model = load_target(draft_recipe)
-        self.drafter: Drafter = choice.build(Kit(self.target, draft_model))
+        kit = Kit.load(recipe.target, recipe.draft_model, [choice])
+        self.target: LoadedTarget = kit.target
+        self.drafter: Drafter = choice.build(kit)
 
     def answers(self, requests: Iterable[Request], listen: Listener = lambda piece: None) -> Iterator[Answer]:
         """Answer requests one by one, in order.

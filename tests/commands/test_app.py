@@ -53,7 +53,7 @@ def raising(problem):
     ("problem", "code", "line"),
     [
         (FalconError("no wind: wait"), 1, "falcon: error: no wind: wait"),
-        (KeyboardInterrupt(), 130, "falcon: stopped by Ctrl-C; what was done is kept"),
+        (KeyboardInterrupt(), 130, "falcon: stopped by Ctrl-C"),
         (ZeroDivisionError("oops"), 1, "falcon: error: ZeroDivisionError: oops; this is a bug of falcon's"),
     ],
 )

@@ -142,7 +142,9 @@ def test_ctrl_c_keeps_finished_questions_and_resume_goes_on(bench, tmp_path, mon
         patch.setattr(runner.Contest, "ask", interrupted)
         stopped = bench("--out", out)
     assert stopped.code == 130
-    assert stopped.err.splitlines()[-1] == "falcon: stopped by Ctrl-C; what was done is kept"
+    *_, kept, last = stopped.err.splitlines()
+    assert kept == f"2 of 3 questions are kept in {out}; add --resume to go on"
+    assert last == "falcon: stopped by Ctrl-C"
     assert {question for question, _, _ in ids_of(out)} == {"7", "8"}
     assert bench("--out", out, "--resume", "--json").document["prompts"] == 3
     assert ids_of(out) == ids_of(tmp_path / "whole")
@@ -157,7 +159,7 @@ def test_a_real_sigint(chat_target, falcon, tmp_path):
     wait_for_lines(out / "records.jsonl", 2, process)
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130
-    assert process.stderr.read().splitlines()[-1] == "falcon: stopped by Ctrl-C; what was done is kept"
+    assert process.stderr.read().splitlines()[-1] == "falcon: stopped by Ctrl-C"
     kept = (out / "records.jsonl").read_bytes()
     assert 2 <= kept.count(b"\n") < 12
     document = falcon(*words, "--resume", "--json").document

@@ -1,6 +1,7 @@
 """What the documents point to is there, and the tables they repeat are those of the code."""
 
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,13 @@ def test_relative_links_lead_somewhere(path):
 @pytest.mark.parametrize("path", PAGES, ids=name)
 def test_no_page_names_a_place_on_somebodys_machine(path):
     assert re.findall(r"(?<![\w.])/(?:work|tmp|home|root|Users)/\S*", path.read_text()) == []
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_option_stands_in_the_methods_page_with_its_default(method):
+    section = (ROOT / "docs" / "methods.md").read_text().split(f"\n## `{method}`")[1].split("\n## ")[0]
+    told = dict(re.findall(r"^\| `(\w+)` \| (\S+) \|", section, re.MULTILINE))
+    assert told == {option.name: str(option.default).lower() for option in fields(METHODS[method].options)}
 
 
 def test_methods_and_data_sets_are_all_described():
