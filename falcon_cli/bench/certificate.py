@@ -16,8 +16,8 @@ from falcon_cli.bench.records import TurnRecord
 from falcon_cli.target.model import TargetModel
 
 TOLERANCE = {"fp32": 1e-4, "bf16": 0.25, "fp16": 0.03}
-"""Largest gap between two logits that rounding explains: fp32 set well over ~1e-5; two units in the last place of a logit of
-16 to 32 for bf16 (2 · 2⁻⁷ · 16 = 0.25) and fp16 (2 · 2⁻¹⁰ · 16 ≈ 0.03)."""
+"""Largest gap between two logits that rounding explains: fp32 set well over ~1e-5; two units in the last place of a
+logit of 16 to 32 for bf16 (2 · 2⁻⁷ · 16 = 0.25) and fp16 (2 · 2⁻¹⁰ · 16 ≈ 0.03)."""
 
 Ids = list[int]
 Reference = Callable[[Ids], Ids]
