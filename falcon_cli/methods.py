@@ -6,22 +6,42 @@ also the method's name in tables and files. A new method is one file, and one li
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 from falcon_cli.baselines.autoregressive import Autoregressive
 from falcon_cli.baselines.lookahead import Lookahead, LookaheadOptions
 from falcon_cli.baselines.pld import PldOptions, PromptLookup
 from falcon_cli.baselines.sps import SpeculativeSampling, SpsOptions
 from falcon_cli.core import Drafter
+from falcon_cli.drafter.checkpoint import load_drafter, read_config, shipped
+from falcon_cli.drafter.propose import Falcon, FalconOptions
 from falcon_cli.errors import FalconError, UsageError
 from falcon_cli.recipe.schema import TargetRecipe
 from falcon_cli.spelling import did_you_mean
 from falcon_cli.target.load import LoadedTarget, load_target
+from falcon_cli.tree.store import default_tree, load_tree
 
 
 @dataclass(frozen=True)
 class NoOptions:
     """A method without settings."""
+
+
+class Means(Protocol):
+    """What a recipe offers to draft with."""
+
+    @property
+    def target(self) -> TargetRecipe:
+        """Which target."""
+
+    @property
+    def draft_model(self) -> str | None:
+        """A small model, for sps."""
+
+    @property
+    def drafter(self) -> str | None:
+        """A drafter's folder, for falcon."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +50,11 @@ class Kit:
 
     target: LoadedTarget
     draft_model: LoadedTarget | None = None
+    drafter: str | None = None
+    """Folder of a distilled drafter."""
 
     @classmethod
-    def load(cls, target: TargetRecipe, draft_model: str | None, choices: Iterable["Choice"]) -> "Kit":
+    def load(cls, means: Means, choices: Iterable["Choice"]) -> "Kit":
         """Load the target, and a draft model on the same device and in the same dtype where a method needs one.
 
         Raises:
@@ -40,9 +62,9 @@ class Kit:
         """
         needed = any(choice.method.needs_draft_model for choice in choices)
         drafting = None
-        if draft_model is not None and needed:
-            drafting = load_target(replace(target, model=draft_model, revision=None))
-        return cls(load_target(target), drafting)
+        if means.draft_model is not None and needed:
+            drafting = load_target(replace(means.target, model=means.draft_model, revision=None, adapter=None))
+        return cls(load_target(means.target), drafting, means.drafter)
 
 
 @dataclass(frozen=True)
@@ -64,20 +86,23 @@ class Choice:
     method: Method
     options: Any
 
-    def check(self, draft_model: str | None) -> None:
+    def check(self, means: Means) -> None:
         """Refuse a method that lacks what it needs, before anything is loaded.
 
         Raises:
-            UsageError: It needs a draft model.
+            UsageError: It needs a draft model, or a drafter.
+            FalconError: The drafter's folder holds none.
         """
-        if self.method.needs_draft_model and draft_model is None:
+        if self.method.needs_draft_model and means.draft_model is None:
             raise UsageError(f"{self.name} needs --draft-model: any causal LM of the target's vocabulary")
+        if isinstance(self.options, FalconOptions):
+            read_config(drafter_folder(self.options.drafter or means.drafter, means.target.model))
 
     def build(self, kit: Kit) -> Drafter:
         """The drafter.
 
         Raises:
-            FalconError: The draft model's vocabulary is not the target's.
+            FalconError: The draft model's vocabulary is not the target's, or the drafter or its tree do not fit.
         """
         return self.method.build(kit, self.options)
 
@@ -88,6 +113,43 @@ def _sps(kit: Kit, options: SpsOptions) -> Drafter:
     return SpeculativeSampling(kit.draft_model.model, kit.target.model.vocab_size, options)
 
 
+def _falcon(kit: Kit, options: FalconOptions) -> Drafter:
+    folder = drafter_folder(options.drafter or kit.drafter, kit.target.name)
+    saved = load_drafter(folder, kit.target)
+    tuned = Path(options.tree) if options.tree else folder / "tree.json"
+    if options.tree or tuned.is_file():
+        shape = load_tree(tuned, saved.network.k).shape
+    else:
+        shape = default_tree(saved.network.k)
+    return Falcon(saved.network, kit.target.model, options.trim(shape), saved.vocabulary_W)
+
+
+def drafter_folder(given: str | None, target_name: str) -> Path:
+    """The drafter's folder: the one given, else the one that comes with falcon for the target.
+
+    Raises:
+        UsageError: Neither.
+    """
+    folder = Path(given).expanduser() if given else shipped(target_name)
+    if folder is None:
+        raise UsageError(f"falcon needs --drafter for {target_name}: the folder of a drafter made by falcon distill")
+    return folder
+
+
+def default_methods(means: Means) -> tuple[str, ...]:
+    """What `bench` compares unless told: falcon is among them where it has a drafter."""
+    return ("ar", "pld", "lookahead", *_falcon_if_any(means))
+
+
+def default_method(means: Means) -> str:
+    """What `generate` drafts with unless told: falcon where it has a drafter, else prompt lookup."""
+    return next(iter(_falcon_if_any(means)), "pld")
+
+
+def _falcon_if_any(means: Means) -> tuple[str, ...]:
+    return ("falcon",) if means.drafter or shipped(means.target.model) else ()
+
+
 METHODS: dict[str, Method] = {
     "ar": Method("plain autoregression", NoOptions, lambda kit, _: Autoregressive(kit.target.model.device)),
     "pld": Method("prompt lookup", PldOptions, lambda kit, options: PromptLookup(kit.target.model.device, options)),
@@ -95,6 +157,7 @@ METHODS: dict[str, Method] = {
         "lookahead decoding", LookaheadOptions, lambda kit, options: Lookahead(kit.target.model.device, options)
     ),
     "sps": Method("speculative sampling with a draft model", SpsOptions, _sps, needs_draft_model=True),
+    "falcon": Method("Falcon's semi-autoregressive drafter", FalconOptions, _falcon),
 }
 
 
@@ -142,6 +205,8 @@ _KINDS = {bool: "true or false", int: "a whole number", float: "a number"}
 
 
 def _parse(option: str, kind: Any, value: str) -> Any:
+    if kind == str | None:
+        return value or None
     try:
         if kind is bool:
             return {"true": True, "false": False}[value.lower()]

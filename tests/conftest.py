@@ -157,6 +157,39 @@ def random_parents() -> Callable[..., list[int]]:
     return build
 
 
+@pytest.fixture(scope="session")
+def random_paths() -> Callable[..., list[tuple[int, ...]]]:
+    """Rank paths of a random tree of at most `nodes` drafted nodes, ranks below `width`."""
+
+    def build(nodes: int, generator: torch.Generator, max_depth: int = 6, width: int = 4) -> list[tuple[int, ...]]:
+        paths: list[tuple[int, ...]] = [()]
+        for _ in range(9 * nodes):
+            parent = paths[int(torch.randint(len(paths), (), generator=generator))]
+            path = (*parent, int(torch.randint(width, (), generator=generator)))
+            if len(paths) <= nodes and len(path) <= max_depth and path not in paths:
+                paths.append(path)
+        return paths[1:]
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def tiny_network() -> Callable[..., Any]:
+    """Build a random drafter on a target's decoder: `tiny_network(decoder, k=3, mixer="linear")`, in its dtype."""
+    from falcon_cli.drafter.network import DrafterNetwork  # here: it imports transformers' attention
+    from falcon_cli.recipe.distill import NetworkRecipe
+
+    def build(decoder: Any, seed: int = 0, **recipe: Any) -> DrafterNetwork:
+        network = DrafterNetwork(NetworkRecipe(**recipe), decoder)
+        generator = torch.Generator().manual_seed(seed)
+        network.initialise(decoder, generator)
+        for parameter in network.parameters():  # nothing small, nothing borrowed that a mistake could hide behind
+            parameter.data += 0.2 * torch.randn(parameter.shape, generator=generator)
+        return network.to(decoder.norm.weight.dtype).requires_grad_(False).eval()
+
+    return build
+
+
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"

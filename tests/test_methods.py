@@ -8,8 +8,15 @@ from falcon_cli.baselines.lookahead import Lookahead, LookaheadOptions
 from falcon_cli.baselines.pld import PldOptions, PromptLookup
 from falcon_cli.baselines.sps import SpeculativeSampling, SpsOptions
 from falcon_cli.bench.summary import BASELINE
+from falcon_cli.drafter.checkpoint import save_drafter
+from falcon_cli.drafter.propose import FalconOptions
 from falcon_cli.errors import FalconError, UsageError
-from falcon_cli.methods import METHODS, Kit, check_same_vocabulary, choose
+from falcon_cli.methods import METHODS, Kit, check_same_vocabulary, choose, default_method, default_methods
+from falcon_cli.recipe.schema import GenerateRecipe, TargetRecipe
+from falcon_cli.target.load import LoadedTarget
+from falcon_cli.target.model import TargetModel
+from falcon_cli.tree.shape import TreeShape
+from falcon_cli.tree.store import StoredTree, default_tree, save_tree
 
 
 def loaded(name, words, rows=None):
@@ -30,6 +37,9 @@ KIT = Kit(loaded("big", "abc"), loaded("small", "abc"))
         ("pld:max_ngram=4,length=7", PldOptions(max_ngram=4, length=7)),
         ("lookahead:window=7,ngram=5,guesses=7,prompt_pool=False", LookaheadOptions(7, 5, 7, False)),
         ("sps:gamma=3,min_probability=0.25", SpsOptions(3, 0.25)),
+        ("falcon", FalconOptions()),
+        ("falcon:drafter=a/b,depth=4", FalconOptions(drafter="a/b", depth=4)),
+        ("falcon:drafter=,tree=t.json,nodes=9", FalconOptions(tree="t.json", nodes=9)),
     ],
 )
 def test_a_method_is_read_with_its_options(text, options):
@@ -66,6 +76,8 @@ def test_the_table_holds_the_baseline_and_every_method_says_what_it_is():
         ("lookahead:ngram=1", "lookahead: needs"),
         ("sps:min_probability=low", "sps:min_probability=low: not a number"),
         ("sps:min_probability=nan", "sps: needs"),
+        ("falcon:depth=-1", "falcon: needs"),
+        ("falcon:nodes=few", "falcon:nodes=few: not a whole number"),
     ],
 )
 def test_what_cannot_be_read_is_wrong_usage(text, message):
@@ -73,13 +85,60 @@ def test_what_cannot_be_read_is_wrong_usage(text, message):
         choose(text)
 
 
-def test_only_sps_asks_for_a_draft_model():
+OTHER = TargetRecipe("other/model")
+
+
+def test_only_sps_asks_for_a_draft_model_and_only_falcon_for_a_drafter(tmp_path):
+    (tmp_path / "config.json").write_text('{"method": "falcon", "format": 1}')
     for name in METHODS:
-        choose(name).check("small")
-    for name in ("ar", "pld", "lookahead"):
-        choose(name).check(None)
+        choose(name).check(GenerateRecipe(OTHER, draft_model="small", drafter=str(tmp_path)))
+    for name in ("ar", "pld", "lookahead", f"falcon:drafter={tmp_path}"):
+        choose(name).check(GenerateRecipe(OTHER))
+    with pytest.raises(FalconError, match="no drafter at nowhere"):
+        choose("falcon").check(GenerateRecipe(OTHER, drafter="nowhere"))
     with pytest.raises(UsageError, match="sps:gamma=2 needs --draft-model"):
-        choose("sps:gamma=2").check(None)
+        choose("sps:gamma=2").check(GenerateRecipe(OTHER, drafter="folder"))
+    with pytest.raises(UsageError, match="falcon needs --drafter for other/model: the folder of a drafter made by"):
+        choose("falcon").check(GenerateRecipe(OTHER, draft_model="small"))
+
+
+def test_falcon_is_the_default_where_it_has_a_drafter(monkeypatch, tmp_path):
+    plain = GenerateRecipe(OTHER)
+    assert (default_method(plain), default_methods(plain)) == ("pld", ("ar", "pld", "lookahead"))
+    given = GenerateRecipe(OTHER, drafter="folder")
+    assert (default_method(given), default_methods(given)) == ("falcon", ("ar", "pld", "lookahead", "falcon"))
+    monkeypatch.setattr("falcon_cli.methods.shipped", lambda name: tmp_path if name == "other/model" else None)
+    assert default_method(plain) == "falcon"
+    assert default_method(GenerateRecipe(TargetRecipe("another/model"))) == "pld"
+
+
+@pytest.fixture
+def kit(tiny_model, tiny_network, tmp_path):
+    """A target and a drafter of its own, k = 2."""
+    tokenizer = loaded("tiny", [f"word{number}" for number in range(48)]).tokenizer
+    target = LoadedTarget("tiny", TargetModel(tiny_model()), tokenizer, frozenset(), "fp32")
+    save_drafter(tmp_path / "drafter", tiny_network(target.model.decoder, k=2), None, target, {})
+    return Kit(target, drafter=str(tmp_path / "drafter"))
+
+
+def test_falcon_takes_the_tree_given_else_the_drafters_else_the_built_in_one(kit, tmp_path):
+    assert choose("falcon").build(kit).shape == default_tree(2)
+    save_tree(tmp_path / "drafter" / "tree.json", StoredTree(2, TreeShape.chain(4)))
+    save_tree(tmp_path / "other.json", StoredTree(2, TreeShape.chain(6)))
+    assert choose("falcon").build(kit).shape == TreeShape.chain(4)
+    assert choose("falcon:depth=2").build(kit).shape == TreeShape.chain(2)
+    assert choose(f"falcon:tree={tmp_path / 'other.json'},nodes=5").build(kit).shape == TreeShape.chain(5)
+    save_tree(tmp_path / "other.json", StoredTree(3, TreeShape.chain(6)))
+    with pytest.raises(FalconError, match="is a tree for k = 3, the drafter has k = 2"):
+        choose(f"falcon:tree={tmp_path / 'other.json'}").build(kit)
+
+
+def test_a_drafter_named_with_the_method_wins(kit, tmp_path):
+    with pytest.raises(FalconError, match=r"no drafter at .*nowhere"):
+        choose(f"falcon:drafter={tmp_path / 'nowhere'}").build(kit)
+    assert choose(f"falcon:drafter={kit.drafter}").build(Kit(kit.target))
+    with pytest.raises(UsageError, match="falcon needs --drafter for tiny"):
+        choose("falcon").build(Kit(kit.target))
 
 
 def test_a_draft_model_must_mean_the_same_by_an_id():

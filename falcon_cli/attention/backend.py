@@ -44,8 +44,11 @@ def pick_backend(wanted: str, device: torch.device, dtype: torch.dtype) -> str:
 
 
 def implementation(name: str) -> str:
-    """Name under which transformers knows a backend of ours (for `set_attn_implementation`)."""
-    return f"falcon_{name}"
+    """Name under which transformers knows a backend of ours (for `set_attn_implementation`).
+
+    It takes every name with "flash" in it for a flash-attn of its own and looks for that package.
+    """
+    return f"falcon_{name.replace('flash', 'hybrid')}"
 
 
 def _hook(backend: Backend) -> Callable[..., tuple[Tensor, None]]:

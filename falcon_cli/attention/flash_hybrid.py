@@ -1,15 +1,16 @@
 """Tree attention in two parts: a flash kernel over the committed prefix, a small dense one among the tree's rows.
 
 Flash kernels take no tree mask, but every row of a tree sees the whole prefix, so none is needed there; only the
-T × T corner needs one. The parts are merged by their log-sum-exps.
+T × C corner of uncommitted rows needs one. The parts are merged by their log-sum-exps.
 
                  committed        tree
     row 0        . . . . . . . .  1 . . .
-    row 1        . flash kernel . 1 1 . .      dense, T × T
+    row 1        . flash kernel . 1 1 . .      dense, T × C
     row 2        .   no mask    . 1 . 1 .
     row 3        . . . . . . . .  1 1 . 1
 
-Shapes: B batch (1), N query heads, G kv heads, R = N / G, T rows, L committed slots, S = L + T slots, H head size.
+Shapes: B batch (1), N query heads, G kv heads, R = N / G, T rows, L committed slots, C uncommitted ones (the T rows',
+and those of earlier passes before them), S = L + C slots, H head size.
 """
 
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ def flash_hybrid(
     if committed == 0 or windowed:
         return sdpa(query_BNTH, key_BGSH, value_BGSH, view, scale, window)
     prefix = prefix_part(query_BNTH, key_BGSH[:, :, :committed], value_BGSH[:, :, :committed], scale)
-    tree = tree_part(query_BNTH, key_BGSH[:, :, committed:], value_BGSH[:, :, committed:], view.own_TT(), scale)
+    tree = tree_part(query_BNTH, key_BGSH[:, :, committed:], value_BGSH[:, :, committed:], view.own_TC(), scale)
     return merge(prefix.out_BNTH, prefix.lse_BNT, tree.out_BNTH, tree.lse_BNT)
 
 
@@ -53,14 +54,14 @@ def prefix_part(query_BNTH: Tensor, key_BGLH: Tensor, value_BGLH: Tensor, scale:
     return Part(out.reshape(batch, heads, rows, size), lse.reshape(batch, heads, rows))
 
 
-def tree_part(query_BNTH: Tensor, key_BGTH: Tensor, value_BGTH: Tensor, own_TT: Tensor, scale: float) -> Part:
-    """The rows among themselves, dense and masked, in fp32 (or fp64)."""
+def tree_part(query_BNTH: Tensor, key_BGCH: Tensor, value_BGCH: Tensor, own_TC: Tensor, scale: float) -> Part:
+    """The uncommitted rows among themselves, dense and masked, in fp32 (or fp64)."""
     batch, heads, rows, size = query_BNTH.shape
     wide = torch.promote_types(query_BNTH.dtype, torch.float32)
-    query = query_BNTH.to(wide).reshape(batch, key_BGTH.shape[1], -1, rows, size)  # R query heads a kv head
-    scores = scale * query @ key_BGTH.to(wide).unsqueeze(2).transpose(-1, -2)
-    scores = scores.masked_fill(~own_TT, float("-inf"))
-    out = scores.softmax(-1) @ value_BGTH.to(wide).unsqueeze(2)
+    query = query_BNTH.to(wide).reshape(batch, key_BGCH.shape[1], -1, rows, size)  # R query heads a kv head
+    scores = scale * query @ key_BGCH.to(wide).unsqueeze(2).transpose(-1, -2)
+    scores = scores.masked_fill(~own_TC, float("-inf"))
+    out = scores.softmax(-1) @ value_BGCH.to(wide).unsqueeze(2)
     return Part(out.reshape(batch, heads, rows, size), scores.logsumexp(-1).reshape(batch, heads, rows))
 
 

@@ -19,7 +19,7 @@ def sdpa(
     """
     batch, heads, rows, size = query_BNTH.shape
     groups = key_BGSH.shape[1]
-    if view.committed == 0 and view.ancestors_TT is None and window is None:
+    if view.committed == 0 and view.ancestors_TC is None and window is None:
         return torch.nn.functional.scaled_dot_product_attention(
             query_BNTH, key_BGSH, value_BGSH, is_causal=True, scale=scale, enable_gqa=heads != groups
         )

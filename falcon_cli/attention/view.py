@@ -1,7 +1,7 @@
 """What the T query rows of one forward may see of the cache.
 
 Slots 0 .. L−1 hold committed tokens (slot = position); slots L .. L+T−1 hold the rows being read now, which see each
-other as `ancestors_TT` says and stand at position L + depth:
+other as `ancestors_TC` says and stand at position L + depth:
 
                  committed   rows of this forward
     row 0        1 1 1 1 1   1 . . .
@@ -9,7 +9,14 @@ other as `ancestors_TT` says and stand at position L + depth:
     row 2        1 1 1 1 1   1 . 1 .
     row 3        1 1 1 1 1   1 1 . 1
 
-Shapes: T rows, S = L + T slots.
+A drafter that drafts in several passes lets the rows of its earlier passes lie uncommitted in between. They are
+columns of `ancestors_TC` too, before those of the forward's own rows:
+
+                 committed   earlier   rows of this forward
+    row 0        1 1 1 1 1   1 1 . .   1 .
+    row 1        1 1 1 1 1   . . 1 1   . 1
+
+Shapes: U rows of earlier forwards (mostly 0), T rows, C = U + T columns, S = L + C slots.
 """
 
 from dataclasses import dataclass, field
@@ -25,12 +32,14 @@ class View:
     Args:
         committed: L, the tokens already in the cache.
         depth_T: Each row's depth; its position is `committed + depth`.
-        ancestors_TT: Which rows each row sees; None when each sees all rows before it and itself (a chain).
+        ancestors_TC: Which rows each row sees; None when each sees all rows before it and itself (a chain).
+        earlier_U: Depths of the rows of earlier forwards that lie uncommitted between; None when there are none.
     """
 
     committed: int
     depth_T: Tensor
-    ancestors_TT: Tensor | None
+    ancestors_TC: Tensor | None
+    earlier_U: Tensor | None = None
     _masks: dict[tuple[int | None, torch.dtype], Tensor | None] = field(default_factory=dict, repr=False)
 
     @property
@@ -45,22 +54,23 @@ class View:
             self._masks[key] = self._additive(dtype, window)
         return self._masks[key]
 
-    def own_TT(self) -> Tensor:
-        """Boolean [T, T]: which rows each row sees."""
-        if self.ancestors_TT is not None:
-            return self.ancestors_TT
+    def own_TC(self) -> Tensor:
+        """Boolean [T, C]: which of the uncommitted rows each row sees."""
+        if self.ancestors_TC is not None:
+            return self.ancestors_TC
         rows = len(self.depth_T)
         return torch.ones(rows, rows, dtype=torch.bool, device=self.depth_T.device).tril()
 
     def _additive(self, dtype: torch.dtype, window: int | None) -> Tensor | None:
         rows, device = len(self.depth_T), self.depth_T.device
-        slots = self.committed + rows
+        depth_C = self.depth_T if self.earlier_U is None else torch.cat([self.earlier_U, self.depth_T])
+        slots = self.committed + len(depth_C)
         reach = slots if window is None else window
-        if rows == 1 and slots <= reach:
+        if len(depth_C) == 1 and slots <= reach:
             return None
         seen_TS = torch.ones(rows, slots, dtype=torch.bool, device=device)
-        seen_TS[:, self.committed :] = self.own_TT()
+        seen_TS[:, self.committed :] = self.own_TC()
         if slots > reach:
-            slot_position_S = torch.cat([torch.arange(self.committed, device=device), self.position_T])
+            slot_position_S = torch.cat([torch.arange(self.committed, device=device), depth_C + self.committed])
             seen_TS &= self.position_T[:, None] - slot_position_S < reach
         return torch.zeros(rows, slots, dtype=dtype, device=device).masked_fill_(~seen_TS, float("-inf"))

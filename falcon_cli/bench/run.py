@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from falcon_cli.console import progress, say, warn
 from falcon_cli.data.datasets import Loaded, load
 from falcon_cli.data.prompts import Question
 from falcon_cli.errors import FalconError
-from falcon_cli.methods import Choice, Kit, choose
+from falcon_cli.methods import Choice, Kit, choose, default_methods
 from falcon_cli.recipe.provenance import provenance
 from falcon_cli.recipe.schema import BenchRecipe
 
@@ -29,12 +30,14 @@ def bench(recipe: BenchRecipe, argv: Sequence[str], out: Path | None = None, res
     Raises:
         FalconError: Anything of the recipe cannot be used; all of it is checked before the first answer.
     """
-    choices = _choices(recipe)
+    methods = recipe.methods or default_methods(recipe)
+    recipe = replace(recipe, methods=methods)
+    choices = _choices(recipe, methods)
     folder = RunFolder.open(out, recipe, argv, resume) if out else None
     data = load(recipe.dataset, recipe.limit, recipe.keep_going)
     if data.skipped:
         warn(f"{data.name}: {data.skipped} malformed lines skipped")
-    contest = _contest(recipe, Kit.load(recipe.target, recipe.draft_model, choices), choices)
+    contest = _contest(recipe, Kit.load(recipe, choices), choices)
     questions = _fitting(contest, data, recipe.keep_going)
     records = _measure(contest, questions, folder)
     results = _document(recipe, contest, questions, records, argv)
@@ -43,13 +46,13 @@ def bench(recipe: BenchRecipe, argv: Sequence[str], out: Path | None = None, res
     return results
 
 
-def _choices(recipe: BenchRecipe) -> list[Choice]:
+def _choices(recipe: BenchRecipe, methods: Sequence[str]) -> list[Choice]:
     """The methods, the baseline first, each once."""
     for peer in recipe.peers:
         check_peer(peer)
-    choices = [choose(name) for name in dict.fromkeys([BASELINE, *recipe.methods])]
+    choices = [choose(name) for name in dict.fromkeys([BASELINE, *methods])]
     for choice in choices:
-        choice.check(recipe.draft_model)
+        choice.check(recipe)
     return choices
 
 
@@ -128,6 +131,7 @@ def _document(
             "seed": recipe.seed,
             "template": recipe.template,
             "draft_model": recipe.draft_model,
+            "drafter": recipe.drafter,
         },
         "machine": {**provenance(argv), **bandwidth_bound(target.model)},
         **figures,

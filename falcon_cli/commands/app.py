@@ -13,6 +13,7 @@ from typer.main import get_command
 
 from falcon_cli.commands import options
 from falcon_cli.commands.bench import bench
+from falcon_cli.commands.distill import distill
 from falcon_cli.commands.generate import generate
 from falcon_cli.console import error, say
 from falcon_cli.errors import FalconError
@@ -23,6 +24,7 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
+app.command()(distill)
 app.command()(generate)
 app.command()(bench)
 

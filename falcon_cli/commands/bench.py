@@ -25,6 +25,7 @@ def bench(
     revision: options.Revision = None,
     trust_remote_code: options.TrustRemoteCode = None,
     draft_model: options.DraftModel = None,
+    drafter: options.DrafterFolder = None,
     template: options.Template = None,
     recipe: options.RecipeFile = None,
     set_: options.Set = None,

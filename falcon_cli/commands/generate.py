@@ -23,6 +23,7 @@ def generate(
     revision: options.Revision = None,
     trust_remote_code: options.TrustRemoteCode = None,
     draft_model: options.DraftModel = None,
+    drafter: options.DrafterFolder = None,
     template: options.Template = None,
     recipe: options.RecipeFile = None,
     set_: options.Set = None,
@@ -34,6 +35,7 @@ def generate(
     from falcon_cli.generate.output import pick_output
     from falcon_cli.generate.requests import requests_from
     from falcon_cli.generate.run import Generator
+    from falcon_cli.methods import default_method
     from falcon_cli.recipe.load import load_recipe
     from falcon_cli.recipe.schema import GenerateRecipe
 
@@ -41,6 +43,8 @@ def generate(
         raise UsageError("--show-draft is for people, --json and --jsonl are for programs: choose one")
     plan = options.override(load_recipe(GenerateRecipe, recipe, set_ or []), **given)
     requests = requests_from(prompt, jsonl, plan.keep_going)
-    output = pick_output(plan.method, as_json=json or jsonl, stream=stream, show_draft=show_draft)
+    output = pick_output(
+        plan.method or default_method(plan), as_json=json or jsonl, stream=stream, show_draft=show_draft
+    )
     for answer in Generator(plan).answers(requests, output.hear):
         output.answer(answer)

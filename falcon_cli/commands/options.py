@@ -23,7 +23,7 @@ def _option(name: str, help: str, metavar: str, panel: str | None = None) -> Any
     return Option(name, metavar=metavar, help=help, show_default=False, rich_help_panel=panel)
 
 
-def _switch(name: str, help: str, panel: str) -> Any:
+def _switch(name: str, help: str, panel: str | None) -> Any:
     return _option(name, help, "", panel)
 
 
@@ -62,6 +62,9 @@ Threads = Annotated[Number, _option("--threads", "CPU threads (default: PyTorch'
 Revision = Annotated[Text, _option("--revision", "Branch, tag or commit of a hub model.", "REF", _TARGET)]
 TrustRemoteCode = Annotated[Switch, _switch("--trust-remote-code", "Let a hub model run its own Python code.", _TARGET)]
 DraftModel = Annotated[Text, _option("--draft-model", "Small model of the same vocabulary, for sps.", "MODEL", _TARGET)]
+DrafterFolder = Annotated[
+    Text, _option("--drafter", "Folder of the drafter for falcon (default: the target's own, if any).", "DIR", _TARGET)
+]
 Template = Annotated[
     Text,
     _option(
@@ -83,7 +86,14 @@ Prompt = Annotated[
         show_default=False,
     ),
 ]
-Method = Annotated[Text, _option("--method", "ar, pld, lookahead or sps (default: pld).", "NAME[:OPTION=VALUE,...]")]
+Method = Annotated[
+    Text,
+    _option(
+        "--method",
+        "falcon, ar, pld, lookahead, sps (default: falcon with a drafter, else pld).",
+        "NAME[:OPTION=VALUE,...]",
+    ),
+]
 System = Annotated[Text, _option("--system", "System message before the prompt.", "TEXT", _ANSWERS)]
 Raw = Annotated[Switch, _switch("--raw", "Continue plain text, without a chat template.", _ANSWERS)]
 Stop = Annotated[Texts, _option("--stop", "End the answer before this text (repeatable).", "TEXT", _ANSWERS)]
@@ -103,7 +113,7 @@ Methods = Annotated[
     Texts,
     _option(
         "--method",
-        "ar, pld, lookahead, sps (repeatable; ar always runs) (default: ar, pld, lookahead).",
+        "ar, pld, lookahead, sps, falcon (repeatable; ar always runs) (default: all but sps; falcon with a drafter).",
         "NAME[:OPTION=VALUE,...]",
     ),
 ]
@@ -113,6 +123,14 @@ Repeats = Annotated[Number, _option("--repeats", "Ask every question N times (de
 Seed = Annotated[Number, _option("--seed", "For the order of the methods and the bootstrap (default: 0).", "N")]
 Out = Annotated[Path | None, _option("--out", "Folder for results, answers, report and picture.", "DIR", _ANSWERS)]
 Resume = Annotated[bool, _switch("--resume", "Go on with the run that --out holds.", _ANSWERS)]
+
+DistillRecipe = Annotated[
+    Path, Argument(metavar="RECIPE", help="YAML recipe, such as recipes/distill/smoke.yaml.", show_default=False)
+]
+DistillOut = Annotated[Text, _option("--out", "Run folder (default: the recipe's, runs/distill).", "DIR")]
+DistillResume = Annotated[bool, _switch("--resume", "Go on with the run that the folder holds.", None)]
+DryRun = Annotated[bool, _switch("--dry-run", "Print the plan (tokens, disk, memory, steps, hours) and stop.", None)]
+DistillSeed = Annotated[Number, _option("--seed", "For weights, batches, noise and glances (default: 0).", "N")]
 
 _OF_TARGET = {
     "target": "model",

@@ -25,6 +25,8 @@ class TargetRecipe:
     revision: str | None = None
     """Branch, tag or commit on the hub."""
     trust_remote_code: bool = False
+    adapter: str | None = None
+    """Folder or hub id of a LoRA adapter (peft), merged into the target."""
 
     def __post_init__(self) -> None:
         at_least(self, 1, "threads")
@@ -41,11 +43,14 @@ class BenchRecipe:
     """A data set's name or a .jsonl file."""
     limit: int | None = None
     """Questions to take, evenly spaced; None takes all."""
-    methods: tuple[str, ...] = ("ar", "pld", "lookahead")
+    methods: tuple[str, ...] | None = None
+    """None takes ar, pld and lookahead, and falcon where it has a drafter."""
     peers: tuple[str, ...] = ()
     """Other programs to measure beside ours."""
     draft_model: str | None = None
     """The small model that drafts for speculative sampling."""
+    drafter: str | None = None
+    """Folder of the drafter for falcon; None takes the one that comes with falcon for the target."""
     max_new_tokens: int = 128
     repeats: int = 1
     seed: int = 0
@@ -57,7 +62,7 @@ class BenchRecipe:
     def __post_init__(self) -> None:
         at_least(self, 1, "limit", "max_new_tokens", "repeats")
         at_least(self, 0, "seed")
-        if not self.methods:
+        if self.methods == ():
             raise FalconError("methods is empty: name at least one")
 
 
@@ -66,9 +71,12 @@ class GenerateRecipe:
     """How prompts are answered."""
 
     target: TargetRecipe = field(default_factory=TargetRecipe)
-    method: str = "pld"
+    method: str | None = None
+    """None takes falcon where it has a drafter, else pld."""
     draft_model: str | None = None
     """The small model that drafts for speculative sampling."""
+    drafter: str | None = None
+    """Folder of the drafter for falcon; None takes the one that comes with falcon for the target."""
     max_new_tokens: int = 256
     system: str | None = None
     """System message put before each prompt."""

@@ -10,6 +10,7 @@ from falcon_cli.attention.backend import pick_backend
 from falcon_cli.errors import FalconError, UsageError
 from falcon_cli.recipe.schema import TargetRecipe
 from falcon_cli.sources import resolve_target
+from falcon_cli.target.adapter import with_adapter
 from falcon_cli.target.gguf import converted, whole
 from falcon_cli.target.model import TargetModel
 
@@ -70,6 +71,8 @@ def load_target(recipe: TargetRecipe) -> LoadedTarget:
     if isinstance(where, Path) and where.suffix == ".gguf":
         where = converted(where)
     model, tokenizer = _from_transformers(str(where), recipe, DTYPES[dtype])
+    if recipe.adapter is not None:
+        model = with_adapter(model, recipe.adapter)
     held = _hooked(recipe.model, model.to(device), attention)
     return LoadedTarget(recipe.model, held, tokenizer, _stop_ids(model, tokenizer), dtype)
 

@@ -22,6 +22,14 @@ def test_every_backend_is_known_to_transformers_and_calls_ours(name):
     assert torch.equal(out, BACKENDS[name](query, key, value, view, 8**-0.5, None).transpose(1, 2))
 
 
+@pytest.mark.parametrize("name", BACKENDS)
+def test_transformers_takes_no_backend_of_ours_for_flash_attns(name, tiny_model):
+    """It looks for "flash" in the name, and for the package then."""
+    model = tiny_model()
+    model.set_attn_implementation(implementation(name))
+    assert model.config._attn_implementation == implementation(name)
+
+
 def test_a_forward_without_a_view_is_refused():
     hook = AttentionInterface()[implementation("sdpa")]
     with pytest.raises(TypeError, match="falcon_view"):

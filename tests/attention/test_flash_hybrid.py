@@ -42,6 +42,22 @@ def test_chains_after_a_prefix_are_causal():
     torch.testing.assert_close(hybrid.flash_hybrid(query, key, value, view, 0.25, None), whole, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("window", [None, 12])
+def test_rows_of_earlier_passes_equal_dense_attention(window):
+    query, key, value = drawn(20, 9, 6, 2, torch.float64)
+    query = query[:, :, 5:]
+    parents = (0, 0, 0, 1, 1, 2, 3, 3, 5)
+    depths = torch.tensor([0, 1, 1, 2, 2, 2, 3, 3, 3])
+    view = View(20, depths[5:], ancestors_of(parents)[5:], depths[:5])
+    whole = sdpa(query, key, value, view, 0.25, window)
+    torch.testing.assert_close(
+        hybrid.flash_hybrid(query, key, value, view, 0.25, window), whole, rtol=1e-10, atol=1e-12
+    )
+    every = View(20, depths, ancestors_of(parents))
+    at_once = sdpa(drawn(20, 9, 6, 2, torch.float64)[0], key, value, every, 0.25, window)
+    torch.testing.assert_close(whole, at_once[:, :, 5:], rtol=1e-10, atol=1e-12)
+
+
 def test_a_sliding_window_is_respected():
     query, key, value = drawn(20, 5, 4, 2, torch.float64)
     view = View(20, torch.arange(5), None)

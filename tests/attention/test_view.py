@@ -67,3 +67,30 @@ def test_one_row_that_sees_every_slot_needs_no_mask():
     assert View(5, torch.tensor([0]), None).mask_TS(torch.float32) is None
     assert View(5, torch.tensor([0]), ancestors_of((0,))).mask_TS(torch.float32, 6) is None
     assert View(5, torch.tensor([0]), None).mask_TS(torch.float32, 5) is not None
+
+
+EARLIER_U = torch.tensor([0, 1, 0, 1])
+"""Two rows of two positions that a pass before has left uncommitted; the forward has a row under the second of them."""
+SEEN_TC = torch.tensor([[0, 0, 1, 1, 1, 1], [0, 0, 1, 1, 1, 1]]).bool()
+
+
+def test_rows_of_earlier_forwards_lie_between():
+    view = View(3, torch.tensor([2, 3]), SEEN_TC, EARLIER_U)
+    assert view.position_T.tolist() == [5, 6]
+    seen_TS = view.mask_TS(torch.float32) == 0
+    assert seen_TS.tolist() == [[True] * 3 + SEEN_TC[0].tolist()] * 2
+
+
+def test_a_window_counts_the_positions_of_earlier_rows():
+    seen_TS = View(3, torch.tensor([2, 3]), SEEN_TC, EARLIER_U).mask_TS(torch.float32, 3) == 0
+    assert seen_TS.tolist() == [
+        [False] * 3 + [False, False, True, True, True, True],  # position 5 sees 3, 4, 5 and, of its block, 6
+        [False] * 3 + [False, False, False, True, True, True],
+    ]
+
+
+def test_one_row_after_earlier_ones_needs_a_mask():
+    mask_TS = View(2, torch.tensor([1]), torch.tensor([[False, True, True]]), torch.tensor([0, 0])).mask_TS(
+        torch.float32
+    )
+    assert (mask_TS == 0).tolist() == [[True, True, False, True, True]]

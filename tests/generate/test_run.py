@@ -1,6 +1,7 @@
 import pytest
 
 from falcon_cli.decode.stats import Completion, Cycle
+from falcon_cli.drafter.checkpoint import save_drafter
 from falcon_cli.errors import FalconError, UsageError
 from falcon_cli.generate.requests import single
 from falcon_cli.generate.run import Generator, statistics
@@ -42,6 +43,17 @@ def test_a_draft_model_is_loaded_only_for_a_method_that_drafts_with_it(generator
     assert generator(draft_model="./nowhere", method="pld")
     with pytest.raises(FalconError, match="no such file or folder"):
         generator(draft_model="./nowhere", method="sps")
+
+
+def test_falcon_drafts_where_a_drafter_is_given(generator, tiny_network, tmp_path):
+    plain = generator(method="ar", max_new_tokens=24)
+    network = tiny_network(plain.target.model.decoder, k=2)
+    save_drafter(tmp_path / "drafter", network, None, plain.target, {})
+    falcon = generator(drafter=str(tmp_path / "drafter"), max_new_tokens=24)
+    asked = [single("the end")]
+    (answer,), (expected,) = falcon.answers(asked), plain.answers(asked)
+    assert answer.completion.ids == expected.completion.ids
+    assert {cycle.nodes for cycle in answer.completion.cycles} & {25}
 
 
 def test_a_prompt_that_does_not_fit_stops_before_it_is_read(generator):

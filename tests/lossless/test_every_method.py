@@ -13,6 +13,7 @@ import torch
 from falcon_cli.core import Draft
 from falcon_cli.decode.loop import complete
 from falcon_cli.decode.stop import Stop
+from falcon_cli.drafter.checkpoint import save_drafter
 from falcon_cli.methods import METHODS, Kit, choose
 from falcon_cli.target.load import LoadedTarget
 from falcon_cli.target.model import TargetModel
@@ -31,6 +32,8 @@ CHOICES = [
     "sps",
     "sps:gamma=1,min_probability=0",
     "sps:gamma=7,min_probability=0",
+    "falcon",
+    "falcon:depth=3,nodes=5",
 ]
 TEXTS = [(0, 1, 12), (1, 9, 1), (2, 40, 16)]
 """Seed of model and prompt, prompt tokens, new tokens."""
@@ -75,13 +78,15 @@ def truth(tiny_model):
 
 
 @pytest.fixture(scope="module")
-def kit(tiny_model):
-    """A target with a draft model near it, or with one that knows nothing of it."""
+def kit(tiny_model, tiny_network, tmp_path_factory):
+    """A target with a draft model near it or one that knows nothing of it, and with a random drafter of Falcon's."""
 
     @cache
     def build(family, seed, near=True):
         draft = disturbed(tiny_model(family, seed), 0.05) if near else tiny_model("llama-mha", seed + 100)
-        return Kit(loaded(tiny_model(family, seed)), loaded(draft))
+        target, folder = loaded(tiny_model(family, seed)), tmp_path_factory.mktemp("drafters") / "falcon"
+        save_drafter(folder, tiny_network(target.model.decoder, seed, k=2), None, target, {})
+        return Kit(target, loaded(draft), str(folder))
 
     return build
 

@@ -1,0 +1,1 @@
+"""`falcon distill`: a drafter learns to say what its target would say."""

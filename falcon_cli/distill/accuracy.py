@@ -1,0 +1,116 @@
+"""How well the drafter guesses on held-out text, pass by pass and slot by slot.
+
+At every block of a text a draft is imagined that keeps to the text: depth d = (p − 1)·k + s is slot s of pass p, later
+passes on the drafter's own features. Where the target's own next token stands among the drafter's guesses, counted from
+0, is its rank; a tree's node with path (r1, …, rd) is reached where the ranks down to depth d are just these. So the
+share of drafts that begin with a path is what its node adds to τ, and the most frequent paths make the best tree.
+
+Shapes: B batch, L positions, A drafts, P depths, D hidden size, W draft vocabulary.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from falcon_cli.distill.batches import Batch, collate, learning_BL
+from falcon_cli.distill.features import Lesson, padded_batches
+from falcon_cli.distill.step import Frozen, teaching
+from falcon_cli.drafter.network import DrafterNetwork
+from falcon_cli.drafter.unroll import unrolled
+
+_TOKENS = 2048
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Shares of right guesses, by pass and slot."""
+
+    top1: list[list[float]]
+    top5: list[list[float]]
+
+    def line(self) -> dict[str, list[list[float]]]:
+        """For `held_out.jsonl`."""
+        return {"top1": self.top1, "top5": self.top5}
+
+
+@torch.no_grad()
+def ranks_AP(network: DrafterNetwork, frozen: Frozen, lessons: Sequence[Lesson], passes: int) -> Tensor:
+    """The rank of the target's token at each depth of every draft [A, P]; W where it cannot be drafted.
+
+    Only drafts all of whose depths stand for answer tokens are taken.
+    """
+    lengths = [len(lesson.tokens_L) for lesson in lessons]
+    order = sorted(range(len(lessons)), key=lengths.__getitem__)
+    device, dtype = frozen.head_WD.device, frozen.head_WD.dtype
+    parts = []
+    for numbers in padded_batches(order, lengths, _TOKENS):
+        batch = collate(numbers, [lessons[number] for number in numbers], device, dtype)
+        parts.append(_batch_ranks(network, frozen, batch, passes))
+    return torch.cat(parts)
+
+
+def accuracy(ranks: Tensor, k: int) -> Accuracy:
+    """Top-1 and top-5 by pass and slot."""
+
+    def table(width: int) -> list[list[float]]:
+        shares = (ranks < width).double().mean(0).tolist() if len(ranks) else [0.0] * ranks.shape[1]
+        return [[round(share, 4) for share in shares[begin : begin + k]] for begin in range(0, len(shares), k)]
+
+    return Accuracy(table(1), table(5))
+
+
+def _batch_ranks(network: DrafterNetwork, frozen: Frozen, batch: Batch, passes: int) -> Tensor:
+    k = network.k
+    length = batch.tokens_BL.shape[1] // k * k
+    features_BLD = batch.features_BLD[:, :length]
+    embedded_BLD = frozen.embedding_VD[batch.tokens_BL[:, :length]].to(features_BLD.dtype)
+    predicted = unrolled(network, embedded_BLD, features_BLD, batch.length_B, passes)
+    learn_BL = learning_BL(batch, k)[:, :length]
+    rank_PBL = torch.stack([_ranks(frozen, batch, out, learn_BL, k) for out in predicted])
+    blocks = length // k
+    if blocks < passes:
+        return torch.zeros(0, passes * k, dtype=torch.long, device=rank_PBL.device)
+    drafts = blocks - passes + 1
+    by_block = rank_PBL.reshape(passes, len(batch.numbers), blocks, k)
+    table = torch.cat([by_block[p, :, p : p + drafts] for p in range(passes)], -1).reshape(-1, passes * k)
+    return table[(table >= 0).all(-1)]
+
+
+def _ranks(frozen: Frozen, batch: Batch, predicted_BLD: Tensor, learn_BL: Tensor, k: int) -> Tensor:
+    """Rank of the target's best token [B, L]; −1 where nothing is to be learned."""
+    told_M = teaching(batch, frozen, learn_BL, k).ids_MC[:, 0]
+    ranks = torch.full(learn_BL.shape, -1, dtype=torch.long, device=learn_BL.device)
+    found = []
+    for rows_MD, told in zip(predicted_BLD[learn_BL].split(512), told_M.split(512), strict=True):
+        logits = rows_MD @ frozen.head_WD.T
+        own = logits.gather(-1, told.clamp_min(0)[:, None])
+        rank = (logits > own).sum(-1)
+        found.append(torch.where(told >= 0, rank, logits.shape[-1]))
+    if found:
+        ranks[learn_BL] = torch.cat(found)
+    return ranks
+
+
+def best_paths(ranks: Tensor, nodes: int, width: int = 32) -> list[tuple[int, ...]]:
+    """The rank paths that most drafts begin with: the tree of so many nodes (root included) with the highest τ here.
+
+    No rank reaches `width`. A path never comes before its parent, which begins at least as many drafts.
+    """
+    counts: Counter[tuple[int, ...]] = Counter()
+    for row in ranks.tolist():
+        for depth in range(1, len(row) + 1):
+            if row[depth - 1] >= width:
+                break
+            counts[tuple(row[:depth])] += 1
+    order = sorted(counts, key=lambda path: (-counts[path], len(path), path))
+    return order[: nodes - 1]
+
+
+def expected_accepted(ranks: Tensor, paths: Sequence[tuple[int, ...]]) -> float:
+    """τ of a tree, as these drafts foresee it."""
+    known = set(paths)
+    reached = sum(tuple(row[:depth]) in known for row in ranks.tolist() for depth in range(1, len(row) + 1))
+    return reached / max(1, len(ranks))

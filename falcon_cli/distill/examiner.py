@@ -1,0 +1,68 @@
+"""Held-out text, looked at now and then: accuracy by pass and slot, the tree that would serve best, and the real τ."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from falcon_cli.decode.loop import complete
+from falcon_cli.decode.stop import Stop
+from falcon_cli.distill.accuracy import accuracy, best_paths, expected_accepted, ranks_AP
+from falcon_cli.distill.features import Lesson
+from falcon_cli.distill.pupil import Pupil
+from falcon_cli.distill.sample import Sample
+from falcon_cli.drafter.propose import Falcon
+from falcon_cli.target.load import LoadedTarget
+from falcon_cli.tree.shape import TreeShape
+
+_DEPTH = 8
+"""Deepest level looked at, as the paper's tree for k = 2."""
+_NODES = 32
+_NEW_TOKENS = 64
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one look found."""
+
+    line: dict[str, Any]
+    tree: TreeShape
+
+
+@dataclass(frozen=True)
+class Examiner:
+    """Looks at held-out text.
+
+    Args:
+        target: It decodes for the real τ.
+        pupil: The drafter.
+        lessons: Held-out texts with what the target says of them.
+        samples: The same texts; the first few prompts are decoded.
+        prompts: How many.
+    """
+
+    target: LoadedTarget
+    pupil: Pupil
+    lessons: Sequence[Lesson]
+    samples: Sequence[Sample]
+    prompts: int
+
+    def look(self) -> Look:
+        """Accuracy on all texts, τ foreseen for the best tree of 32 nodes, and τ decoded with it."""
+        network = self.pupil.grown()
+        ranks = ranks_AP(network, self.pupil.frozen, self.lessons, passes=-(-_DEPTH // network.k))
+        tree = TreeShape.from_paths(best_paths(ranks, _NODES))
+        found: dict[str, Any] = accuracy(ranks, network.k).line()
+        found["drafts"] = len(ranks)
+        found["tau_foreseen"] = round(expected_accepted(ranks, tree.paths), 4)
+        found["tau"] = self._decoded(Falcon(network, self.target.model, tree, self.pupil.vocabulary_W))
+        return Look(found, tree)
+
+    def _decoded(self, drafter: Falcon) -> float | None:
+        """Drafted tokens accepted per cycle over the first held-out prompts; None where no cycle was run."""
+        cycles = []
+        for sample in self.samples[: self.prompts]:
+            prompt = list(sample.tokens[: sample.answer.index(True)])
+            room = min(_NEW_TOKENS, self.target.model.context_limit - len(prompt))
+            completion = complete(self.target.model, drafter, prompt, Stop(self.target.stop_ids, room))
+            cycles += completion.cycles
+        return round(sum(cycle.accepted for cycle in cycles) / len(cycles), 4) if cycles else None

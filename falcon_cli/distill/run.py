@@ -1,0 +1,180 @@
+"""`falcon distill` from recipe to drafter: dialogues, answers, features, training, checkpoint, tree."""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from falcon_cli.console import say
+from falcon_cli.distill.batches import Schedule
+from falcon_cli.distill.corpus import Corpus
+from falcon_cli.distill.examiner import Examiner, Look
+from falcon_cli.distill.folder import RunFolder
+from falcon_cli.distill.lessons import Online, cached, check_disk, disk_bytes, held_out_lessons
+from falcon_cli.distill.optimizer import optimizers
+from falcon_cli.distill.plan import make_plan, peak_memory
+from falcon_cli.distill.prepare import prepare
+from falcon_cli.distill.pupil import Pupil
+from falcon_cli.distill.record import read_diary
+from falcon_cli.distill.sitting import Sitting
+from falcon_cli.distill.trainer import Course, Lessons, Trainer, bearing_positions
+from falcon_cli.drafter.checkpoint import save_drafter
+from falcon_cli.recipe.distill import DistillRecipe
+from falcon_cli.recipe.provenance import provenance
+from falcon_cli.target.load import LoadedTarget, load_target
+from falcon_cli.tree.shape import TreeShape
+from falcon_cli.tree.store import StoredTree, save_tree
+
+
+def distill(recipe: DistillRecipe, argv: Sequence[str], resume: bool = False, dry_run: bool = False) -> dict[str, Any]:
+    """Train a drafter and return the summary of the run; with `dry_run`, its plan, and nothing is written.
+
+    Raises:
+        FalconError: Anything of the recipe cannot be used, the disk is full, or the loss became no number.
+        KeyboardInterrupt: Ctrl-C; what was done is kept.
+    """
+    accelerator = Accelerator(
+        mixed_precision=recipe.training.precision, cpu=recipe.target.device == "cpu" or not torch.cuda.is_available()
+    )
+    folder = None if dry_run else _opened(recipe, argv, resume, accelerator)
+    target = load_target(_on_this_process(recipe, accelerator))
+    corpus = prepare(recipe, target, folder, accelerator)
+    pupil = Pupil.of(recipe, target, corpus.train)
+    say(pupil.told(corpus.held_out))
+    job = Job.of(recipe, target, corpus, pupil, accelerator)
+    plan = make_plan(recipe, target, pupil, corpus, job.steps, accelerator.num_processes)
+    for line in plan.lines():
+        say(line)
+    if folder is None:
+        return {"dry_run": True, **plan.to_json()}
+    return job.run(folder, argv)
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything a run needs once it is planned."""
+
+    recipe: DistillRecipe
+    target: LoadedTarget
+    corpus: Corpus
+    pupil: Pupil
+    accelerator: Accelerator
+    steps: int
+
+    @classmethod
+    def of(
+        cls, recipe: DistillRecipe, target: LoadedTarget, corpus: Corpus, pupil: Pupil, accelerator: Accelerator
+    ) -> "Job":
+        """Size up; a cache that would be too large is refused here.
+
+        Raises:
+            FalconError: The features exceed `cache.max_gb`.
+        """
+        if recipe.features == "disk":
+            check_disk(disk_bytes(corpus.train, target.model.hidden_size, recipe.cache), recipe.cache)
+        training = recipe.training
+        schedule = Schedule([len(sample) for sample in corpus.train], training.batch_tokens, recipe.seed)
+        return cls(recipe, target, corpus, pupil, accelerator, training.steps or schedule.steps_of(training.epochs))
+
+    def run(self, folder: RunFolder, argv: Sequence[str]) -> dict[str, Any]:
+        """Features, training, the last look; returns the summary."""
+        looks: list[Look] = []
+        examiner = Examiner(
+            self.target,
+            self.pupil,
+            held_out_lessons(self.target, self.corpus.held_out, self.recipe.cache.top),
+            self.corpus.held_out,
+            self.recipe.training.decode_prompts,
+        )
+
+        def measure(step: int) -> dict[str, Any]:
+            looks.append(examiner.look())
+            return looks[-1].line
+
+        def checkpoint(step: int) -> None:
+            tree = looks[-1].tree if looks else examiner.look().tree
+            self._save(folder, step, tree, argv)
+
+        sitting = Sitting(folder, self.pupil.network, measure, checkpoint)
+        trainer = Trainer(self._course(folder), self.pupil.network, self._optimizers(), self.accelerator)
+        rate = sitting.run(trainer)
+        return self._summary(folder, rate)
+
+    def _course(self, folder: RunFolder) -> Course:
+        train, k = self.corpus.train, self.recipe.network.k
+        lessons: Lessons
+        if self.recipe.features == "disk":
+            lessons = cached(self.target, train, self.recipe, folder.features, self.accelerator)
+        else:
+            lessons = Online(self.target, train, self.recipe.cache.top)
+        return Course(
+            recipe=self.recipe,
+            frozen=self.pupil.frozen,
+            lessons=lessons,
+            lengths=[len(sample) for sample in train],
+            bearing=[bearing_positions(sample.answer, k) for sample in train],
+            steps=self.steps,
+        )
+
+    def _optimizers(self) -> list[torch.optim.Optimizer]:
+        return optimizers(self.pupil.network, self.recipe.training)
+
+    def _save(self, folder: RunFolder, step: int, tree: TreeShape, argv: Sequence[str]) -> None:
+        """The checkpoint with its card and the tree that served the last held-out look best."""
+        origin = provenance(argv)
+        looks = read_diary(folder.held_out)
+        last = looks[-1] if looks else {}
+        training = {
+            "command": shlex.join(origin["command"]),
+            "data": ", ".join(Path(source).name for source in self.recipe.corpus.sources),
+            "answers": self.recipe.answers,
+            "texts": len(self.corpus.train),
+            "tokens": sum(map(len, self.corpus.train)),
+            "steps": step,
+            "of": self.steps,
+            "csgd": self.recipe.csgd,
+            "tokens per cycle, held out": None if last.get("tau") is None else round(1 + last["tau"], 2),
+            "accuracy": {
+                f"pass {number}, slot {slot}": share
+                for number, slots in enumerate(last.get("top1", []), start=1)
+                for slot, share in enumerate(slots, start=1)
+            },
+            "date": origin["date"],
+            "cpu": origin["cpu"],
+        }
+        save_drafter(folder.drafter, self.pupil.grown(), self.pupil.vocabulary_W, self.target, training)
+        made_by = {"steps": step, "tau_foreseen": last.get("tau_foreseen"), "from": "falcon distill, held-out ranks"}
+        save_tree(folder.drafter / "tree.json", StoredTree(self.recipe.network.k, tree, made_by))
+
+    def _summary(self, folder: RunFolder, rate: float) -> dict[str, Any]:
+        steps, looks = read_diary(folder.metrics), read_diary(folder.held_out)
+        peak = peak_memory(self.target.model.device)
+        say(f"trained {self.steps:,} steps at {rate:,.0f} tokens/s; peak memory {peak / 1e9:.2f} GB")
+        say(f"the drafter is in {folder.drafter}: falcon bench --method falcon --drafter {folder.drafter}")
+        return {
+            "drafter": str(folder.drafter),
+            "steps": self.steps,
+            "loss": steps[-1]["loss"] if steps else None,
+            "held_out": looks[-1] if looks else None,
+            "tokens_per_second": round(rate, 1),
+            "peak_memory_bytes": peak,
+        }
+
+
+def _opened(recipe: DistillRecipe, argv: Sequence[str], resume: bool, accelerator: Accelerator) -> RunFolder:
+    """The run folder; with several processes the first one opens it and the others follow."""
+    main = accelerator.is_main_process
+    folder = RunFolder.open(recipe, argv, resume) if main else RunFolder(Path(recipe.out))
+    accelerator.wait_for_everyone()
+    return folder
+
+
+def _on_this_process(recipe: DistillRecipe, accelerator: Accelerator) -> Any:
+    """The target's recipe, on the GPU that accelerate gave this process."""
+    if accelerator.num_processes > 1 and recipe.target.device == "auto":
+        return replace(recipe.target, device=str(accelerator.device))
+    return recipe.target

@@ -1,0 +1,25 @@
+"""One dialogue as the target reads it: token ids, and which of them the assistant said."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A tokenised dialogue of L tokens.
+
+    tokens   <user> hello </s> <assistant> hi there </s>
+    answer     .      .    .       .        1   1    1      the end-of-turn token included
+    """
+
+    id: str
+    tokens: tuple[int, ...]
+    answer: tuple[bool, ...]
+
+    def __len__(self) -> int:
+        """Tokens."""
+        return len(self.tokens)
+
+    @property
+    def answer_tokens(self) -> int:
+        """Tokens the assistant said."""
+        return sum(self.answer)

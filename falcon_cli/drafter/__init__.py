@@ -1,0 +1,1 @@
+"""Falcon: the semi-autoregressive drafter."""

@@ -1,0 +1,90 @@
+"""Trees as files: {"k": 2, "paths": [[0], [1], [0, 0]], "made_by": {…}}, and the tree when there is no file.
+
+`k` is the drafter's: a tree's worth depends on where its passes begin. `made_by` is for people.
+"""
+
+import json
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from math import ceil
+from pathlib import Path as File
+from typing import Any
+
+from falcon_cli.errors import FalconError
+from falcon_cli.sources import atomic_file
+from falcon_cli.tree.shape import Path, TreeShape
+
+
+@dataclass(frozen=True)
+class StoredTree:
+    """A tree with where it comes from."""
+
+    k: int
+    shape: TreeShape
+    made_by: dict[str, Any] = field(default_factory=dict)
+
+
+def save_tree(file: File, tree: StoredTree) -> None:
+    """Write a tree, whole or not at all.
+
+    Raises:
+        FalconError: The place cannot be written.
+    """
+    document = {"k": tree.k, "paths": [list(path) for path in tree.shape.paths], "made_by": tree.made_by}
+    with atomic_file(file) as unfinished:
+        unfinished.write_text(json.dumps(document) + "\n", encoding="utf-8")
+
+
+def load_tree(file: File, k: int, max_rank: int | None = None) -> StoredTree:
+    """Read a tree for a drafter of k tokens a pass that gives `max_rank` choices.
+
+    Raises:
+        FalconError: Names the file and what is wrong with it.
+    """
+    try:
+        document = json.loads(file.read_bytes())
+    except OSError as error:
+        raise FalconError(f"cannot read the tree {file}: {error.strerror}") from error
+    except ValueError as error:
+        raise FalconError(f"{file} is no tree: not JSON") from error
+    paths, made_for = (document.get("paths"), document.get("k")) if isinstance(document, dict) else (None, None)
+    if not isinstance(paths, list) or not all(isinstance(path, list) for path in paths):
+        raise FalconError(f'{file} is no tree: it wants {{"k": 2, "paths": [[0], [1], [0, 0]]}}')
+    if not paths:
+        raise FalconError(f"{file} has no paths: give at least [0]")
+    if made_for != k:
+        raise FalconError(
+            f"{file} is a tree for k = {made_for}, the drafter has k = {k}: tune one with falcon tune-tree"
+        )
+    try:
+        shape = TreeShape.from_paths(paths, max_rank)
+    except FalconError as error:
+        raise FalconError(f"{file}: {error}") from error
+    made_by = document.get("made_by")
+    return StoredTree(k, shape, made_by if isinstance(made_by, dict) else {})
+
+
+def default_tree(k: int, nodes: int = 24) -> TreeShape:
+    """A sensible tree for a drafter of which nothing is known but its k: the likeliest paths of a simple model.
+
+    A node of rank r and slot s is right with probability 0.55 · 0.4^r · 0.85^(s−1), given that its parent is; the
+    paths with the greatest products are taken, down to a whole number of passes and depth 4 at least: a further pass
+    costs more than it finds. A product never grows on the way down, so every parent comes first.
+    A fast GPU verifies more nodes for the same price, a slow machine fewer: `falcon tune-tree` measures.
+    """
+    paths: list[Path] = []
+    heap: list[tuple[float, Path]] = [(-_chance(0, 0, k), (0,))]
+    while len(paths) < nodes:
+        negative, path = heappop(heap)
+        paths.append(path)
+        *way, rank = path
+        depth = len(way)
+        if len(path) < k * ceil(4 / k):
+            heappush(heap, (negative * _chance(0, depth + 1, k), (*path, 0)))
+        heappush(heap, (negative * _chance(rank + 1, depth, k) / _chance(rank, depth, k), (*way, rank + 1)))
+    return TreeShape.from_paths(paths)
+
+
+def _chance(rank: int, depth: int, k: int) -> float:
+    """That a node of this rank is right when its parent is; its slot is depth (from 0) within its pass, plus 1."""
+    return float(0.55 * 0.4**rank * 0.85 ** (depth % k))

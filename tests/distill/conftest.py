@@ -1,0 +1,108 @@
+"""A tiny target, a few texts and a course to train on, shared by the tests of distillation."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from falcon_cli.distill.features import lessons
+from falcon_cli.distill.optimizer import optimizers
+from falcon_cli.distill.pupil import Pupil
+from falcon_cli.distill.sample import Sample
+from falcon_cli.distill.trainer import Course, Trainer, bearing_positions
+from falcon_cli.recipe.distill import DistillRecipe, LossRecipe, NetworkRecipe, TrainingRecipe
+from falcon_cli.target.load import LoadedTarget
+from falcon_cli.target.model import TargetModel
+
+VOCAB = 48
+
+
+@dataclass
+class InMemory:
+    """Lessons in a list."""
+
+    lessons: list[Any]
+    asked: list[list[int]] = field(default_factory=list)
+
+    def fetch(self, numbers):
+        self.asked.append(list(numbers))
+        return [self.lessons[number] for number in numbers]
+
+
+@dataclass
+class Classroom:
+    """Everything a training test needs."""
+
+    recipe: DistillRecipe
+    target: LoadedTarget
+    samples: list[Sample]
+    pupil: Pupil
+    lessons: InMemory
+
+    def trainer(self, accelerator: Accelerator | None = None) -> Trainer:
+        """A trainer of this pupil."""
+        k = self.recipe.network.k
+        course = Course(
+            self.recipe,
+            self.pupil.frozen,
+            self.lessons,
+            [len(sample) for sample in self.samples],
+            [bearing_positions(sample.answer, k) for sample in self.samples],
+            self.recipe.training.steps,
+        )
+        made = optimizers(self.pupil.network, self.recipe.training)
+        return Trainer(course, self.pupil.network, made, accelerator or Accelerator(cpu=True))
+
+    def trained(self, steps: int) -> list[float]:
+        """The losses of the first steps."""
+        trainer = self.trainer()
+        return [trainer.step(step).loss for step in range(steps)]
+
+
+def texts(count: int = 12, seed: int = 0) -> list[Sample]:
+    """Random dialogues: a prompt, an answer, for some a second turn."""
+    draw = torch.Generator().manual_seed(seed)
+
+    def number(low: int, high: int) -> int:
+        return int(torch.randint(low, high, (), generator=draw))
+
+    made = []
+    for text in range(count):
+        answer: list[bool] = []
+        for _ in range(1 + text % 2):
+            answer += [False] * number(2, 6) + [True] * number(4, 14)
+        tokens = torch.randint(VOCAB, (len(answer),), generator=draw).tolist()
+        made.append(Sample(f"text-{text}", tuple(tokens), tuple(answer)))
+    return made
+
+
+@pytest.fixture(scope="session")
+def tiny_target(tiny_model: Callable[..., Any], byte_tokenizer: Any) -> LoadedTarget:
+    """A tiny random Llama in fp32 with the loaded target's face."""
+    return LoadedTarget("tiny", TargetModel(tiny_model(dtype=torch.float32)), byte_tokenizer, frozenset({2}), "fp32")
+
+
+@pytest.fixture
+def classroom(tiny_target: LoadedTarget) -> Callable[..., Classroom]:
+    """Build one: `classroom(k=2, csgd=False, draft_vocab_size=20, steps=10)`."""
+
+    def build(
+        k: int = 2, mixer: Any = "linear", steps: int = 10, draft_vocab_size: int = 0, micro_tokens: int = 512, **own: Any
+    ) -> Classroom:
+        training = TrainingRecipe(
+            steps=steps, batch_tokens=96, micro_tokens=micro_tokens, learning_rate=0.01, measure_steps=5, decode_prompts=1
+        )
+        recipe = replace(
+            DistillRecipe(loss=LossRecipe(0.1, 1.0, 0.1), training=training),
+            network=NetworkRecipe(k=k, mixer=mixer, draft_vocab_size=draft_vocab_size),
+            **own,
+        )
+        samples = texts()
+        found = dict(lessons(tiny_target.model, samples, 8, torch.float32))
+        pupil = Pupil.of(recipe, tiny_target, samples)
+        return Classroom(recipe, tiny_target, samples, pupil, InMemory([found[n] for n in range(len(samples))]))
+
+    return build

@@ -1,0 +1,113 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from falcon_cli.tree.passes import passes_of, positions_of
+from falcon_cli.tree.shape import TreeShape
+
+DRAWN = TreeShape.from_paths([(0,), (1,), (0, 0), (0, 1), (0, 0, 0), (0, 1, 0)])
+"""The tree of the docstring."""
+DEEPER = TreeShape.from_paths([*DRAWN.paths, (0, 0, 0, 0), (0, 0, 0, 0, 0)])
+"""With a third pass of one row under the second's first."""
+
+
+def drawn(picture):
+    return [[mark == "1" for mark in line.split()] for line in picture.strip().splitlines()]
+
+
+def test_the_drawn_tree_takes_two_passes():
+    first, second = passes_of(DRAWN, 2)
+    assert first.parent_R.tolist() == [0]
+    assert first.block_RK.shape == (0, 2)
+    assert (first.begin, first.end) == (1, 5)
+    assert first.wanted_E.tolist() == [0, 1]
+    assert first.choice_N.tolist() == [0, 1, 2, 3]  # two candidates of each slot
+    assert second.block_RK.tolist() == [[1, 3], [1, 4]]
+    assert second.parent_R.tolist() == [0, 0]
+    assert second.depth_Q.tolist() == [0, 1, 0, 1]
+    assert (second.begin, second.end) == (5, 7)
+    assert second.wanted_E.tolist() == [0, 2]  # slot 1 of both rows; slot 2 drafts nothing
+    assert (second.width, second.choice_N.tolist()) == (1, [0, 1])
+
+
+def test_the_masks_are_those_drawn():
+    *_, second, third = passes_of(DEEPER, 2)
+    assert second.ancestors_QC.tolist() == drawn("""
+        1 1 . .
+        1 1 . .
+        . . 1 1
+        . . 1 1
+    """)
+    assert third.ancestors_QC.tolist() == drawn("""
+        1 1 . . 1 1
+        1 1 . . 1 1
+    """)
+    assert third.earlier_U.tolist() == [0, 1, 0, 1]
+    assert third.depth_Q.tolist() == [2, 3]
+    assert positions_of(passes_of(DEEPER, 2)) == 6
+
+
+def test_the_root_alone_takes_no_pass():
+    assert passes_of(TreeShape(()), 3) == ()
+    assert positions_of(()) == 0
+
+
+@pytest.mark.parametrize(("k", "count"), [(1, 5), (2, 3), (3, 2), (4, 2), (5, 1), (9, 1)])
+def test_passes_are_as_many_as_the_height_needs(k, count):
+    assert len(passes_of(TreeShape.chain(5), k)) == count
+
+
+@st.composite
+def trees(draw):
+    paths = [()]
+    for _ in range(draw(st.integers(1, 20))):
+        path = (*draw(st.sampled_from(paths)), draw(st.integers(0, 3)))
+        if path not in paths:
+            paths.append(path)
+    return TreeShape.from_paths(paths[1:]), draw(st.integers(1, 5))
+
+
+@given(trees())
+def test_drafting_by_the_tables_names_every_nodes_path(tree):
+    """A toy network whose output names its row, a toy head whose candidates name output and rank."""
+    shape, k = tree
+    path_of = [()] + [None] * len(shape.paths)
+    rows = [()]
+    for number, step in enumerate(passes_of(shape, k)):
+        if number:
+            assert [rows[parent] for parent in step.parent_R] == [
+                path_of[int(block[0])][:-1] for block in step.block_RK
+            ]
+            rows = [path_of[int(block[-1])] for block in step.block_RK]
+            for block in step.block_RK.tolist():
+                assert [path_of[node] for node in block] == [path_of[block[-1]][:d] for d in step.depth_Q[:k] + 1]
+        candidates = [(int(output) // k, int(output) % k, r) for output in step.wanted_E for r in range(step.width)]
+        for node, choice in zip(range(step.begin, step.end), step.choice_N.tolist(), strict=True):
+            row, slot, rank = candidates[choice]
+            path = shape.paths[node - 1]
+            assert path[: len(rows[row])] == rows[row]
+            assert (len(path), path[-1]) == (len(rows[row]) + slot + 1, rank)
+            path_of[node] = path
+    assert None not in path_of
+
+
+@given(trees())
+def test_positions_see_their_block_and_their_rows_ancestors(tree):
+    shape, k = tree
+    ends = []  # the node at which each row's block ends, over all passes
+    for step in passes_of(shape, k):
+        ends += [shape.paths[int(block[-1]) - 1] for block in step.block_RK]
+        rows, columns = len(step.block_RK) * k, len(ends) * k
+        assert step.ancestors_QC.shape == (rows, columns)
+        assert len(step.earlier_U) + len(step.depth_Q) == columns
+        for q in range(rows):
+            mine = ends[len(ends) - len(step.block_RK) + q // k]
+            expected = [mine[: len(ends[c // k])] == ends[c // k] for c in range(columns)]
+            assert step.ancestors_QC[q].tolist() == expected
+
+
+def test_tables_move_as_one():
+    moved = passes_of(DRAWN, 2)[1].to(torch.device("meta"))
+    assert moved.block_RK.device.type == moved.ancestors_QC.device.type == "meta"
+    assert moved.width == 1

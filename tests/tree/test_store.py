@@ -1,0 +1,67 @@
+import json
+
+import pytest
+
+from falcon_cli.errors import FalconError
+from falcon_cli.tree.shape import TreeShape
+from falcon_cli.tree.store import StoredTree, default_tree, load_tree, save_tree
+
+SHAPE = TreeShape.from_paths([(0,), (1,), (0, 0)])
+
+
+def test_what_was_saved_is_loaded(tmp_path):
+    tree = StoredTree(2, SHAPE, {"device": "cpu"})
+    save_tree(tmp_path / "tree.json", tree)
+    assert load_tree(tmp_path / "tree.json", 2) == tree
+
+
+def test_paths_may_stand_in_any_order_and_made_by_may_lack(tmp_path):
+    path = tmp_path / "tree.json"
+    path.write_text('{"k": 2, "paths": [[0, 0], [1], [0]]}')
+    assert load_tree(path, 2) == StoredTree(2, SHAPE)
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        ("{", "is no tree: not JSON"),
+        ([], "is no tree: it wants"),
+        ({"k": 2}, "is no tree: it wants"),
+        ({"k": 2, "paths": [0]}, "is no tree: it wants"),
+        ({"paths": [[0]]}, "is a tree for k = None, the drafter has k = 2"),
+        ({"k": 3, "paths": [[0]]}, "is a tree for k = 3, the drafter has k = 2: tune one with falcon tune-tree"),
+        ({"k": 2, "paths": []}, "has no paths"),
+        ({"k": 2, "paths": [[0], [0]]}, r"tree: path \[0\] stands twice"),
+        ({"k": 2, "paths": [[0, 1]]}, r"tree: path \[0, 1\] has no parent"),
+        ({"k": 2, "paths": [[]]}, "tree: an empty path"),
+        ({"k": 2, "paths": [["0"]]}, "must hold whole ranks"),
+        ({"k": 2, "paths": [[-1]]}, "must hold whole ranks"),
+        ({"k": 2, "paths": [[7]]}, "asks for rank 7, but the drafter gives 5 choices"),
+    ],
+)
+def test_what_is_no_tree_is_refused_in_one_line(tmp_path, document, message):
+    path = tmp_path / "tree.json"
+    path.write_text(document if isinstance(document, str) else json.dumps(document))
+    with pytest.raises(FalconError, match=message) as caught:
+        load_tree(path, 2, max_rank=5)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(FalconError, match=r"cannot read the tree .*nowhere.json: No such file"):
+        load_tree(tmp_path / "nowhere.json", 2)
+
+
+@pytest.mark.parametrize("k", range(1, 7))
+def test_the_default_tree_is_sane(k):
+    shape = default_tree(k)
+    assert len(shape) == 25
+    assert shape.height % k == 0 or shape.height < k * 2
+    assert {(0,), (1,), (0, 0)} <= set(shape.paths)
+    by_rank = [sum(path[0] == rank for path in shape.paths) for rank in range(4)]
+    assert by_rank == sorted(by_rank, reverse=True)
+
+
+def test_a_smaller_default_tree_is_part_of_a_larger_one():
+    assert set(default_tree(2, 6).paths) < set(default_tree(2, 12).paths)
