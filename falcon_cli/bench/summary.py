@@ -10,9 +10,9 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from falcon_cli.bench.loops import loop_start
 from falcon_cli.bench.metrics import Totals, counted, speedup, speedup_interval
 from falcon_cli.bench.records import TurnRecord
+from falcon_cli.data.loops import loop_start
 
 BASELINE = "ar"
 """Plain autoregression: what every speedup is measured against."""

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from falcon_cli.distill.batches import Batch, collate, learning_BL
 from falcon_cli.distill.features import Lesson, padded_batches
-from falcon_cli.distill.step import Frozen, teaching
+from falcon_cli.distill.step import Frozen, teaching, tokens_before
 from falcon_cli.drafter.network import DrafterNetwork
 from falcon_cli.drafter.unroll import unrolled
 
@@ -66,8 +66,9 @@ def _batch_ranks(network: DrafterNetwork, frozen: Frozen, batch: Batch, passes: 
     k = network.k
     length = batch.tokens_BL.shape[1] // k * k
     features_BLD = batch.features_BLD[:, :length]
-    embedded_BLD = frozen.embedding_VD[batch.tokens_BL[:, :length]].to(features_BLD.dtype)
-    predicted = unrolled(network, embedded_BLD, features_BLD, batch.length_B, passes)
+    embedded_BLD = frozen.embedding_VD[batch.tokens_BL[:, :length]]
+    before_BLD = tokens_before(frozen, batch.tokens_BL, k)[:, :length]
+    predicted = unrolled(network, embedded_BLD, features_BLD, before_BLD, batch.length_B, passes)
     learn_BL = learning_BL(batch, k)[:, :length]
     rank_PBL = torch.stack([_ranks(frozen, batch, out, learn_BL, k) for out in predicted])
     blocks = length // k

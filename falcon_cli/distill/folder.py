@@ -17,8 +17,7 @@ from falcon_cli.errors import UsageError
 from falcon_cli.recipe.distill import DistillRecipe
 from falcon_cli.recipe.load import dump, load_recipe
 from falcon_cli.recipe.provenance import provenance
-from falcon_cli.sources import atomic_file
-from falcon_cli.sources.disk import disk_errors
+from falcon_cli.sources import atomic_file, disk_errors
 
 _FREE = {"out", "training.save_minutes", "cache.max_gb", "training.decode_prompts"}
 """Keys that may change between sittings: they do not touch what is learned."""

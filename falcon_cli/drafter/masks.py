@@ -42,3 +42,9 @@ def relaxed_causal_BLL(length_B: Tensor, length: int, k: int, phase: int) -> Ten
     real_BL = place_L < length_B[:, None]
     itself_LL = place_L[:, None] == place_L
     return ((seen_LL & real_BL[:, None, :]) | itself_LL)[:, None]
+
+
+def last_seen_BL(mask_BLL: Tensor) -> Tensor:
+    """For each row of a relaxed causal mask [B, 1, L, L], the last position it sees: its block's last."""
+    length = mask_BLL.shape[-1]
+    return length - 1 - mask_BLL[:, 0].flip(-1).to(torch.uint8).argmax(-1)

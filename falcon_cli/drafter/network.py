@@ -16,7 +16,19 @@ From input to output:
 
 The mixer is a two-layer LSTM along the positions (`time`), the same LSTM applied to each position by itself
 (`position`, as in the authors' code, whose LSTM runs along the batch), or one linear layer (`linear`). The decoder
-layer is of the target's own class, with its rotary embedding and grouped heads.
+layer has the target's shape, rotary embedding and grouped heads.
+
+What a position's output starts from (residual stream and query) is the mixed input of its block's last position, the
+newest there is, plus a change made of its own and its slot: so all slots know f(n), x(n+1) from the start. With
+`start: own`, the paper's, slot 1 starts from f(n−1), x(n) and has to fetch the rest by attention. Keys and values are
+made of each position's own mixed input either way, so they depend on no block.
+
+Chained (default), the hidden state behind slot 2 and later takes in the token drafted before it, by a small gated layer
+after the decoder layer: one pass of the network still serves the whole block, but a slot's candidates are then those
+after *this* parent, not the same list under all siblings:
+
+    slot 1    f̂(n+1) → candidates a, b            slot 2    f̂(n+2 | a) → candidates after a
+                                                            f̂(n+2 | b) → candidates after b
 
 Normalised (default): the embedding is RMS-normalised, the feature divided by the target's final-norm weight, the mixer
 is a change added to the feature, the output is RMS-normalised with a weight that starts as the target's. Both ends
@@ -25,7 +37,6 @@ then have their scale from the start, and learning is several times quicker (doc
 Shapes: B batch, L positions, D hidden size, C mixer layers.
 """
 
-from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +45,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import rms_norm
 
+from falcon_cli.drafter.layer import DecoderLayer
+from falcon_cli.drafter.masks import last_seen_BL
 from falcon_cli.recipe.distill import NetworkRecipe
 
 LstmState = tuple[Tensor, Tensor]
@@ -73,7 +86,14 @@ class DrafterNetwork(nn.Module):
             self.mixer = nn.Linear(2 * hidden, hidden, bias=False)
         else:
             self.mixer = nn.LSTM(2 * hidden, hidden, num_layers=2, batch_first=True)
-        self.layer = _one_layer(type(last), config)
+        self.layer = DecoderLayer(type(last), config)
+        if recipe.start == "block":
+            self.own = nn.Linear(hidden, hidden, bias=False)
+            self.slot_KD = nn.Parameter(torch.zeros(self.k, hidden))
+        if recipe.chained and self.k > 1:
+            self.chain = nn.Sequential(
+                nn.Linear(2 * hidden, 2 * hidden, bias=False), nn.GLU(), nn.Linear(hidden, hidden)
+            )
         self.epsilon: float = getattr(config, "rms_norm_eps", 1e-6)
         self.norm_D: nn.Parameter | None = None
         if recipe.normalise:
@@ -90,26 +110,45 @@ class DrafterNetwork(nn.Module):
         for name, parameter in self.layer.named_parameters():
             if "norm" in name:
                 parameter.fill_(1.0)
+        if self.recipe.start == "block":
+            self.own.weight.mul_(_SMALL)
+            self.slot_KD.zero_()
+        if self.chained:
+            for parameter in self.chain[-1].parameters():
+                parameter.zero_()
         if self.norm_D is None:
             return
         weight_D: Tensor = decoder.norm.weight.detach().float()
         self.norm_D.copy_(weight_D)
         self.scale_D.copy_(weight_D.sign() * weight_D.abs().clamp_min(1e-2) + (weight_D == 0) * 1e-2)
-        self.layer.load_state_dict(decoder.layers[-1].state_dict())
-        for output in (self.layer.self_attn.o_proj, self.layer.mlp.down_proj):
-            output.weight.mul_(_SMALL)
+        self.layer.copy(decoder.layers[-1], _SMALL)
         if isinstance(self.mixer, nn.Linear):
             self.mixer.weight.mul_(_SMALL)
 
     def attend_by(self, implementation: str) -> None:
         """Choose the attention of the decoder layer by transformers' name for it."""
-        self.layer.self_attn.config._attn_implementation = implementation
+        self.layer.attend_by(implementation)
 
-    def forward(self, embedded_BLD: Tensor, features_BLD: Tensor, mask_BLL: Tensor) -> Tensor:
-        """Predicted features [B, L, D] of whole texts from position 0 on; `mask_BLL` is boolean [B, 1, L, L]."""
+    @property
+    def chained(self) -> bool:
+        """Whether later slots read the token before theirs."""
+        return self.recipe.chained and self.k > 1
+
+    def forward(self, embedded_BLD: Tensor, features_BLD: Tensor, mask_BLL: Tensor, before_BLD: Tensor) -> Tensor:
+        """Predicted features [B, L, D] of whole texts from position 0 on.
+
+        Args:
+            embedded_BLD: Embeddings of the input tokens.
+            features_BLD: Input features.
+            mask_BLL: Boolean [B, 1, L, L], relaxed causal.
+            before_BLD: At position i, the embedding of x(i+k): the token before the one that i predicts.
+        """
         mixed = self.mix(embedded_BLD, features_BLD)
-        position_BL = torch.arange(embedded_BLD.shape[1], device=embedded_BLD.device)[None]
-        return self.attend(mixed.hidden_BLD, position_BL, attention_mask=mask_BLL)
+        length = embedded_BLD.shape[1]
+        position_BL = torch.arange(length, device=embedded_BLD.device)[None]
+        last_BL = last_seen_BL(mask_BLL)
+        hidden_BLD = self.attend(mixed.hidden_BLD, position_BL, last_BL, attention_mask=mask_BLL)
+        return self.finish(hidden_BLD, before_BLD, last_BL - position_BL < self.k - 1)
 
     def mix(self, embedded_BLD: Tensor, features_BLD: Tensor, state: LstmState | None = None) -> Mixed:
         """Make one vector of each embedding and feature; `state` goes on from earlier positions (mixer time)."""
@@ -120,17 +159,43 @@ class DrafterNetwork(nn.Module):
         mixed, state = self._mixer(both, state)
         return Mixed(features_BLD + mixed if self.recipe.normalise else mixed, state)
 
-    def attend(self, mixed_BLD: Tensor, position_BL: Tensor, **attention: Any) -> Tensor:
-        """Predicted features of mixed inputs; `attention` goes to the decoder layer (mask, or cache and view)."""
-        hidden_BLD = self.layer(
-            mixed_BLD,
-            position_ids=position_BL,
-            position_embeddings=self.rotary[0](mixed_BLD, position_BL),
-            **attention,
-        )
+    def attend(self, mixed_BLD: Tensor, position_BL: Tensor, last_BL: Tensor, **attention: Any) -> Tensor:
+        """Hidden states behind the outputs; `finish` makes features of them.
+
+        Args:
+            mixed_BLD: What `mix` made.
+            position_BL: Each row's position in the text, for the rotary embedding.
+            last_BL: For each row, the row that holds its block's last position.
+            attention: For the decoder layer: a mask, or cache and view.
+        """
+        rotary = self.rotary[0](mixed_BLD, position_BL)
+        hidden_BLD: Tensor = self.layer(self._start(mixed_BLD, last_BL), mixed_BLD, rotary, **attention)
+        return hidden_BLD
+
+    def finish(self, hidden: Tensor, before: Tensor | None = None, later: Tensor | None = None) -> Tensor:
+        """Predicted features [..., D].
+
+        Args:
+            hidden: [..., D].
+            before: Embeddings [..., D] of the tokens before the predicted ones; None for first slots.
+            later: Boolean [...], the outputs of later slots; None when all are.
+        """
+        if self.chained and before is not None:
+            size = hidden.shape[-1:]
+            change = self.chain(torch.cat([rms_norm(hidden, size, eps=1e-6), rms_norm(before, size, eps=1e-6)], -1))
+            hidden = hidden + (change if later is None else change * later[..., None])
         if self.norm_D is None:
-            return hidden_BLD
-        return rms_norm(hidden_BLD, hidden_BLD.shape[-1:], self.norm_D, self.epsilon)
+            return hidden
+        return rms_norm(hidden, hidden.shape[-1:], self.norm_D, self.epsilon)
+
+    def _start(self, mixed_BLD: Tensor, last_BL: Tensor) -> Tensor:
+        """What each row's output starts from."""
+        if self.recipe.start == "own":
+            return mixed_BLD
+        rows_L = torch.arange(mixed_BLD.shape[1], device=mixed_BLD.device)
+        slot_BL = (self.k - 1 - (last_BL - rows_L)).clamp(0, self.k - 1)
+        newest_BLD = mixed_BLD.gather(1, last_BL[..., None].expand_as(mixed_BLD))
+        return newest_BLD + self.own(mixed_BLD) + self.slot_KD[slot_BL]
 
     def _mixer(self, both_BLE: Tensor, state: LstmState | None) -> tuple[Tensor, LstmState | None]:
         if self.recipe.mixer == "linear":
@@ -139,12 +204,3 @@ class DrafterNetwork(nn.Module):
             return self.mixer(both_BLE, state)
         batch, length, width = both_BLE.shape
         return self.mixer(both_BLE.reshape(-1, 1, width))[0].reshape(batch, length, -1), None
-
-
-def _one_layer(kind: Callable[..., nn.Module], config: Any) -> Any:
-    """A decoder layer of the target's class and sizes, uninitialised, with a configuration of its own.
-
-    A sliding window is left out: relaxed causal attention, learned without one, must not meet one when drafting.
-    """
-    config.sliding_window = None
-    return kind(config, layer_idx=0)

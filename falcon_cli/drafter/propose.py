@@ -31,7 +31,7 @@ from falcon_cli.drafter.network import DrafterNetwork, LstmState
 from falcon_cli.errors import FalconError, UsageError
 from falcon_cli.kv_cache import StaticCache
 from falcon_cli.target.model import TargetModel
-from falcon_cli.tree.passes import Pass, passes_of, positions_of
+from falcon_cli.tree.passes import Pass, Slot, moved, passes_of, positions_of
 from falcon_cli.tree.shape import TreeShape
 
 
@@ -68,10 +68,10 @@ class Plan:
     passes: tuple[Pass, ...]
 
     @classmethod
-    def of(cls, shape: TreeShape, k: int, device: torch.device) -> "Plan":
+    def of(cls, shape: TreeShape, k: int, chained: bool, device: torch.device) -> "Plan":
         """Everything that no token changes, computed once."""
         depth_T = torch.tensor(shape.depths, dtype=torch.long, device=device)
-        passes = tuple(one.to(device) for one in passes_of(shape, k))
+        passes = tuple(moved(one, device) for one in passes_of(shape, k, chained))
         return cls(shape.parents, depth_T, shape.ancestors_TT().to(device), passes)
 
 
@@ -130,7 +130,7 @@ class Falcon:
         mixed_BLD = self._mix_on(prompt_L[1:], scores.features_TD[:-1])
         for piece_BLD in mixed_BLD.split(self.chunk, dim=1):
             rows = piece_BLD.shape[1]
-            self._attend(piece_BLD, View(self.cache.length, torch.arange(rows, device=self.device), None))
+            self._attend(piece_BLD, View(self.cache.length, torch.arange(rows, device=self.device), None), rows)
         self._tail_BLD = self._last(mixed_BLD, self.k - 1)
 
     @torch.inference_mode()
@@ -150,33 +150,42 @@ class Falcon:
         self._features.append(scores.features_TD[verdict.path_A])
 
     def passes(self, plan: Plan, tokens_T: Tensor) -> Iterator[Tensor]:
-        """Run the passes one by one, each filling its nodes' tokens; yields the predicted features [R, K, D]."""
-        predicted_RKD = self._read_committed()
+        """Run the passes one by one, each filling its nodes' tokens.
+
+        Yields:
+            Features [T, D] so far: at a node, the one that its children are drafted from.
+        """
+        hidden_RKD = self._read_committed()
         state, committed = self._state, self.cache.length
-        if predicted_RKD.shape[1] < self.k:
+        if hidden_RKD.shape[1] < self.k:
             return
+        features_TD = hidden_RKD.new_zeros(len(tokens_T), hidden_RKD.shape[-1])
         for number, step in enumerate(plan.passes):
             if number > 0:
                 mixed = self.network.mix(
                     self._embed(tokens_T[step.block_RK]),
-                    predicted_RKD[step.parent_R],
+                    features_TD[step.above_RK],
                     None if state is None else (state[0][:, step.parent_R], state[1][:, step.parent_R]),
                 )
                 view = View(committed, step.depth_Q, step.ancestors_QC, step.earlier_U)
-                predicted_RKD = self._attend(mixed.hidden_BLD.flatten(0, 1)[None], view).view_as(mixed.hidden_BLD)
+                hidden_RKD = self._attend(mixed.hidden_BLD.flatten(0, 1)[None], view, self.k).view_as(mixed.hidden_BLD)
                 state = mixed.state
-            tokens_T[step.begin : step.end] = self._candidates(predicted_RKD, step)
-            yield predicted_RKD
+            for place, slot in enumerate(step.slots):
+                before_ED = self._embed(tokens_T[slot.said_E]) if place else None
+                features_ED = self.network.finish(hidden_RKD.flatten(0, 1)[slot.output_E], before_ED)
+                features_TD[slot.parents_P] = features_ED[slot.feature_P]
+                tokens_T[slot.begin : slot.end] = self._candidates(features_ED, slot)
+            yield features_TD
         self.cache.rewind(committed)
 
-    def _candidates(self, predicted_RKD: Tensor, step: Pass) -> Tensor:
-        """The tokens [N] of the nodes that a pass drafts."""
-        logits_EW = torch.nn.functional.linear(predicted_RKD.flatten(0, 1)[step.wanted_E], self.head_WD)
-        best_N = logits_EW.topk(step.width).indices.flatten()[step.choice_N]
+    def _candidates(self, features_ED: Tensor, slot: Slot) -> Tensor:
+        """The tokens [N] of the nodes that a slot drafts."""
+        logits_EW = torch.nn.functional.linear(features_ED, self.head_WD)
+        best_N = logits_EW.topk(slot.width).indices.flatten()[slot.choice_N]
         return best_N if self.vocabulary_W is None else self.vocabulary_W[best_N]
 
     def _read_committed(self) -> Tensor:
-        """Pass 1: read what was accepted since the last one; returns the last block's predicted features [1, K, D].
+        """Pass 1: read what was accepted since the last one; returns the hidden states behind the last block [1, K, D].
 
         The block is shorter while the text is shorter than k positions.
         """
@@ -190,7 +199,7 @@ class Falcon:
         self.cache.rewind(self.cache.length + fresh - rows)
         everything_TT = torch.ones(rows, rows, dtype=torch.bool, device=self.device)
         view = View(self.cache.length, torch.arange(rows, device=self.device), everything_TT)
-        return self._last(self._attend(block_BLD, view), self.k)
+        return self._last(self._attend(block_BLD, view, rows), self.k)
 
     def _mix_on(self, tokens_L: Tensor, features_LD: Tensor) -> Tensor:
         """Mix the next committed positions [1, L, D]."""
@@ -198,15 +207,19 @@ class Falcon:
         self._state = mixed.state
         return mixed.hidden_BLD
 
-    def _attend(self, mixed_BLD: Tensor, view: View) -> Tensor:
-        """Predicted features of a pass; its keys and values are written behind what the cache holds."""
+    def _attend(self, mixed_BLD: Tensor, view: View, block: int) -> Tensor:
+        """Hidden states behind a pass over blocks of so many rows.
+
+        Keys and values are written behind what the cache holds.
+        """
         rows = mixed_BLD.shape[1]
         self.cache.reserve(rows)
-        predicted_BLD = self.network.attend(
-            mixed_BLD, view.position_T[None], past_key_values=self.cache, use_cache=True, falcon_view=view
+        last_BL = (torch.arange(rows, device=self.device) // block * block + block - 1)[None]
+        hidden_BLD = self.network.attend(
+            mixed_BLD, view.position_T[None], last_BL, past_key_values=self.cache, falcon_view=view
         )
         self.cache.commit(range(rows))
-        return predicted_BLD
+        return hidden_BLD
 
     def _embed(self, tokens: Tensor) -> Tensor:
         return self.embedding_VD[tokens].to(self.dtype)
@@ -214,7 +227,7 @@ class Falcon:
     def _plan(self, depth: int) -> Plan:
         if depth not in self._plans:
             shape = FalconOptions(depth=depth).trim(self.shape) if depth else TreeShape(())
-            self._plans[depth] = Plan.of(shape, self.k, self.device)
+            self._plans[depth] = Plan.of(shape, self.k, self.network.chained, self.device)
         return self._plans[depth]
 
     def _nothing(self) -> Tensor:

@@ -22,11 +22,17 @@ Shapes: B batch, L positions (a multiple of k), D hidden size, Q streams, C mixe
 import torch
 from torch import Tensor
 
+from falcon_cli.drafter.masks import last_seen_BL
 from falcon_cli.drafter.network import DrafterNetwork, LstmState
 
 
 def unrolled(
-    network: DrafterNetwork, embedded_BLD: Tensor, features_BLD: Tensor, length_B: Tensor, passes: int
+    network: DrafterNetwork,
+    embedded_BLD: Tensor,
+    features_BLD: Tensor,
+    before_BLD: Tensor,
+    length_B: Tensor,
+    passes: int,
 ) -> list[Tensor]:
     """Predicted features of each pass, [B, L, D] each: position i predicts feature i + k.
 
@@ -39,7 +45,8 @@ def unrolled(
     for stream in range(passes):
         mask = streams_mask(length_B, length, k, stream + 1)
         place = positions.repeat(stream + 1)[None]
-        out_BLD = network.attend(torch.cat(streams, 1), place, attention_mask=mask)[:, -length:]
+        hidden = network.attend(torch.cat(streams, 1), place, last_seen_BL(mask), attention_mask=mask)[:, -length:]
+        out_BLD = network.finish(hidden, before_BLD, positions % k > 0)
         predicted.append(out_BLD)
         if stream + 1 < passes:
             features_BLD = torch.cat([features_BLD[:, :k], out_BLD[:, :-k]], 1)

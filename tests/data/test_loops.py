@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from falcon_cli.bench.loops import loop_start
+from falcon_cli.data.loops import loop_start
 
 
 def brute_force(ids: list[int], stretch: int) -> int | None:

@@ -1,0 +1,231 @@
+"""Dialogues become texts to learn from: rendered, cut, filtered, split; what was left out is counted by reason.
+
+A text is what the target would read in a conversation: the chat template's prompt before an answer, the answer, the
+end-of-turn token, the template's words up to the next answer, and so on. Only answers bear a loss. Where a template
+renders earlier turns otherwise than they were said, the text ends before the turn at which it does.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from falcon_cli.data.chat import render
+from falcon_cli.data.loops import loop_start
+from falcon_cli.data.prompts import Message
+from falcon_cli.distill.contamination import BenchPrompts
+from falcon_cli.distill.dialogues import Dialogue, read_dialogues
+from falcon_cli.distill.sample import Sample
+from falcon_cli.errors import FalconError
+from falcon_cli.recipe.distill import CorpusRecipe
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What the target is to answer."""
+
+    id: str
+    """Dialogue and turn: `dialogue/0`."""
+    tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Texts to learn from and texts to measure on."""
+
+    train: list[Sample]
+    held_out: list[Sample]
+    counts: Counter[str] = field(default_factory=Counter)
+    """Why dialogues were left out or cut, and how many."""
+
+    def summary(self) -> str:
+        """One line for people."""
+        tokens = sum(sample.answer_tokens for sample in self.train)
+        left = ", ".join(f"{count:,} {reason}" for reason, count in self.counts.most_common()) or "nothing left out"
+        return (
+            f"corpus: {len(self.train):,} texts with {tokens:,} answer tokens, {len(self.held_out)} held out ({left})"
+        )
+
+
+@dataclass
+class Reader:
+    """Reads dialogues by a recipe, counting what it leaves out.
+
+    Args:
+        recipe: Filters and cuts.
+        tokenizer: The target's.
+        stop_ids: Tokens that end an answer.
+        bench: Prompts that must not be learned.
+    """
+
+    recipe: CorpusRecipe
+    tokenizer: Any
+    stop_ids: frozenset[int]
+    bench: BenchPrompts
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def texts(self) -> Iterator[Sample]:
+        """The dialogues with the corpus' own answers."""
+        for dialogue in self._dialogues():
+            if dialogue.prompt_ids:
+                yield from self._given(dialogue)
+                continue
+            tokens: list[int] = []
+            answer: list[bool] = []
+            for prompt, said in self._turns(dialogue):
+                if prompt[: len(tokens)] != tokens:
+                    self.counts["cut where the template rewrites earlier turns"] += 1
+                    break
+                answer += [False] * (len(prompt) - len(tokens))
+                reply, looped = self._reply(said)
+                tokens = prompt + reply
+                answer += [True] * len(reply)
+                if looped:
+                    break
+            yield from self._kept(dialogue.id, tokens, answer)
+
+    def prompts(self) -> Iterator[Prompt]:
+        """The prompts before each answer, earlier answers the corpus' own."""
+        for dialogue in self._dialogues():
+            if dialogue.prompt_ids:
+                yield Prompt(f"{dialogue.id}/0", dialogue.prompt_ids)
+                continue
+            for turn, (prompt, _) in enumerate(self._turns(dialogue)):
+                yield Prompt(f"{dialogue.id}/{turn}", tuple(prompt))
+
+    def answered(self, prompts: Iterable[Prompt], answers: Mapping[str, Sequence[int]]) -> Iterator[Sample]:
+        """Prompts with the target's own answers."""
+        for prompt in prompts:
+            yield from self._given(Dialogue(prompt.id, (), prompt.tokens, tuple(answers[prompt.id])))
+
+    def _dialogues(self) -> Iterator[Dialogue]:
+        """Dialogues that pass the filters on their words, up to the limit."""
+        taken, seen = 0, set()
+        for dialogue in read_dialogues(self.recipe):
+            said = self._said(dialogue)
+            reason = self._refused(said)
+            key = hashlib.sha256(repr(said).encode("utf-8", "surrogatepass")).digest()
+            if reason is None and key in seen:
+                reason = "doubled"
+            if reason is not None:
+                self.counts[reason] += 1
+                continue
+            seen.add(key)
+            yield dialogue
+            taken += 1
+            if taken == self.recipe.limit:
+                return
+
+    def _said(self, dialogue: Dialogue) -> list[str]:
+        """What the user says."""
+        if dialogue.prompt_ids:
+            return [self.tokenizer.decode(list(dialogue.prompt_ids))]
+        return [message["content"] for message in dialogue.messages if message["role"] == "user"]
+
+    def _refused(self, said: Sequence[str]) -> str | None:
+        text = "".join(said)
+        if not text.strip():
+            return "without a user's word"
+        plain = sum(letter.isascii() for letter in text)
+        if plain < self.recipe.ascii_share * len(text):
+            return "not in ASCII"
+        return "with a benchmark's prompt" if self.bench.match(said) else None
+
+    def _turns(self, dialogue: Dialogue) -> Iterator[tuple[list[int], str]]:
+        """(prompt's tokens, answer's words) of each turn that can be used, the first ones of the dialogue."""
+        messages = _from_the_user_on(dialogue.messages)
+        turns = 0
+        for place, message in enumerate(messages):
+            if message["role"] != "assistant":
+                continue
+            before = messages[:place]
+            if not message["content"].strip() or not before or before[-1]["role"] != "user":
+                self.counts["cut at a turn without words"] += 1
+                return
+            prompt = self._render(before)
+            if prompt is None:
+                return
+            yield prompt, message["content"]
+            turns += 1
+            if turns == self.recipe.turns:
+                return
+
+    def _render(self, messages: Sequence[Message]) -> list[int] | None:
+        try:
+            prompt = render(self.tokenizer, messages, self.recipe.template)
+        except FalconError:
+            if len(messages) == 1:
+                raise  # not this dialogue's fault: there is no template, or it takes no user
+            self.counts["cut where the template takes no more"] += 1
+            return None
+        if len(prompt) > self.recipe.max_prompt_tokens:
+            self.counts["cut at a prompt that is too long"] += 1
+            return None
+        return prompt
+
+    def _reply(self, said: str) -> tuple[list[int], bool]:
+        """An answer's tokens with the end of turn, and whether it was cut where it begins to loop."""
+        ids: list[int] = self.tokenizer(said.strip(), add_special_tokens=False)["input_ids"]
+        return self._unlooped([*ids, *self._end()])
+
+    def _unlooped(self, ids: list[int]) -> tuple[list[int], bool]:
+        start = loop_start(ids) if self.recipe.drop_loops else None
+        if start is None:
+            return ids, False
+        self.counts["cut where the answer loops"] += 1
+        return ids[:start], True
+
+    def _end(self) -> list[int]:
+        own = self.tokenizer.eos_token_id
+        return [own if own in self.stop_ids else min(self.stop_ids)] if self.stop_ids else []
+
+    def _given(self, dialogue: Dialogue) -> Iterator[Sample]:
+        """A prompt and an answer in token ids."""
+        reply, _ = self._unlooped(list(dialogue.response_ids))
+        answer = [False] * len(dialogue.prompt_ids) + [True] * len(reply)
+        yield from self._kept(dialogue.id, [*dialogue.prompt_ids, *reply], answer)
+
+    def _kept(self, name: str, tokens: list[int], answer: list[bool]) -> Iterator[Sample]:
+        limit = self.recipe.max_tokens
+        if len(tokens) > limit:
+            self.counts["cut at max_tokens"] += 1
+        sample = Sample(name, tuple(tokens[:limit]), tuple(answer[:limit]))
+        if sample.answer_tokens < self.recipe.min_answer_tokens:
+            self.counts["with too short an answer"] += 1
+            return
+        yield sample
+
+
+def split(samples: Sequence[Sample], recipe: CorpusRecipe, counts: Counter[str]) -> Corpus:
+    """Hold some dialogues out, chosen by a hash of their names: the same ones whatever the order of the corpus.
+
+    Raises:
+        FalconError: Nothing is left to train on.
+    """
+    names = sorted(
+        {_dialogue_of(sample) for sample in samples}, key=lambda name: hashlib.sha256(name.encode()).digest()
+    )
+    if len(names) <= recipe.held_out:
+        why = ", ".join(f"{count:,} {reason}" for reason, count in counts.most_common()) or "its sources are empty"
+        raise FalconError(
+            f"the corpus has {len(names)} usable dialogues, of which corpus.held_out takes {recipe.held_out}: nothing "
+            f"is left to train on ({why})"
+        )
+    apart = set(names[: recipe.held_out])
+    return Corpus(
+        train=[sample for sample in samples if _dialogue_of(sample) not in apart],
+        held_out=[sample for sample in samples if _dialogue_of(sample) in apart],
+        counts=counts,
+    )
+
+
+def _dialogue_of(sample: Sample) -> str:
+    """The dialogue's name without the turn's number."""
+    return sample.id.rpartition("/")[0] or sample.id
+
+
+def _from_the_user_on(messages: Sequence[Message]) -> list[Message]:
+    """The messages from the first that is not the assistant's."""
+    first = next((place for place, message in enumerate(messages) if message["role"] != "assistant"), len(messages))
+    return list(messages[first:])

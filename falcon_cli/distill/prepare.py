@@ -1,0 +1,67 @@
+"""From the recipe to texts: the corpus is read, and with `answers: target` the target answers its prompts."""
+
+from collections.abc import Iterator
+from time import perf_counter
+from typing import TypeVar
+
+from accelerate import Accelerator
+
+from falcon_cli.console import progress, say
+from falcon_cli.distill.answers import greedy_batch, read_answers, target_answers
+from falcon_cli.distill.contamination import BenchPrompts
+from falcon_cli.distill.corpus import Corpus, Reader, split
+from falcon_cli.distill.folder import RunFolder
+from falcon_cli.distill.plan import duration
+from falcon_cli.recipe.distill import DistillRecipe
+from falcon_cli.target.load import LoadedTarget
+
+T = TypeVar("T")
+
+_TRIAL_TOKENS = 8
+
+
+def prepare(recipe: DistillRecipe, target: LoadedTarget, folder: RunFolder | None, accelerator: Accelerator) -> Corpus:
+    """The texts to learn from and to measure on; without a folder (a dry run) nothing is answered.
+
+    Raises:
+        FalconError: The corpus cannot be read, or nothing is left of it.
+    """
+    reader = Reader(recipe.corpus, target.tokenizer, target.stop_ids, BenchPrompts.of(recipe.corpus.exclude))
+    if recipe.answers == "dataset" or folder is None:
+        corpus = split(_counted(reader.texts(), recipe), recipe.corpus, reader.counts)
+        if recipe.answers == "target":
+            _foretell(recipe, target, corpus)
+    else:
+        prompts = _counted(reader.prompts(), recipe)
+        world, rank = accelerator.num_processes, accelerator.process_index
+        target_answers(target, prompts, recipe.generation, folder.answers, rank, world)
+        accelerator.wait_for_everyone()
+        answers = read_answers(folder.answers, prompts)
+        corpus = split(list(reader.answered(prompts, answers)), recipe.corpus, reader.counts)
+    say(corpus.summary())
+    return corpus
+
+
+def _counted(texts: Iterator[T], recipe: DistillRecipe) -> list[T]:
+    """All of them, under a progress bar."""
+    found = []
+    with progress("reading dialogues", recipe.corpus.limit, "texts") as bar:
+        for text in texts:
+            found.append(text)
+            bar.advance()
+    return found
+
+
+def _foretell(recipe: DistillRecipe, target: LoadedTarget, corpus: Corpus) -> None:
+    """Say how long the answers will take, by a short trial on the first prompts."""
+    samples = (corpus.train + corpus.held_out)[: recipe.generation.batch_size]
+    prompts = [sample.tokens[: sample.answer.index(True)] for sample in samples]
+    began = perf_counter()
+    tokens = sum(map(len, greedy_batch(target, prompts, _TRIAL_TOKENS)))
+    rate = tokens / (perf_counter() - began)
+    count = len(corpus.train) + len(corpus.held_out)
+    hours = count * recipe.generation.max_new_tokens / rate / 3600
+    say(
+        f"plan: {count:,} prompts to be answered at some {rate:,.0f} tokens/s: {duration(hours)} if every answer is as "
+        "long as it may be; what follows is sized by the corpus' own answers"
+    )

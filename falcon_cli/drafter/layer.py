@@ -1,0 +1,72 @@
+"""The drafter's decoder layer: the target's own modules, with queries made of one tensor, keys and values of another.
+
+Shapes: B batch, L rows, D hidden size, N query heads, G kv heads, H head size.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb, eager_attention_forward
+
+
+class DecoderLayer(nn.Module):
+    """A decoder layer of the target's class and sizes, uninitialised.
+
+    A sliding window is left out: relaxed causal attention, learned without one, must not meet one when drafting.
+
+    Args:
+        kind: The target's layer class (Llama-like).
+        config: A configuration of its own, changed here.
+    """
+
+    def __init__(self, kind: Callable[..., nn.Module], config: Any):
+        super().__init__()
+        config.sliding_window = None
+        inner: Any = kind(config, layer_idx=0)
+        self.self_attn: Any = inner.self_attn
+        self.mlp: Any = inner.mlp
+        self.input_layernorm: Any = inner.input_layernorm
+        self.post_attention_layernorm: Any = inner.post_attention_layernorm
+
+    @torch.no_grad()
+    def copy(self, layer: nn.Module, factor: float) -> None:
+        """Take a target layer's weights, what it writes into the residual stream made smaller."""
+        self.load_state_dict(layer.state_dict())
+        for output in (self.self_attn.o_proj, self.mlp.down_proj):
+            output.weight.mul_(factor)
+
+    def attend_by(self, implementation: str) -> None:
+        """Choose the attention by transformers' name for it."""
+        self.self_attn.config._attn_implementation = implementation
+
+    def forward(
+        self,
+        start_BLD: Tensor,
+        context_BLD: Tensor,
+        rotary: tuple[Tensor, Tensor],
+        attention_mask: Tensor | None = None,
+        past_key_values: Any = None,
+        **attention: Any,
+    ) -> Tensor:
+        """The rows' outputs: residual stream and queries from `start_BLD`, keys and values from `context_BLD`."""
+        own = self.self_attn
+        asking, asked = self.input_layernorm(start_BLD), self.input_layernorm(context_BLD)
+        query, key = _heads(own, "q", asking), _heads(own, "k", asked)
+        value = own.v_proj(asked).unflatten(-1, (-1, own.head_dim)).transpose(1, 2)
+        query, key = apply_rotary_pos_emb(query, key, *rotary)
+        if past_key_values is not None:
+            key, value = past_key_values.update(key, value, 0)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(own.config._attn_implementation, eager_attention_forward)
+        seen, _ = attend(own, query, key, value, attention_mask, scaling=own.scaling, dropout=0.0, **attention)
+        hidden_BLD = start_BLD + own.o_proj(seen.flatten(-2))
+        return hidden_BLD + self.mlp(self.post_attention_layernorm(hidden_BLD))
+
+
+def _heads(own: Any, which: str, rows_BLD: Tensor) -> Tensor:
+    """Queries or keys [B, N or G, L, H], with the norm that some families put on them."""
+    heads = getattr(own, f"{which}_proj")(rows_BLD).unflatten(-1, (-1, own.head_dim))
+    norm = getattr(own, f"{which}_norm", None)
+    return (heads if norm is None else norm(heads)).transpose(1, 2)
