@@ -43,7 +43,7 @@ def target_answers(
         FalconError: The disk is full.
     """
     known = read_answers(path, prompts)
-    todo = [prompt for prompt in prompts if prompt.id not in known][rank::world]
+    todo = [prompt for prompt in prompts[rank::world] if prompt.id not in known]
     if not todo:
         return
     todo.sort(key=lambda prompt: len(prompt.tokens))

@@ -67,5 +67,4 @@ def restore(network: nn.Module, made: list[torch.optim.Optimizer], tensors: dict
     for full, value in tensors.items():
         name, _, key = full.rpartition("/")
         parameter = parameters[name]
-        device = value.device if key == "step" else parameter.device
-        owner[id(parameter)].state[parameter][key] = value.to(device)
+        owner[id(parameter)].state[parameter][key] = value.to(parameter.device)  # a fused AdamW counts its steps there

@@ -98,7 +98,7 @@ def write_shard(folder: Path, shard: ShardPlan, lesson_of: Sequence[Lesson]) -> 
         save_file(tensors, unfinished)
     entry = Finished(shard.name, shard.fingerprint, path.stat().st_size, _sha256(path))
     with (folder / "shards.jsonl").open("a") as index:
-        index.write(json.dumps(asdict(entry)) + "\n")
+        index.write("\n" + json.dumps(asdict(entry)) + "\n")  # a line cut short by a kill spoils no other
 
 
 class ShardReader:

@@ -7,6 +7,7 @@ that an exact resume needs.
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from shutil import rmtree
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -20,7 +21,11 @@ Optimizers = list[torch.optim.Optimizer]
 
 
 def save_state(folder: Path, network: nn.Module, made: Optimizers, step: int) -> None:
-    """Write the state after `step` optimizer steps; the one before stays until the new one is whole."""
+    """Write the state after `step` optimizer steps; the one before stays until the new one is whole.
+
+    Raises:
+        FalconError: The disk is full, or the place cannot be written.
+    """
     weights = _own(network.state_dict())
     moments = _own(dict(tensors_of(network, made)))
     size = sum(tensor.numel() * tensor.element_size() for tensor in (*weights.values(), *moments.values()))
@@ -28,6 +33,8 @@ def save_state(folder: Path, network: nn.Module, made: Optimizers, step: int) ->
         save_file(weights, unfinished / "weights.safetensors")
         save_file(moments, unfinished / "optimizer.safetensors")
         (unfinished / "state.json").write_text(json.dumps({"step": step}) + "\n")
+    for leftover in _leftovers(folder):
+        rmtree(leftover, ignore_errors=True)
 
 
 def load_state(folder: Path, network: nn.Module, made: Optimizers) -> int:
@@ -36,15 +43,22 @@ def load_state(folder: Path, network: nn.Module, made: Optimizers) -> int:
     Raises:
         FalconError: The state is damaged.
     """
-    if not (folder / "state.json").is_file():
+    places = [folder, *(place for leftover in _leftovers(folder) for place in sorted(leftover.iterdir()))]
+    held = next((place for place in places if (place / "state.json").is_file()), None)
+    if held is None:
         return 0
     try:
-        step = int(json.loads((folder / "state.json").read_text())["step"])
-        network.load_state_dict(load_file(folder / "weights.safetensors"))
-        restore(network, made, load_file(folder / "optimizer.safetensors"))
+        step = int(json.loads((held / "state.json").read_text())["step"])
+        network.load_state_dict(load_file(held / "weights.safetensors"))
+        restore(network, made, load_file(held / "optimizer.safetensors"))
     except Exception as error:
-        raise FalconError(f"{folder} is damaged ({_line(error)}): delete it to train from the start") from error
+        raise FalconError(f"{held} is damaged ({_line(error)}): delete it to train from the start") from error
     return step
+
+
+def _leftovers(folder: Path) -> list[Path]:
+    """What a kill in the middle of a save left beside the state: `new`, whole or not, and maybe `old`."""
+    return sorted(folder.parent.glob(f".{folder.name}.*.part"))
 
 
 def _own(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

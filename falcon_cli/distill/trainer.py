@@ -92,7 +92,7 @@ class Report:
 
 
 class NotFiniteError(Exception):
-    """A step's loss is no number."""
+    """A step's loss or gradient is no number."""
 
     def __init__(self, step: int, numbers: Sequence[int]):
         super().__init__(step, numbers)
@@ -120,15 +120,15 @@ class Trainer:
         """Take one optimizer step.
 
         Raises:
-            NotFiniteError: The loss is no number; nothing was learned from it.
+            NotFiniteError: The loss or its gradient is no number; nothing was learned from it.
         """
         began = perf_counter()
         numbers = self.schedule.step(step)
         bearing = max(1, sum(self.course.bearing[number] for number in numbers))
         sums = self._sums(step, numbers, bearing, asked_to_stop)
-        if not bool(torch.isfinite(sums[0])):
-            raise NotFiniteError(step, numbers)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.recipe.clip or float("inf"))
+        if not bool(torch.isfinite(sums[0]) and torch.isfinite(norm)):
+            raise NotFiniteError(step, numbers)
         rate = self.recipe.learning_rate * factor(step, self.course.steps, self.recipe)
         set_rate(self.made, rate)
         for optimizer in self.made:

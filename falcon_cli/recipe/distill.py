@@ -127,7 +127,7 @@ class LoraRecipe:
     alpha: int = 32
 
     def __post_init__(self) -> None:
-        at_least(self, 1, "rank")
+        at_least(self, 1, "rank", "alpha")
 
 
 @dataclass(frozen=True)
@@ -166,6 +166,8 @@ class TrainingRecipe:
         within(self, 0, 1, "warmup", "final")
         one_of(self, "optimizer", ("adamw", "muon"))
         one_of(self, "precision", ("no", "bf16"))
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise FalconError(f"betas must lie between 0 and 1, not {self.betas[0]} and {self.betas[1]}")
 
 
 @dataclass(frozen=True)

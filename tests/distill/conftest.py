@@ -90,10 +90,22 @@ def classroom(tiny_target: LoadedTarget) -> Callable[..., Classroom]:
     """Build one: `classroom(k=2, csgd=False, draft_vocab_size=20, steps=10)`."""
 
     def build(
-        k: int = 2, mixer: Any = "linear", steps: int = 10, draft_vocab_size: int = 0, micro_tokens: int = 512, **own: Any
+        k: int = 2,
+        mixer: Any = "linear",
+        steps: int = 10,
+        draft_vocab_size: int = 0,
+        micro_tokens: int = 512,
+        optimizer: Any = "adamw",
+        **own: Any,
     ) -> Classroom:
         training = TrainingRecipe(
-            steps=steps, batch_tokens=96, micro_tokens=micro_tokens, learning_rate=0.01, measure_steps=5, decode_prompts=1
+            steps=steps,
+            batch_tokens=96,
+            micro_tokens=micro_tokens,
+            optimizer=optimizer,
+            learning_rate=0.01,
+            measure_steps=5,
+            decode_prompts=1,
         )
         recipe = replace(
             DistillRecipe(loss=LossRecipe(0.1, 1.0, 0.1), training=training),

@@ -80,7 +80,7 @@ def test_saving_again_replaces_the_folder_whole(folder, target, tiny_network):
         ({"k": 2}, "must hold k, and the same k"),
         ({"k": None}, "must hold k, and the same k"),
         ({"network": None}, "must hold k, and the same k"),
-        ({"network": {"k": 3}}, "with mixer, normalise, start, draft_vocab_size under network"),
+        ({"network": {"k": 3}}, "with mixer, normalise, start, chained, draft_vocab_size under network"),
         ({"hidden_size": 64}, "is for tiny, of hidden size 64, and tiny has 32: distill one"),
         ({"vocab_size": 50}, "is for tiny, of vocab size 50, and tiny has 48"),
         ({"vocab_hash": "0"}, "whose tokens are not those of tiny"),

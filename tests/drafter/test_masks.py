@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from falcon_cli.drafter.masks import block_L, relaxed_causal_BLL, slot_L
+from falcon_cli.drafter.masks import block_L, last_seen_BL, relaxed_causal_BLL, slot_L
 
 
 def drawn(picture):
@@ -51,3 +51,9 @@ def test_padding_is_seen_by_itself_only():
     assert torch.equal(short_LL[:, :3], PHASE_0[:, :3])
     assert torch.equal(short_LL[3:, 3:], torch.eye(3).bool())
     assert not short_LL[:3, 3:].any()
+
+
+def test_the_last_position_seen_is_the_end_of_the_block_or_of_the_text():
+    mask_BLL = relaxed_causal_BLL(torch.tensor([6, 3]), 6, 2, 0)
+    assert last_seen_BL(mask_BLL).tolist() == [[1, 1, 3, 3, 5, 5], [1, 1, 2, 3, 4, 5]]
+    assert last_seen_BL(relaxed_causal_BLL(torch.tensor([6]), 6, 2, 1)).tolist() == [[0, 2, 2, 4, 4, 5]]

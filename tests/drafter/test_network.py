@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from falcon_cli.drafter.masks import relaxed_causal_BLL
+from falcon_cli.drafter.masks import last_seen_BL, relaxed_causal_BLL
 from falcon_cli.drafter.network import DrafterNetwork
 from falcon_cli.recipe.distill import NetworkRecipe
 
@@ -31,11 +31,11 @@ def test_an_output_depends_on_its_block_and_all_before_and_on_nothing_after(
     tiny_network, decoder, inputs, mixer, normalise
 ):
     network = tiny_network(decoder, k=3, mixer=mixer, normalise=normalise)
-    before_LD = network(*inputs, mask(3))[0]
+    before_LD = network(*inputs, mask(3), inputs[0])[0]
     for place in range(LENGTH):
         changed = inputs.clone()
         changed[:, :, place] += 1
-        moved_L = (network(*changed, mask(3))[0] - before_LD).abs().amax(-1) > 1e-9
+        moved_L = (network(*changed, mask(3), inputs[0])[0] - before_LD).abs().amax(-1) > 1e-9
         assert moved_L.tolist() == [other // 3 >= place // 3 for other in range(LENGTH)]
 
 
@@ -46,8 +46,10 @@ def test_initialised_from_the_target_it_passes_true_features_through(decoder, ti
     network = network.double()
     with torch.no_grad():
         features_BLD = decoder(torch.arange(LENGTH)[None]).last_hidden_state
-        out_BLD = network(torch.randn_like(features_BLD), features_BLD, mask(2))
-    likeness = torch.nn.functional.cosine_similarity(out_BLD, features_BLD, dim=-1)
+        noise_BLD = torch.randn_like(features_BLD)
+        out_BLD = network(noise_BLD, features_BLD, mask(2), noise_BLD)
+    newest_BLD = features_BLD[:, last_seen_BL(mask(2))[0]]  # of each position's block
+    likeness = torch.nn.functional.cosine_similarity(out_BLD, newest_BLD, dim=-1)
     assert likeness.min() > 0.9
     torch.testing.assert_close(out_BLD.std(), features_BLD.std(), rtol=0.2, atol=0)
 
@@ -97,7 +99,7 @@ def test_keys_and_values_do_not_depend_on_the_phase(tiny_network, decoder, input
         part.register_forward_hook(lambda *call: seen.append(call[2])) for part in (attention.k_proj, attention.v_proj)
     ]
     for phase in range(k):
-        network(*inputs, mask(k, phase))
+        network(*inputs, mask(k, phase), inputs[0])
     for hook in hooks:
         hook.remove()
     for key, value in zip(seen[2::2], seen[3::2], strict=True):
@@ -108,5 +110,31 @@ def test_keys_and_values_do_not_depend_on_the_phase(tiny_network, decoder, input
 def test_a_targets_sliding_window_is_left_out(tiny_network, tiny_model, inputs):
     plain = tiny_network(tiny_model("mistral", 4).get_decoder(), k=2)
     windowed = tiny_network(tiny_model("mistral-window", 4).get_decoder(), k=2)
-    assert torch.equal(plain(*inputs, mask(2)), windowed(*inputs, mask(2)))
+    assert torch.equal(plain(*inputs, mask(2), inputs[0]), windowed(*inputs, mask(2), inputs[0]))
     assert tiny_model("mistral-window").config.sliding_window == 7
+
+
+def test_chained_slots_read_the_token_before_theirs_and_first_slots_do_not(decoder, inputs):
+    network = DrafterNetwork(NetworkRecipe(k=2, mixer="linear"), decoder)
+    network.initialise(decoder, torch.Generator().manual_seed(0))
+    for parameter in network.chain.parameters():
+        parameter.data += 0.3
+    network = network.double()
+    with torch.no_grad():
+        one, other = (network(*inputs, mask(2), before_BLD) for before_BLD in (inputs[0], inputs[1]))
+    moved_L = (one - other)[0].abs().amax(-1) > 1e-9
+    assert moved_L.tolist() == [False, True] * 4 + [True]  # the last block is cut short: its one position ends it
+
+
+@pytest.mark.parametrize(("form", "moved"), [({"start": "own"}, False), ({"start": "block"}, True)])
+def test_outputs_start_from_the_newest_input_of_their_block(decoder, inputs, form, moved):
+    """With the layer silenced, an output is what it starts from."""
+    network = DrafterNetwork(NetworkRecipe(k=2, mixer="linear", chained=False, **form), decoder)
+    network.initialise(decoder, torch.Generator().manual_seed(0))
+    network.layer.copy(decoder.layers[-1], 0.0)
+    network = network.double()
+    changed = inputs.clone()
+    changed[1, 0, 5] += 1.0  # the feature at the end of the block 4, 5
+    with torch.no_grad():
+        before, after = (network(*each, mask(2), each[0]) for each in (inputs, changed))
+    assert bool(((before - after)[0, 4].abs() > 1e-9).any()) == moved

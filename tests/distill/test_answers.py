@@ -1,0 +1,80 @@
+"""The target's own answers: plain decoding's ids, whatever the batch; kept over a kill."""
+
+import json
+
+import pytest
+import torch
+
+from falcon_cli.baselines.autoregressive import Autoregressive
+from falcon_cli.decode.loop import complete
+from falcon_cli.decode.stop import Stop
+from falcon_cli.distill.answers import greedy_batch, read_answers, target_answers
+from falcon_cli.distill.corpus import Prompt
+from falcon_cli.recipe.distill import AnswersRecipe
+from falcon_cli.target.load import LoadedTarget
+from falcon_cli.target.model import TargetModel
+
+LENGTHS = (3, 9, 1, 6, 9, 4, 2)
+RECIPE = AnswersRecipe(max_new_tokens=12, batch_size=3)
+
+
+@pytest.fixture(scope="module", params=["llama-gqa", "qwen2", "mistral"])
+def target(request, tiny_model):
+    return LoadedTarget("tiny", TargetModel(tiny_model(request.param)), None, frozenset({5, 11, 17, 30}), "fp64")
+
+
+@pytest.fixture(scope="module")
+def prompts():
+    draw = torch.Generator().manual_seed(4)
+    return [
+        Prompt(f"p{n}", tuple(torch.randint(48, (size,), generator=draw).tolist())) for n, size in enumerate(LENGTHS)
+    ]
+
+
+def plain(target, prompt):
+    drafter = Autoregressive(target.model.device)
+    return complete(target.model, drafter, list(prompt.tokens), Stop(target.stop_ids, RECIPE.max_new_tokens)).ids
+
+
+def test_a_batch_answers_as_plain_decoding_does(target, prompts):
+    replies = greedy_batch(target, [prompt.tokens for prompt in prompts], RECIPE.max_new_tokens)
+    assert replies == [plain(target, prompt) for prompt in prompts]
+    assert len({len(reply) for reply in replies}) > 1  # some ended early, so the batch shrank on the way
+
+
+def test_answers_are_written_and_read_back(target, prompts, tmp_path):
+    path = tmp_path / "answers.jsonl"
+    target_answers(target, prompts, RECIPE, path)
+    found = read_answers(path, prompts)
+    assert found == {prompt.id: tuple(plain(target, prompt)) for prompt in prompts}
+    target_answers(target, prompts, RECIPE, path)
+    assert len(path.read_text().splitlines()) == len(prompts)  # nothing was asked again
+
+
+def test_after_a_kill_only_what_is_missing_is_asked(target, prompts, tmp_path):
+    path = tmp_path / "answers.jsonl"
+    target_answers(target, prompts, RECIPE, path)
+    whole = read_answers(path, prompts)
+    path.write_text(path.read_text()[:-25])
+    assert len(read_answers(path, prompts)) == len(prompts) - 1
+    target_answers(target, prompts, RECIPE, path)
+    assert read_answers(path, prompts) == whole
+    assert len(path.read_text().splitlines()) == len(prompts) + 1
+
+
+def test_an_answer_to_another_prompt_of_the_same_name_is_not_used(target, prompts, tmp_path):
+    path = tmp_path / "answers.jsonl"
+    path.write_text(json.dumps({"id": "p0", "prompt_ids": [1], "response_ids": [2]}) + "\n")
+    assert read_answers(path, prompts) == {}
+
+
+def test_several_processes_share_the_prompts(target, prompts, tmp_path):
+    path = tmp_path / "answers.jsonl"
+    for rank in range(2):
+        target_answers(target, prompts, RECIPE, path, rank, world=2)
+    assert len(read_answers(path, prompts)) == len(prompts)
+
+
+def test_answers_stop_at_the_context_s_end(tiny_model):
+    target = LoadedTarget("tiny", TargetModel(tiny_model(max_position_embeddings=16)), None, frozenset(), "fp64")
+    assert [len(reply) for reply in greedy_batch(target, [(1,) * 10, (2,) * 4], 99)] == [6, 12]

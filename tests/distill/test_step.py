@@ -1,0 +1,171 @@
+"""One training forward: what the network is shown, what it is held against, and where."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from falcon_cli.distill.batches import collate, learning_BL
+from falcon_cli.distill.glancing import one_block_ahead
+from falcon_cli.distill.step import Frozen, teaching, tokens_before, train_forward
+from falcon_cli.drafter.masks import relaxed_causal_BLL
+
+CPU = torch.device("cpu")
+
+
+def batch_of(room, numbers):
+    return collate(numbers, room.lessons.fetch(numbers), CPU, torch.float32)
+
+
+class Watched:
+    """The network, keeping what it was shown; what it says can be put in its mouth."""
+
+    def __init__(self, room, says=None):
+        self.network, self.says, self.shown = room.pupil.network, says, []
+
+    def __call__(self, *inputs):
+        self.shown.append(inputs)
+        return self.network(*inputs) if self.says is None else self.says
+
+
+def forward(room, numbers, step=0, glance=0.0, says=None, **changes):
+    """The outcome, and what the network was shown at each prediction."""
+    watched = Watched(room, says)
+    recipe = replace(room.recipe, **changes)
+    return train_forward(watched, room.pupil.frozen, batch_of(room, numbers), recipe, step, glance), watched.shown
+
+
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_position_i_is_held_against_feature_i_plus_k_and_the_view_from_there(classroom, k):
+    room = classroom(k=k)
+    batch = batch_of(room, [4])
+    lesson, sample = room.lessons.lessons[4], room.samples[4]
+    learn_BL = learning_BL(batch, k)
+    told = teaching(batch, room.pupil.frozen, learn_BL, k)
+    places = learn_BL[0].nonzero().flatten().tolist()
+    assert places == [i for i in range(len(sample) - 1) if i + k + 1 < len(sample) and sample.answer[i + k + 1]]
+    for row, place in enumerate(places):
+        assert torch.equal(told.features_MD[row], lesson.features_LD[place + k])
+        assert torch.equal(told.ids_MC[row].int(), lesson.top_ids_LC[place + k])
+        assert torch.equal(told.logprobs_MC[row], lesson.top_logprobs_LC[place + k])
+
+
+def test_a_drafter_that_predicts_the_true_features_has_no_loss_and_is_always_right(classroom):
+    room = classroom(k=2)
+    batch = batch_of(room, [3, 4])
+    outcome, _ = forward(room, [3, 4], glance=1.0, noise=0.1, says=batch.features_BLD.roll(-2, 1))
+    assert float(outcome.losses.feature) == 0.0
+    assert bool(outcome.losses.right_M.all())
+    assert (outcome.wrong, outcome.glanced) == (0, 0)
+    assert len(outcome.slot_M) == int(learning_BL(batch, 2).sum())
+
+
+def test_glanced_inputs_are_replaced_together_by_those_one_block_ahead(classroom):
+    room = classroom(k=2)
+    batch = batch_of(room, [3, 4, 5])
+    outcome, (first, second) = forward(room, [3, 4, 5], glance=0.5, noise=0.0)
+    glanced_BL = (first[1] != second[1]).any(-1)
+    assert int(glanced_BL.sum()) == outcome.glanced > 0
+    assert torch.equal(second[1], one_block_ahead(batch.features_BLD, glanced_BL, 2))
+    tokens_BL = one_block_ahead(batch.tokens_BL, glanced_BL, 2)
+    assert torch.equal(second[0], room.pupil.frozen.embedding_VD[tokens_BL])
+    assert torch.equal(first[2], second[2])
+    assert torch.equal(first[3], second[3])
+
+
+@pytest.mark.parametrize("k", [2, 3])
+def test_glanced_positions_bear_no_loss(classroom, k):
+    room = classroom(k=k)
+    numbers = [3, 4, 5]
+    batch = batch_of(room, numbers)
+    says = torch.zeros_like(batch.features_BLD).requires_grad_()
+    outcome, (first, second) = forward(room, numbers, glance=1.0, noise=0.0, says=says)
+    outcome.losses.total.backward()
+    glanced_BL = (first[1] != second[1]).any(-1)
+    bearing_BL = learning_BL(batch, k) & ~glanced_BL
+    assert 0 < outcome.glanced == int(glanced_BL.sum())
+    assert torch.equal((says.grad != 0).any(-1), bearing_BL)
+    assert len(outcome.slot_M) == int(bearing_BL.sum())
+
+
+def test_the_first_prediction_bears_no_gradient_and_counts_the_wrong(classroom):
+    room = classroom(k=2)
+    batch = batch_of(room, [3])
+    outcome, _ = forward(room, [3], glance=0.5, says=torch.zeros_like(batch.features_BLD).requires_grad_())
+    told = teaching(batch, room.pupil.frozen, learning_BL(batch, 2), 2)
+    assert outcome.wrong == int((told.ids_MC[:, 0] != 0).sum())  # all logits alike: the first token wins
+
+
+def test_with_nothing_to_glance_at_there_is_one_prediction(classroom):
+    assert len(forward(classroom(k=2), [3], glance=0.0)[1]) == 1
+    assert len(forward(classroom(k=1), [3], glance=0.5)[1]) == 1
+    assert len(forward(classroom(k=2), [3], glance=0.5)[1]) == 2
+
+
+def test_noise_of_a_text_depends_on_its_number_and_the_step_alone(classroom):
+    room = classroom(noise=0.1)
+
+    def noise(numbers, step, **changes):
+        (shown,) = forward(room, numbers, step, **changes)[1]
+        own = len(room.samples[4]) - 1
+        row = numbers.index(4)
+        return (shown[1] - batch_of(room, numbers).features_BLD)[row, :own]
+
+    alone = noise([4], 7)
+    assert torch.allclose(alone, noise([3, 4, 5], 7), atol=1e-6)  # got back by a subtraction
+    assert not torch.allclose(alone, noise([4], 8), atol=1e-3)
+    assert not torch.allclose(alone, noise([4], 7, seed=1), atol=1e-3)
+
+
+@pytest.mark.parametrize(("kind", "spread"), [("uniform", 0.3 / 3**0.5), ("gaussian", 0.3)])
+def test_noise_is_of_the_kind_and_scale_asked_for_and_spares_the_padding(classroom, kind, spread):
+    room = classroom(noise_kind=kind)
+    numbers = list(range(12))
+    (shown,) = forward(room, numbers, noise=0.3)[1]
+    batch = batch_of(room, numbers)
+    noise_BLD = shown[1] - batch.features_BLD
+    real_BL = torch.arange(noise_BLD.shape[1]) < batch.length_B[:, None]
+    assert not noise_BLD[~real_BL].any()
+    assert float(noise_BLD[real_BL].std()) == pytest.approx(spread, rel=0.05)
+    assert abs(float(noise_BLD[real_BL].mean())) < 0.02
+    assert (float(noise_BLD.abs().max()) <= 0.3001) == (kind == "uniform")
+
+
+def test_without_noise_the_features_are_shown_as_they_are(classroom):
+    room = classroom()
+    (shown,) = forward(room, [4, 5], noise=0.0)[1]
+    assert torch.equal(shown[1], batch_of(room, [4, 5]).features_BLD)
+
+
+def test_the_phase_is_drawn_for_each_step(classroom):
+    room = classroom(k=3)
+    batch = batch_of(room, [4, 5])
+    length = batch.tokens_BL.shape[1]
+    masks = [relaxed_causal_BLL(batch.length_B, length, 3, phase) for phase in range(3)]
+    drawn = set()
+    for step in range(20):
+        (shown,) = forward(room, [4, 5], step)[1]
+        (phase,) = [phase for phase in range(3) if torch.equal(shown[2], masks[phase])]
+        drawn.add(phase)
+    assert drawn == {0, 1, 2}
+
+
+@pytest.mark.parametrize("step", range(4))
+def test_positions_are_counted_under_their_slot(classroom, step):
+    room = classroom(k=3)
+    outcome, (shown,) = forward(room, [4], step)
+    seen_L = shown[2][0, 0].sum(-1)  # a position sees up to the end of its block
+    ends = seen_L.tolist()
+    begins = [0, *ends]
+    slots = [place - begins[ends.index(end)] for place, end in enumerate(ends)]
+    first = ends[0] % 3  # a first block cut short in front begins with a later slot
+    expected = [slot + 1 + (3 - first) % 3 * (end == ends[0]) for slot, end in zip(slots, ends, strict=True)]
+    assert outcome.slot_M.tolist() == torch.tensor(expected)[learning_BL(batch_of(room, [4]), 3)[0]].tolist()
+
+
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_the_token_before_is_the_one_that_a_position_predicts_after(k):
+    frozen = Frozen(torch.arange(20.0)[:, None], torch.zeros(1, 1), torch.arange(20))
+    tokens_BL = torch.arange(1, 9)[None]  # position i reads token i + 1
+    before_L = tokens_before(frozen, tokens_BL, k)[0, :, 0]
+    assert before_L[: 9 - k].tolist() == [place + k for place in range(9 - k)]  # and predicts token i + k + 1
