@@ -21,8 +21,9 @@ _LOG_WIDTH = 120  # columns of a table that goes to a file or a pipe, which have
 
 
 def say(text: str) -> None:
-    """Tell the user one line, on stderr."""
-    print(text, file=sys.stderr, flush=True)
+    """Tell the user one line, on stderr; of several processes that work together only the first speaks."""
+    if _leads():
+        print(text, file=sys.stderr, flush=True)
 
 
 def warn(text: str) -> None:
@@ -32,7 +33,7 @@ def warn(text: str) -> None:
 
 def error(text: str) -> None:
     """Tell the user, on one line of stderr, why the work stops."""
-    say(f"falcon: {_label('error:', _BOLD_RED)} {_one_line(text)}")
+    print(f"falcon: {_label('error:', _BOLD_RED)} {_one_line(text)}", file=sys.stderr, flush=True)
 
 
 def emit(text: str, end: str = "\n") -> None:
@@ -87,7 +88,7 @@ def progress(description: str, total: float | None = None, unit: str = "") -> It
         total: how many units there are to do; None when nobody knows.
         unit: the units' name; `"B"` counts bytes and is shown in kB, MB, GB.
     """
-    if not sys.stderr.isatty():
+    if not sys.stderr.isatty() or not _leads():
         say(f"{description} ({total / 1e6:,.1f} MB)" if unit == "B" and total else description)
         yield Bar()
         return
@@ -128,6 +129,11 @@ def _label(text: str, colour: str) -> str:
     """Colour `text` for a terminal, unless the user asked for none (https://no-color.org)."""
     plain = not sys.stderr.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
     return text if plain else f"\x1b[{colour}m{text}\x1b[0m"
+
+
+def _leads() -> bool:
+    """Whether this is the first, or the only, process of a launch (torchrun, accelerate)."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _one_line(text: str) -> str:

@@ -106,3 +106,14 @@ def test_a_download_without_a_terminal_tells_its_size(capsys):
     with console.progress("downloading it", total=93_000_000, unit="B"):
         pass
     assert capsys.readouterr().err == "downloading it (93.0 MB)\n"
+
+
+def test_of_several_processes_only_the_first_speaks_and_all_complain(monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "1")
+    console.say("hello")
+    console.warn("careful")
+    with console.progress("working", 3, "steps") as bar:
+        bar.advance()
+    assert capsys.readouterr().err == ""
+    console.error("broken")
+    assert "falcon: error: broken" in capsys.readouterr().err

@@ -37,6 +37,12 @@ def bytes_a_token(hidden: int, top: int) -> int:
     return 5 + 2 * hidden + 6 * top
 
 
+def forwards(samples: Sequence[Sample]) -> int:
+    """How many forwards `lessons` takes for them."""
+    lengths = sorted(map(len, samples))
+    return sum(1 for _ in padded_batches(range(len(lengths)), lengths, _FORWARD_TOKENS))
+
+
 def lessons(
     target: TargetModel, samples: Sequence[Sample], top: int, dtype: torch.dtype
 ) -> Iterator[tuple[int, Lesson]]:
@@ -49,7 +55,8 @@ def lessons(
         dtype: Of features and log-probabilities.
     """
     order = sorted(range(len(samples)), key=lambda number: len(samples[number]))
-    with target.plain_transformers() as model, torch.inference_mode():
+    free = torch.no_grad() if target.sharded else torch.inference_mode()  # FSDP keeps no inference tensors
+    with target.plain_transformers() as model, free:
         for batch in padded_batches(order, [len(sample) for sample in samples], _FORWARD_TOKENS):
             longest = len(samples[batch[-1]])
             tokens_BL = torch.zeros(len(batch), longest, dtype=torch.long, device=target.device)

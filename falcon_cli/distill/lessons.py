@@ -9,12 +9,13 @@ import torch
 from accelerate import Accelerator
 
 from falcon_cli.console import progress, say
-from falcon_cli.distill.features import Lesson, bytes_a_token, lessons
+from falcon_cli.distill.features import Lesson, bytes_a_token, forwards, lessons
 from falcon_cli.distill.sample import Sample
 from falcon_cli.distill.shards import ShardPlan, ShardReader, make_shards, missing, plan_shards
 from falcon_cli.errors import FalconError
 from falcon_cli.recipe.distill import CacheRecipe, DistillRecipe
 from falcon_cli.target.load import DTYPES, LoadedTarget
+from falcon_cli.target.sharding import idle_forward
 
 
 @dataclass(frozen=True)
@@ -60,27 +61,49 @@ def cached(
     folder.mkdir(parents=True, exist_ok=True)
     mine = shards[accelerator.process_index :: accelerator.num_processes]
     wanted = missing(folder, mine)
-    if wanted:
-        _make(target, wanted, cache, folder, len(shards))
+    rounds = _greatest(len(wanted), accelerator)
+    if rounds:
+        _make(target, wanted, rounds, cache, folder, accelerator)
     accelerator.wait_for_everyone()
     return ShardReader(folder, shards)
 
 
-def _make(target: LoadedTarget, wanted: Sequence[ShardPlan], cache: CacheRecipe, folder: Path, of: int) -> None:
+def _make(
+    target: LoadedTarget,
+    wanted: Sequence[ShardPlan],
+    rounds: int,
+    cache: CacheRecipe,
+    folder: Path,
+    accelerator: Accelerator,
+) -> None:
+    """Make this process's shards; processes that share a sharded target keep step, forward by forward."""
     tokens = sum(shard.tokens for shard in wanted)
     began, done = perf_counter(), 0
 
     def read(samples: Sequence[Sample]) -> Iterator[tuple[int, Lesson]]:
-        return lessons(target.model, samples, cache.top, DTYPES[cache.dtype])
+        yield from lessons(target.model, samples, cache.top, DTYPES[cache.dtype])
+        if target.model.sharded:
+            own = forwards(samples)
+            for _ in range(_greatest(own, accelerator) - own):
+                idle_forward(target.model)
 
     with progress("reading", tokens, "tokens") as bar:
         for count in make_shards(folder, wanted, read):
             done += count
             bar.advance(count)
             bar.update(note=f"{done / (perf_counter() - began):,.0f} tokens/s")
+        for _ in range(rounds - len(wanted)):
+            list(read(()))
     seconds = perf_counter() - began
     rate = f"{tokens / seconds:,.0f} tokens/s"
-    say(f"features: {tokens:,} tokens in {seconds / 60:.1f} min ({rate}), {len(wanted)} of {of} shards")
+    say(f"features: {tokens:,} tokens in {seconds / 60:.1f} min ({rate}), {len(wanted)} shards")
+
+
+def _greatest(number: int, accelerator: Accelerator) -> int:
+    """The greatest of all processes' numbers."""
+    if accelerator.num_processes == 1:
+        return number
+    return int(accelerator.gather(torch.tensor([number], device=accelerator.device)).max())
 
 
 def held_out_lessons(target: LoadedTarget, samples: Sequence[Sample], top: int) -> list[Lesson]:

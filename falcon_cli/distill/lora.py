@@ -7,13 +7,15 @@ there only the decoder layer adapts.
 from copy import deepcopy
 from typing import Any
 
+import torch
 from torch import nn
 
 from falcon_cli.drafter.network import DrafterNetwork
 from falcon_cli.recipe.distill import LoraRecipe
 
 
-def adapt(network: DrafterNetwork, recipe: LoraRecipe) -> DrafterNetwork:
+@torch.no_grad()
+def adapt(network: DrafterNetwork, recipe: LoraRecipe, generator: torch.Generator) -> DrafterNetwork:
     """The network with trainable low-rank changes, its own weights frozen; changed in place."""
     from peft import LoraConfig, inject_adapter_in_model
 
@@ -22,6 +24,9 @@ def adapt(network: DrafterNetwork, recipe: LoraRecipe) -> DrafterNetwork:
     adapted: Any = inject_adapter_in_model(config, network)
     for name, parameter in network.named_parameters():
         parameter.requires_grad_("lora_" in name)
+        if "lora_A" in name:  # peft draws its own from torch's global state
+            bound = parameter.shape[-1] ** -0.5
+            parameter.copy_(torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator))
     return adapted
 
 

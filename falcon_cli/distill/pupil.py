@@ -1,7 +1,7 @@
 """The drafter that learns: its network, its draft vocabulary, and what it shares with the target."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -45,7 +45,7 @@ class Pupil:
             vocabulary_W = _vocabulary(recipe.network, target, train)
         network = network.to(model.device, torch.float32).train().requires_grad_(True)
         if recipe.lora is not None:
-            network = adapt(network, recipe.lora)
+            network = adapt(network, recipe.lora, generator_of(recipe.seed, "lora"))
         head_VD = model.head.weight.detach().float()
         frozen = Frozen(
             embedding_VD=model.model.get_input_embeddings().weight.detach().float(),
@@ -53,6 +53,11 @@ class Pupil:
             number_V=number_of_V(vocabulary_W, model.vocab_size).to(model.device),
         )
         return cls(network, vocabulary_W, frozen, recipe.lora is not None)
+
+    def on(self, device: torch.device) -> "Pupil":
+        """The same on a device."""
+        frozen = Frozen(*(held.to(device) for held in vars(self.frozen).values()))
+        return replace(self, network=self.network.to(device), frozen=frozen)
 
     def grown(self) -> DrafterNetwork:
         """A copy of the network as it is now, low-rank changes taken in."""
@@ -77,7 +82,7 @@ def _vocabulary(recipe: NetworkRecipe, target: LoadedTarget, train: Sequence[Sam
     if size in (0, whole):
         return None
     specials = {*target.tokenizer.all_special_ids, *target.stop_ids}
-    return choose_vocabulary(train, size, specials)
+    return choose_vocabulary(train, size, [token for token in specials if token < whole])
 
 
 def _known(recipe: DistillRecipe, target: LoadedTarget) -> tuple[DrafterNetwork, Tensor | None]:

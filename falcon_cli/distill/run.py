@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedType
 
 from falcon_cli.console import say
 from falcon_cli.distill.batches import Schedule
@@ -23,9 +23,11 @@ from falcon_cli.distill.record import read_diary
 from falcon_cli.distill.sitting import Sitting
 from falcon_cli.distill.trainer import Course, Lessons, Trainer, bearing_positions
 from falcon_cli.drafter.checkpoint import save_drafter
+from falcon_cli.errors import UsageError
 from falcon_cli.recipe.distill import DistillRecipe
 from falcon_cli.recipe.provenance import provenance
 from falcon_cli.target.load import LoadedTarget, load_target
+from falcon_cli.target.sharding import sharded
 from falcon_cli.tree.shape import TreeShape
 from falcon_cli.tree.store import StoredTree, save_tree
 
@@ -40,11 +42,16 @@ def distill(recipe: DistillRecipe, argv: Sequence[str], resume: bool = False, dr
     accelerator = Accelerator(
         mixed_precision=recipe.training.precision, cpu=recipe.target.device == "cpu" or not torch.cuda.is_available()
     )
+    spread = accelerator.distributed_type == DistributedType.FSDP
+    if spread:
+        check_sharded(recipe)
     folder = None if dry_run else _opened(recipe, argv, resume, accelerator)
     target = load_target(_on_this_process(recipe, accelerator))
     corpus = prepare(recipe, target, folder, accelerator)
     pupil = Pupil.of(recipe, target, corpus.train)
     say(pupil.told(corpus.held_out))
+    if spread:
+        target, pupil = sharded(target, accelerator.device, accelerator.num_processes), pupil.on(accelerator.device)
     job = Job.of(recipe, target, corpus, pupil, accelerator)
     plan = make_plan(recipe, target, pupil, corpus, job.steps, accelerator.num_processes)
     for line in plan.lines():
@@ -165,6 +172,21 @@ class Job:
         }
 
 
+def check_sharded(recipe: DistillRecipe) -> None:
+    """Refuse what processes that share one target cannot do each at its own pace.
+
+    Raises:
+        UsageError: Names the settings.
+    """
+    wrong = {
+        "answers: dataset": recipe.answers != "dataset",
+        "features: disk": recipe.features != "disk",
+        "training.decode_prompts: 0": recipe.training.decode_prompts != 0,
+    }
+    if needed := [setting for setting, is_wrong in wrong.items() if is_wrong]:
+        raise UsageError(f"a target spread over processes (FSDP) only reads texts: set {', '.join(needed)}")
+
+
 def _opened(recipe: DistillRecipe, argv: Sequence[str], resume: bool, accelerator: Accelerator) -> RunFolder:
     """The run folder; with several processes the first one opens it and the others follow."""
     main = accelerator.is_main_process
@@ -174,7 +196,9 @@ def _opened(recipe: DistillRecipe, argv: Sequence[str], resume: bool, accelerato
 
 
 def _on_this_process(recipe: DistillRecipe, accelerator: Accelerator) -> Any:
-    """The target's recipe, on the GPU that accelerate gave this process."""
+    """The target's recipe, on the GPU that accelerate gave this process; to be spread, it goes to main memory first."""
+    if accelerator.distributed_type == DistributedType.FSDP:
+        return replace(recipe.target, device="cpu")
     if accelerator.num_processes > 1 and recipe.target.device == "auto":
         return replace(recipe.target, device=str(accelerator.device))
     return recipe.target

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from falcon_cli.distill.batches import Schedule, collate, share
 from falcon_cli.distill.features import Lesson
@@ -112,7 +113,8 @@ class Trainer:
     def __init__(self, course: Course, network: nn.Module, made: list[torch.optim.Optimizer], accelerator: Accelerator):
         self.course, self.accelerator, self.made = course, accelerator, made
         self.recipe = course.recipe.training
-        self.network: Any = accelerator.prepare_model(network) if accelerator.num_processes > 1 else network
+        # DistributedDataParallel even where accelerate shards the target: the drafter is small
+        self.network: Any = DistributedDataParallel(network) if accelerator.num_processes > 1 else network
         self.parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
         self.schedule = Schedule(course.lengths, self.recipe.batch_tokens, course.recipe.seed)
 
@@ -146,7 +148,7 @@ class Trainer:
         sums = torch.zeros(7 + 2 * k, dtype=torch.float64, device=self.accelerator.device)
         for place, part in enumerate(parts):
             last = place == len(parts) - 1
-            with nullcontext() if last else self.accelerator.no_sync(self.network):
+            with nullcontext() if last or world == 1 else self.network.no_sync():
                 outcome = self._forward(step, part)
                 (outcome.losses.total * weight).backward()
             if weight:

@@ -28,10 +28,12 @@ class TargetModel:
 
     def __init__(self, model: Any, attention: str = "sdpa", chunk: int = 512):  # transformers' models are untyped
         self.model = model.eval().requires_grad_(False)
-        self.attention = implementation(attention)
+        self.backend, self.attention = attention, implementation(attention)
         self.model.set_attn_implementation(self.attention)
         self.decoder, self.head = model.get_decoder(), model.get_output_embeddings()
         self.chunk = chunk
+        self.sharded = False
+        """Its layers are spread over processes: forwards must be run by all of them together."""
         self.device, self.dtype = self.head.weight.device, self.head.weight.dtype
         config = model.config
         self.context_limit: int = config.max_position_embeddings

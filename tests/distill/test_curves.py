@@ -11,7 +11,10 @@ def steps(count, slots=2):
     return [{"step": step, "loss": 3 / (step + 1), "slots": [0.3, 0.2, 0.1][:slots]} for step in range(count)]
 
 
-LOOKS = [{"step": 5, "top1": [[0.2, 0.1, 0.1], [0.1, 0.1, 0.1]]}, {"step": 10, "top1": [[0.3, 0.2, 0.1], [0.1, 0.1, 0.1]]}]
+LOOKS = [
+    {"step": 5, "top1": [[0.2, 0.1, 0.1], [0.1, 0.1, 0.1]]},
+    {"step": 10, "top1": [[0.3, 0.2, 0.1], [0.1, 0.1, 0.1]]},
+]
 
 
 @pytest.mark.parametrize("slots", [1, 2, 3])

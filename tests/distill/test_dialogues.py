@@ -104,7 +104,7 @@ def test_a_file_that_is_not_there_is_named(name, message):
 
 def test_a_file_of_another_kind_is_refused(tmp_path):
     (tmp_path / "a.txt").write_text("hello")
-    with pytest.raises(FalconError, match="a corpus is a .json file"):
+    with pytest.raises(FalconError, match=r"a corpus is a \.json file"):
         read(tmp_path / "a.txt")
 
 

@@ -48,7 +48,9 @@ def test_a_folder_of_other_things_is_begun_in(recipe, tmp_path):
 
 def test_a_changed_recipe_is_refused_by_its_keys(recipe):
     RunFolder.open(recipe, ARGV, resume=False)
-    changed = replace(recipe, noise=0.2, network=NetworkRecipe(k=3), training=TrainingRecipe(steps=7, betas=(0.9, 0.99)))
+    changed = replace(
+        recipe, noise=0.2, network=NetworkRecipe(k=3), training=TrainingRecipe(steps=7, betas=(0.9, 0.99))
+    )
     with pytest.raises(UsageError, match=r"other settings \(network\.k, noise, training\.betas changed\)"):
         RunFolder.open(changed, ARGV, resume=True)
 

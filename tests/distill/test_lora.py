@@ -1,39 +1,95 @@
-"""A low-rank change: the only thing that learns, and gone when merged."""
+"""Low-rank changes: they alone learn, and in the end the drafter has taken them in."""
 
 import pytest
 import torch
 
-from falcon_cli.distill.lora import adapt, merged
+from falcon_cli.distill import lora
+from falcon_cli.distill.lora import merged
 from falcon_cli.drafter.masks import relaxed_causal_BLL
 from falcon_cli.recipe.distill import LoraRecipe
 
-MASK = relaxed_causal_BLL(torch.tensor([6]), 6, 2, 0)
+LENGTH = 8
+MASK = relaxed_causal_BLL(torch.tensor([LENGTH]), LENGTH, 2, 0)
+MIXERS = pytest.mark.parametrize("mixer", ["linear", "time", "position"])
 
 
-@pytest.mark.parametrize("mixer", ["linear", "time"])
-def test_only_the_change_learns_and_merging_keeps_what_it_says(classroom, mixer):
-    network = classroom(mixer=mixer).pupil.network
-    before = {name: value.clone() for name, value in network.state_dict().items()}
-    adapt(network, LoraRecipe(rank=2, alpha=4))
-    learning = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
-    assert learning
-    assert all("lora_" in name for name in learning)
-    generator = torch.Generator().manual_seed(0)
-    for name, parameter in network.named_parameters():
-        if name in learning:
-            parameter.data = torch.randn(parameter.shape, generator=generator) * 0.1
-    inputs = torch.randn(2, 1, 6, 32, generator=generator)
-    plain = merged(network)
-    with torch.no_grad():
-        torch.testing.assert_close(plain(*inputs, MASK, inputs[0]), network(*inputs, MASK, inputs[0]))
-    assert plain.state_dict().keys() == before.keys()
-    changed = [name for name, value in plain.state_dict().items() if not torch.equal(value, before[name])]
-    assert any("q_proj" in name for name in changed)
-    assert not any("norm" in name or "mixer.weight_" in name for name in changed)
+@pytest.fixture
+def network(tiny_target, tiny_network):
+    def build(mixer="linear"):
+        return tiny_network(tiny_target.model.decoder, k=2, mixer=mixer).train().requires_grad_(True)
+
+    return build
 
 
-def test_a_network_without_a_change_is_copied(classroom):
-    network = classroom().pupil.network
-    copy = merged(network)
-    assert copy is not network
-    assert all(torch.equal(a, b) for a, b in zip(copy.parameters(), network.parameters(), strict=True))
+@pytest.fixture
+def inputs():
+    return torch.randn(3, 1, LENGTH, 32, generator=torch.Generator().manual_seed(0))
+
+
+def adapt(network, **recipe):
+    return lora.adapt(network, LoraRecipe(**recipe), torch.Generator().manual_seed(1))
+
+
+def output(network, inputs):
+    return network(inputs[0], inputs[1], MASK, inputs[2])
+
+
+def learn(network, inputs, steps=3):
+    made = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], lr=0.05)
+    for _ in range(steps):
+        output(network, inputs).square().mean().backward()
+        made.step()
+        made.zero_grad()
+
+
+@MIXERS
+def test_at_first_nothing_has_changed(network, inputs, mixer):
+    plain = output(network(mixer), inputs)
+    torch.testing.assert_close(output(adapt(network(mixer), rank=2), inputs), plain)
+
+
+@MIXERS
+def test_only_the_low_rank_changes_learn(network, inputs, mixer):
+    adapted = adapt(network(mixer), rank=2)
+    before = {name: value.clone() for name, value in adapted.named_parameters()}
+    learn(adapted, inputs)
+    changed = {name for name, value in adapted.named_parameters() if not torch.equal(before[name], value)}
+    assert changed == {name for name in before if "lora_" in name}
+    layers = {name.split(".lora_")[0] for name in changed}
+    assert {"own", "chain.0", "layer.self_attn.q_proj", "layer.mlp.down_proj"} <= layers
+    assert ("mixer" in layers) == (mixer == "linear")
+
+
+@MIXERS
+def test_taken_in_they_give_what_they_gave_beside(network, inputs, mixer):
+    adapted = adapt(network(mixer), rank=2, alpha=3)
+    learn(adapted, inputs)
+    whole = merged(adapted)
+    torch.testing.assert_close(output(whole, inputs), output(adapted, inputs), rtol=1e-4, atol=1e-5)  # fp32
+    assert not torch.allclose(output(whole, inputs), output(network(mixer), inputs), atol=1e-3)
+    assert whole.state_dict().keys() == network(mixer).state_dict().keys()
+
+
+def test_taking_them_in_leaves_the_learner_as_it_was(network, inputs):
+    adapted = adapt(network(), rank=2)
+    learn(adapted, inputs)
+    before = {name: value.clone() for name, value in adapted.state_dict().items()}
+    merged(adapted)
+    after = adapted.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    learn(adapted, inputs)
+
+
+def test_a_network_without_changes_is_copied(network):
+    plain = network()
+    whole = merged(plain)
+    assert whole is not plain
+    assert all(torch.equal(value, plain.state_dict()[name]) for name, value in whole.state_dict().items())
+
+
+def test_more_rank_has_more_to_learn(network):
+    def trainable(rank):
+        return sum(p.numel() for p in adapt(network(), rank=rank).parameters() if p.requires_grad)
+
+    assert trainable(4) == 2 * trainable(2) > 0

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from falcon_cli.distill import sitting as module
+from falcon_cli.distill.curves import draw_curves
 from falcon_cli.distill.folder import RunFolder
 from falcon_cli.distill.record import read_diary
 from falcon_cli.distill.sitting import Sitting, hearing_ctrl_c
@@ -16,6 +17,12 @@ from falcon_cli.distill.state import load_state
 from falcon_cli.errors import FalconError
 
 STEPS = 12
+
+
+@pytest.fixture(autouse=True)
+def _sketches(monkeypatch):
+    """Pictures are slow; one test draws them."""
+    monkeypatch.setattr(module, "draw_curves", lambda steps, looks, path: path.write_text("a sketch"))
 
 
 class Desk:
@@ -94,7 +101,8 @@ def fail():
     raise RuntimeError("the power went")
 
 
-def test_a_run_to_the_end_leaves_diary_looks_state_checkpoint_and_picture(desk, capsys):
+def test_a_run_to_the_end_leaves_diary_looks_state_checkpoint_and_picture(desk, capsys, monkeypatch):
+    monkeypatch.setattr(module, "draw_curves", draw_curves)
     one = desk()
     one.sit()
     lines = read_diary(one.folder.metrics)

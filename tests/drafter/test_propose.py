@@ -60,9 +60,8 @@ def drafted_by(drafter, token, room):
     drafter._tokens.append(token)
     tokens_T = torch.full((len(plan.parents),), -1)
     tokens_T[0] = token
-    features_TD = None
-    for features_TD in drafter.passes(plan, tokens_T):
-        pass
+    steps = list(drafter.passes(plan, tokens_T))
+    features_TD = steps[-1] if steps else None
     return Draft(tokens_T, plan.parents, plan.depth_T, plan.ancestors_TT), features_TD
 
 

@@ -17,6 +17,8 @@ TESTED_ELSEWHERE = {
     "__main__.py": "tests/commands/test_app.py",
     **{f"data/{name}.py": "tests/data/test_named_sets.py" for name in ("mt_bench", "humaneval", "gsm8k", "spec_bench")},
     "bench/run.py": "tests/commands/test_bench.py",
+    "distill/run.py": "tests/commands/test_distill.py",
+    "target/sharding.py": "tests/commands/test_distill.py",
 }
 
 _spec = importlib.util.spec_from_file_location("cli_pages", Path(__file__).with_name("cli_pages.py"))
@@ -36,7 +38,9 @@ def test_every_page_is_of_a_command_and_every_command_has_a_page():
     assert {path.stem for path in cli_pages.FOLDER.glob("*.md")} == cli_pages.COMMANDS.keys() == {"falcon", *commands}
 
 
-@pytest.mark.parametrize("words", [["--help"], ["generate", "--help"], ["bench", "--help"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "words", [["--help"], ["distill", "--help"], ["generate", "--help"], ["bench", "--help"]], ids=" ".join
+)
 def test_help_imports_nothing_heavy(words):
     source = (
         f"import sys; sys.argv = ['falcon', *{words}]; from falcon_cli.commands.app import main; main(); "

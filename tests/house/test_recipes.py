@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from falcon_cli.recipe.distill import DistillRecipe
 from falcon_cli.recipe.load import load_recipe
 from falcon_cli.recipe.schema import BenchRecipe, GenerateRecipe
 
 ROOT = Path(__file__).parents[2]
-KINDS = {"bench": BenchRecipe, "generate": GenerateRecipe}
+KINDS = {"bench": BenchRecipe, "distill": DistillRecipe, "generate": GenerateRecipe}
 RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
 
 
@@ -33,4 +34,5 @@ def test_a_recipe_begins_with_what_it_does_and_the_command(path):
     header = [line.removeprefix("#").strip() for line in lines[:length]]
     assert length >= 2
     assert len(header[0]) > 20
-    assert any(line.startswith(f"falcon {path.parent.name} --recipe {name(path)}") for line in header)
+    command = "falcon distill" if path.parent.name == "distill" else f"falcon {path.parent.name} --recipe"
+    assert any(line.startswith(f"{command} {name(path)}") for line in header)

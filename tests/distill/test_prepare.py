@@ -1,0 +1,56 @@
+"""From recipe to texts."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from accelerate import Accelerator
+
+from falcon_cli.distill.folder import RunFolder
+from falcon_cli.distill.prepare import prepare
+from falcon_cli.recipe.distill import AnswersRecipe, CorpusRecipe, DistillRecipe
+from falcon_cli.recipe.schema import TargetRecipe
+from falcon_cli.target.load import load_target
+
+
+@pytest.fixture
+def ready(chat_target, tmp_path):
+    """(recipe, target, folder) for six short dialogues."""
+    path = tmp_path / "corpus.jsonl"
+    reply = {"role": "assistant", "content": "one, two"}
+    asked = [{"role": "user", "content": f"Count to {n}."} for n in range(6)]
+    lines = [{"id": f"d{n}", "messages": [question, reply]} for n, question in enumerate(asked)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    corpus = CorpusRecipe(sources=(str(path),), held_out=2, min_answer_tokens=2, exclude=())
+    target = load_target(TargetRecipe(str(chat_target)))
+    return DistillRecipe(corpus=corpus, generation=AnswersRecipe(8, 4)), target, RunFolder(Path(tmp_path))
+
+
+def test_the_corpus_own_answers_are_taken(ready, capsys):
+    recipe, target, folder = ready
+    corpus = prepare(recipe, target, folder, Accelerator(cpu=True))
+    assert (len(corpus.train), len(corpus.held_out)) == (4, 2)
+    assert "one, two" in target.tokenizer.decode(corpus.train[0].tokens)
+    assert not folder.answers.exists()
+    assert "corpus: 4 texts" in capsys.readouterr().err
+
+
+def test_the_target_s_answers_are_made_and_kept(ready):
+    recipe, target, folder = ready
+    recipe = replace(recipe, answers="target")
+    corpus = prepare(recipe, target, folder, Accelerator(cpu=True))
+    assert len(corpus.train) == 4
+    assert len(folder.answers.read_text().splitlines()) == 6
+    before = folder.answers.read_bytes()
+    again = prepare(recipe, target, folder, Accelerator(cpu=True))
+    assert again.train == corpus.train
+    assert folder.answers.read_bytes() == before
+
+
+def test_a_dry_run_foretells_the_answers_and_makes_none(ready, capsys):
+    recipe, target, folder = ready
+    corpus = prepare(replace(recipe, answers="target"), target, None, Accelerator(cpu=True))
+    assert len(corpus.train) == 4
+    assert "6 prompts to be answered at some" in capsys.readouterr().err
+    assert not folder.answers.exists()
