@@ -17,6 +17,7 @@ from falcon_cli.tree.shape import TreeShape
 _DEPTH = 8
 """Deepest level looked at, as the paper's tree for k = 2."""
 _NODES = 32
+_WIDTH = 32
 _NEW_TOKENS = 64
 
 
@@ -50,7 +51,8 @@ class Examiner:
         """Accuracy on all texts, τ foreseen for the best tree of 32 nodes, and τ decoded with it."""
         network = self.pupil.grown()
         ranks = ranks_AP(network, self.pupil.frozen, self.lessons, passes=-(-_DEPTH // network.k))
-        tree = TreeShape.from_paths(best_paths(ranks, _NODES))
+        width = min(_WIDTH, len(self.pupil.frozen.head_WD))
+        tree = TreeShape.from_paths(best_paths(ranks, _NODES, width))
         found: dict[str, Any] = accuracy(ranks, network.k).line()
         found["drafts"] = len(ranks)
         found["tau_foreseen"] = round(expected_accepted(ranks, tree.paths), 4)

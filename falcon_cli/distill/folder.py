@@ -19,7 +19,7 @@ from falcon_cli.recipe.load import dump, load_recipe
 from falcon_cli.recipe.provenance import provenance
 from falcon_cli.sources import atomic_file, disk_errors
 
-_FREE = {"out", "training.save_minutes", "cache.max_gb", "training.decode_prompts"}
+_FREE = {"out", "training.save_minutes", "cache.max_gb", "cache.folder", "training.decode_prompts"}
 """Keys that may change between sittings: they do not touch what is learned."""
 
 

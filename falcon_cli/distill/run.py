@@ -115,7 +115,8 @@ class Job:
         train, k = self.corpus.train, self.recipe.network.k
         lessons: Lessons
         if self.recipe.features == "disk":
-            lessons = cached(self.target, train, self.recipe, folder.features, self.accelerator)
+            place = Path(self.recipe.cache.folder) if self.recipe.cache.folder else folder.features
+            lessons = cached(self.target, train, self.recipe, place, self.accelerator)
         else:
             lessons = Online(self.target, train, self.recipe.cache.top)
         return Course(

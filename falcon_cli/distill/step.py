@@ -21,8 +21,8 @@ from falcon_cli.distill.losses import Losses, Teaching, best_tokens, losses
 from falcon_cli.drafter.masks import block_L, relaxed_causal_BLL, slot_L
 from falcon_cli.recipe.distill import DistillRecipe
 
-Network = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-"""`DrafterNetwork.forward`: (embedded, features, mask, embedded tokens before) → predicted features [B, L, D]."""
+Network = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+"""`DrafterNetwork.forward`: (embedded, features, mask, embedded tokens before, wanted) → predicted features [M, D]."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +74,9 @@ def train_forward(
     tokens_BL = one_block_ahead(noisy.tokens_BL, glanced_BL, k)
     features_BLD = one_block_ahead(noisy.features_BLD, glanced_BL, k)
     before_BLD = tokens_before(frozen, batch.tokens_BL, k)
-    predicted_BLD = network(frozen.embedding_VD[tokens_BL], features_BLD, mask_BLL, before_BLD)
     bearing_BL = learn_BL & ~glanced_BL
-    told = losses(predicted_BLD[bearing_BL], frozen.head_WD, teaching(batch, frozen, bearing_BL, k), recipe.loss)
+    predicted_MD = network(frozen.embedding_VD[tokens_BL], features_BLD, mask_BLL, before_BLD, bearing_BL)
+    told = losses(predicted_MD, frozen.head_WD, teaching(batch, frozen, bearing_BL, k), recipe.loss)
     return Outcome(told, slots.expand_as(learn_BL)[bearing_BL], int(glanced_BL.sum()), wrong)
 
 
@@ -95,8 +95,9 @@ def teaching(batch: Batch, frozen: Frozen, bearing_BL: Tensor, k: int) -> Teachi
 def _wrong(network: Network, frozen: Frozen, batch: Batch, learn_BL: Tensor, mask_BLL: Tensor, k: int) -> Tensor:
     """Boolean [B, L]: loss-bearing positions where the drafter's best token is not the target's."""
     embedded_BLD = frozen.embedding_VD[batch.tokens_BL]
-    predicted_BLD = network(embedded_BLD, batch.features_BLD, mask_BLL, tokens_before(frozen, batch.tokens_BL, k))
-    best_M = best_tokens(predicted_BLD[learn_BL], frozen.head_WD)
+    before_BLD = tokens_before(frozen, batch.tokens_BL, k)
+    predicted_MD = network(embedded_BLD, batch.features_BLD, mask_BLL, before_BLD, learn_BL)
+    best_M = best_tokens(predicted_MD, frozen.head_WD)
     wrong_BL = learn_BL.clone()
     wrong_BL[learn_BL] = best_M != teaching(batch, frozen, learn_BL, k).ids_MC[:, 0]
     return wrong_BL

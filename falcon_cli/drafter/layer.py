@@ -49,9 +49,14 @@ class DecoderLayer(nn.Module):
         rotary: tuple[Tensor, Tensor],
         attention_mask: Tensor | None = None,
         past_key_values: Any = None,
+        wanted_BL: Tensor | None = None,
         **attention: Any,
     ) -> Tensor:
-        """The rows' outputs: residual stream and queries from `start_BLD`, keys and values from `context_BLD`."""
+        """The rows' outputs: residual stream and queries from `start_BLD`, keys and values from `context_BLD`.
+
+        Where only the outputs of `wanted_BL` (boolean) are asked for, they come as [M, D], and what follows the
+        attention is computed for them alone.
+        """
         own = self.self_attn
         asking, asked = self.input_layernorm(start_BLD), self.input_layernorm(context_BLD)
         query, key = _heads(own, "q", asking), _heads(own, "k", asked)
@@ -61,8 +66,11 @@ class DecoderLayer(nn.Module):
             key, value = past_key_values.update(key, value, 0)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(own.config._attn_implementation, eager_attention_forward)
         seen, _ = attend(own, query, key, value, attention_mask, scaling=own.scaling, dropout=0.0, **attention)
-        hidden_BLD = start_BLD + own.o_proj(seen.flatten(-2))
-        return hidden_BLD + self.mlp(self.post_attention_layernorm(hidden_BLD))
+        seen = seen.flatten(-2)
+        if wanted_BL is not None:
+            start_BLD, seen = start_BLD[wanted_BL], seen[wanted_BL]
+        hidden = start_BLD + own.o_proj(seen)
+        return hidden + self.mlp(self.post_attention_layernorm(hidden))
 
 
 def _heads(own: Any, which: str, rows_BLD: Tensor) -> Tensor:

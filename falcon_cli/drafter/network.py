@@ -134,21 +134,32 @@ class DrafterNetwork(nn.Module):
         """Whether later slots read the token before theirs."""
         return self.recipe.chained and self.k > 1
 
-    def forward(self, embedded_BLD: Tensor, features_BLD: Tensor, mask_BLL: Tensor, before_BLD: Tensor) -> Tensor:
-        """Predicted features [B, L, D] of whole texts from position 0 on.
+    def forward(
+        self,
+        embedded_BLD: Tensor,
+        features_BLD: Tensor,
+        mask_BLL: Tensor,
+        before_BLD: Tensor,
+        wanted_BL: Tensor | None = None,
+    ) -> Tensor:
+        """Predicted features of whole texts from position 0 on: [B, L, D], or [M, D] at the wanted positions.
 
         Args:
             embedded_BLD: Embeddings of the input tokens.
             features_BLD: Input features.
             mask_BLL: Boolean [B, 1, L, L], relaxed causal.
             before_BLD: At position i, the embedding of x(i+k): the token before the one that i predicts.
+            wanted_BL: Boolean; the positions whose outputs are asked for, None for all.
         """
         mixed = self.mix(embedded_BLD, features_BLD)
         length = embedded_BLD.shape[1]
         position_BL = torch.arange(length, device=embedded_BLD.device)[None]
         last_BL = last_seen_BL(mask_BLL)
-        hidden_BLD = self.attend(mixed.hidden_BLD, position_BL, last_BL, attention_mask=mask_BLL)
-        return self.finish(hidden_BLD, before_BLD, last_BL - position_BL < self.k - 1)
+        hidden = self.attend(mixed.hidden_BLD, position_BL, last_BL, attention_mask=mask_BLL, wanted_BL=wanted_BL)
+        later_BL = last_BL - position_BL < self.k - 1
+        if wanted_BL is None:
+            return self.finish(hidden, before_BLD, later_BL)
+        return self.finish(hidden, before_BLD[wanted_BL], later_BL[wanted_BL])
 
     def mix(self, embedded_BLD: Tensor, features_BLD: Tensor, state: LstmState | None = None) -> Mixed:
         """Make one vector of each embedding and feature; `state` goes on from earlier positions (mixer time)."""

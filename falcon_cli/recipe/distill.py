@@ -67,6 +67,8 @@ class CacheRecipe:
     dtype: Literal["fp16", "bf16"] = "fp16"
     max_gb: float = 4.0
     """Refuse to write more than this."""
+    folder: str | None = None
+    """Where; None is the run folder. Runs on the same texts and target may share it."""
     shard_tokens: int = 65536
     top: int = 16
     """Of the target's distribution, the most probable tokens kept with each feature."""

@@ -107,7 +107,7 @@ def test_shares_come_by_pass_and_slot():
 
 
 def test_the_best_paths_are_those_most_drafts_begin_with():
-    assert best_paths(RANKS, 4) == [(0,), (0, 0), (0, 0, 0)]
+    assert best_paths(RANKS, 4) == [(0,), (0, 0), (1,)]  # counts 3, 2, 1: a tie goes to the shallow
     assert best_paths(RANKS, 99, width=2)[:2] == [(0,), (0, 0)]
     assert (0, 0, 0, 9) in best_paths(RANKS, 99)
     assert not any(max(path) > 1 for path in best_paths(RANKS, 99, width=2))
@@ -116,8 +116,8 @@ def test_the_best_paths_are_those_most_drafts_begin_with():
 @st.composite
 def drafts(draw):
     depth = draw(st.integers(1, 3))
-    rows = draw(st.lists(st.lists(st.integers(0, 2), min_size=depth, max_size=depth), min_size=1, max_size=6))
-    return torch.tensor(rows), draw(st.integers(2, 5))
+    rows = draw(st.lists(st.lists(st.integers(0, 2), min_size=depth, max_size=depth), min_size=1, max_size=4))
+    return torch.tensor(rows), draw(st.integers(2, 4))
 
 
 @given(drafts())

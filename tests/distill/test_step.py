@@ -25,7 +25,7 @@ class Watched:
 
     def __call__(self, *inputs):
         self.shown.append(inputs)
-        return self.network(*inputs) if self.says is None else self.says
+        return self.network(*inputs) if self.says is None else self.says[inputs[-1]]
 
 
 def forward(room, numbers, step=0, glance=0.0, says=None, **changes):

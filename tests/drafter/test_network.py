@@ -138,3 +138,10 @@ def test_outputs_start_from_the_newest_input_of_their_block(decoder, inputs, for
     with torch.no_grad():
         before, after = (network(*each, mask(2), each[0]) for each in (inputs, changed))
     assert bool(((before - after)[0, 4].abs() > 1e-9).any()) == moved
+
+
+def test_wanted_outputs_are_those_of_the_whole(decoder, inputs, tiny_network):
+    network = tiny_network(decoder, k=3)
+    wanted_BL = torch.arange(LENGTH)[None] % 2 == 0
+    whole = network(*inputs, mask(3), inputs[1])
+    torch.testing.assert_close(network(*inputs, mask(3), inputs[1], wanted_BL), whole[wanted_BL])
