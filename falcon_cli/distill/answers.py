@@ -7,6 +7,7 @@ being answered: its prompts are asked again.
 """
 
 import json
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,10 +83,15 @@ def read_answers(path: Path, prompts: Iterable[Prompt]) -> dict[str, tuple[int, 
 
 
 def mend(path: Path) -> None:
-    """End the file with a line break, so that a line cut short by a kill spoils no other."""
-    if path.is_file() and path.stat().st_size and not path.read_bytes().endswith(b"\n"):
-        with path.open("a") as stream:
-            stream.write("\n")
+    """Take a last line that a kill cut short off the file, which then stays one that the corpus can be read from."""
+    if not path.is_file():
+        return
+    whole = path.stat().st_size
+    with path.open("rb") as stream:
+        for line in stream:
+            if not line.endswith(b"\n"):
+                whole -= len(line)
+    os.truncate(path, whole)
 
 
 @dataclass
@@ -157,7 +163,7 @@ def _choose(target: LoadedTarget, model: Any, tokens: Tensor, seen: Tensor, posi
 
 
 def _keep(batch: _Batch, places: list[int]) -> None:
-    """Leave the ended rows behind, and columns that are padding for all that go on."""
+    """Leave the ended rows behind."""
     index = torch.tensor(places, dtype=torch.long, device=batch.token_B.device)
     batch.rows = [batch.rows[place] for place in places]
     batch.position_B, batch.token_B = batch.position_B[index], batch.token_B[index]

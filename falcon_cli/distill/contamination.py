@@ -1,5 +1,6 @@
 """No benchmark's prompt may be trained on."""
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -7,8 +8,11 @@ from falcon_cli.console import warn
 from falcon_cli.data.datasets import load
 from falcon_cli.errors import FalconError
 
-_WORDS = 8
+_WORDS = 4
 """Words in a row that make a prompt worth a closer look."""
+_LETTERS = 40
+"""A turn so long is looked for inside other text; a shorter one must be all that is said."""
+_FENCED = re.compile(r"```\w*\n(.*?)```", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -40,16 +44,19 @@ class BenchPrompts:
     @classmethod
     def from_turns(cls, turns: Iterable[str]) -> "BenchPrompts":
         """The turns themselves."""
+        whole: set[str] = set()
         begun: dict[str, list[str]] = {}
-        whole = [normalised(turn) for turn in turns]
-        for turn in whole:
-            words = turn.split()
-            if len(words) >= _WORDS:
-                begun.setdefault(" ".join(words[:_WORDS]), []).append(turn)
+        for part in (part for turn in turns for part in _parts(turn)):
+            text = normalised(part)
+            words = text.split()
+            if words:
+                whole.add(text)
+            if len(" ".join(part.split())) >= _LETTERS and len(words) >= _WORDS:
+                begun.setdefault(" ".join(words[:_WORDS]), []).append(text)
         return cls(frozenset(whole), {key: tuple(found) for key, found in begun.items()})
 
     def match(self, said: Sequence[str]) -> bool:
-        """Whether something the user says is one of the turns, or holds one of at least eight words."""
+        """Whether something the user says is one of the turns, or holds one of at least forty characters."""
         for text in map(normalised, said):
             if text in self.whole:
                 return True
@@ -62,5 +69,10 @@ class BenchPrompts:
 
 
 def normalised(text: str) -> str:
-    """Lower case, single spaces."""
-    return " ".join(text.casefold().split())
+    """The words in lower case, single spaces: quotes and punctuation that cling to a prompt hide nothing."""
+    return " ".join(re.findall(r"\w+", text.casefold()))
+
+
+def _parts(turn: str) -> list[str]:
+    """A turn, and the code it holds: HumanEval's stands in a request of our own, which no corpus would have."""
+    return [turn, *_FENCED.findall(turn)]

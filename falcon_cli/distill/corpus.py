@@ -6,9 +6,11 @@ renders earlier turns otherwise than they were said, the text ends before the tu
 """
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 from falcon_cli.data.chat import render
@@ -19,6 +21,9 @@ from falcon_cli.distill.dialogues import Dialogue, read_dialogues
 from falcon_cli.distill.sample import Sample
 from falcon_cli.errors import FalconError
 from falcon_cli.recipe.distill import CorpusRecipe
+
+_HALF = re.compile("[\ud800-\udfff]")
+"""Half a character (a lone surrogate): no tokenizer takes it."""
 
 
 @dataclass(frozen=True)
@@ -73,11 +78,16 @@ class Reader:
                 continue
             tokens: list[int] = []
             answer: list[bool] = []
+            asked = 0
             for prompt, said in self._turns(dialogue):
                 if prompt[: len(tokens)] != tokens:
-                    self.counts["cut where the template rewrites earlier turns"] += 1
-                    break
+                    if prompt[:asked] != tokens[:asked]:
+                        self.counts["cut where the template rewrites earlier turns"] += 1
+                        break
+                    end = self._end_of_turn(prompt, asked)  # the template writes the answer in its own way: take that
+                    tokens, answer = prompt[:end], answer[:asked] + [True] * (end - asked)
                 answer += [False] * (len(prompt) - len(tokens))
+                asked = len(prompt)
                 reply, looped = self._reply(said)
                 tokens = prompt + reply
                 answer += [True] * len(reply)
@@ -95,8 +105,17 @@ class Reader:
                 yield Prompt(f"{dialogue.id}/{turn}", tuple(prompt))
 
     def answered(self, prompts: Iterable[Prompt], answers: Mapping[str, Sequence[int]]) -> Iterator[Sample]:
-        """Prompts with the target's own answers."""
+        """Prompts with the target's own answers.
+
+        Raises:
+            FalconError: A prompt has none.
+        """
         for prompt in prompts:
+            if prompt.id not in answers:
+                raise FalconError(
+                    f"the target's answer to {prompt.id} is missing: all processes must write into the same run "
+                    "folder; go on with --resume"
+                )
             yield from self._given(Dialogue(prompt.id, (), prompt.tokens, tuple(answers[prompt.id])))
 
     def _dialogues(self) -> Iterator[Dialogue]:
@@ -104,7 +123,7 @@ class Reader:
         taken, seen = 0, set()
         for dialogue in read_dialogues(self.recipe):
             said = self._said(dialogue)
-            reason = self._refused(said)
+            reason = self._refused(dialogue, said)
             key = hashlib.sha256(repr(said).encode("utf-8", "surrogatepass")).digest()
             if reason is None and key in seen:
                 reason = "doubled"
@@ -120,13 +139,34 @@ class Reader:
     def _said(self, dialogue: Dialogue) -> list[str]:
         """What the user says."""
         if dialogue.prompt_ids:
-            return [self.tokenizer.decode(list(dialogue.prompt_ids))]
+            return self._spoken(dialogue)
         return [message["content"] for message in dialogue.messages if message["role"] == "user"]
 
-    def _refused(self, said: Sequence[str]) -> str | None:
+    def _spoken(self, dialogue: Dialogue) -> list[str]:
+        """The words between a prompt's special tokens, with and without the line that names the speaker.
+
+        Raises:
+            FalconError: The token ids are not this tokenizer's.
+        """
+        top, known = max(dialogue.prompt_ids + dialogue.response_ids), len(self.tokenizer)
+        if top >= known:
+            raise FalconError(
+                f"dialogue {dialogue.id} has the token id {top}, the target's tokenizer only {known} tokens: give a "
+                "corpus made with this target, or one of messages"
+            )
+        special = set(self.tokenizer.all_special_ids)
+        runs = groupby(dialogue.prompt_ids, key=special.__contains__)
+        texts = [self.tokenizer.decode(list(run)) for apart, run in runs if not apart]
+        return texts + [text.partition("\n")[2] for text in texts]
+
+    def _refused(self, dialogue: Dialogue, said: Sequence[str]) -> str | None:
         text = "".join(said)
         if not text.strip():
             return "without a user's word"
+        if len(dialogue.prompt_ids) > self.recipe.max_prompt_tokens:
+            return "with a prompt that is too long"
+        if any(_HALF.search(message["content"]) for message in dialogue.messages):
+            return "with broken characters"
         plain = sum(letter.isascii() for letter in text)
         if plain < self.recipe.ascii_share * len(text):
             return "not in ASCII"
@@ -140,7 +180,7 @@ class Reader:
             if message["role"] != "assistant":
                 continue
             before = messages[:place]
-            if not message["content"].strip() or not before or before[-1]["role"] != "user":
+            if not message["content"] or not before or not _asks(before[-1]):
                 self.counts["cut at a turn without words"] += 1
                 return
             prompt = self._render(before)
@@ -166,7 +206,7 @@ class Reader:
 
     def _reply(self, said: str) -> tuple[list[int], bool]:
         """An answer's tokens with the end of turn, and whether it was cut where it begins to loop."""
-        ids: list[int] = self.tokenizer(said.strip(), add_special_tokens=False)["input_ids"]
+        ids: list[int] = self.tokenizer(said, add_special_tokens=False)["input_ids"]
         return self._unlooped([*ids, *self._end()])
 
     def _unlooped(self, ids: list[int]) -> tuple[list[int], bool]:
@@ -175,6 +215,11 @@ class Reader:
             return ids, False
         self.counts["cut where the answer loops"] += 1
         return ids[:start], True
+
+    def _end_of_turn(self, prompt: Sequence[int], begin: int) -> int:
+        """The place after the first stop token from `begin` on; `begin` where there is none."""
+        ends = (place + 1 for place in range(begin, len(prompt)) if prompt[place] in self.stop_ids)
+        return next(ends, begin)
 
     def _end(self) -> list[int]:
         own = self.tokenizer.eos_token_id
@@ -226,6 +271,17 @@ def _dialogue_of(sample: Sample) -> str:
 
 
 def _from_the_user_on(messages: Sequence[Message]) -> list[Message]:
-    """The messages from the first that is not the assistant's."""
+    """The messages from the first that is not the assistant's; answers without white space at their ends.
+
+    Else a text would hold the answer as it is learned, and the next prompt the answer as it was recorded.
+    """
     first = next((place for place, message in enumerate(messages) if message["role"] != "assistant"), len(messages))
-    return list(messages[first:])
+    return [
+        {**message, "content": message["content"].strip()} if message["role"] == "assistant" else message
+        for message in messages[first:]
+    ]
+
+
+def _asks(message: Message) -> bool:
+    """Whether it is the user's, and says something."""
+    return message["role"] == "user" and bool(message["content"].strip())

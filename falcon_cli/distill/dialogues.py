@@ -18,6 +18,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +52,8 @@ def read_dialogues(recipe: CorpusRecipe) -> Iterator[Dialogue]:
     for source in recipe.sources:
         for dialogue in _source(source, recipe):
             seen[dialogue.id] += 1
-            count = seen[dialogue.id]
-            yield dialogue if count == 1 else replace(dialogue, id=f"{dialogue.id}#{count}")
+            times = seen[dialogue.id]
+            yield dialogue if times == 1 else replace(dialogue, id=f"{dialogue.id}#{times}")
 
 
 def _source(source: str, recipe: CorpusRecipe) -> Iterator[Dialogue]:
@@ -83,7 +84,7 @@ def _file(path: Path) -> Iterator[Dialogue]:
 
 def _sharegpt(path: Path) -> Iterator[Dialogue]:
     for conversation in sharegpt.read_conversations(path):
-        yield Dialogue(conversation.id, conversation.messages)
+        yield Dialogue(conversation.id.replace("/", "_"), conversation.messages)
 
 
 def _rows(name: str, kind: str, options: dict[str, Any]) -> Iterator[Dialogue]:
@@ -91,14 +92,26 @@ def _rows(name: str, kind: str, options: dict[str, Any]) -> Iterator[Dialogue]:
     from datasets import load_dataset
 
     try:
-        rows = enumerate(load_dataset(kind, streaming=True, **options), start=1)
+        rows = iter(load_dataset(kind, streaming=True, **options))
     except Exception as error:  # not there, unreachable, no such split: one line for all of them
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise FalconError(
-            f"corpus {name} cannot be loaded ({reason}); give a local file, or check name and split"
+            f"corpus {name} cannot be loaded ({_reason(error)}); give a local file, or check name and split"
         ) from error
-    for number, record in rows:
+    for number in count(1):
+        try:
+            record = next(rows)
+        except StopIteration:
+            return
+        except Exception as error:  # damaged in the middle, or the connection is gone
+            raise FalconError(
+                f"corpus {name} cannot be read beyond row {number - 1} ({_reason(error)}); fetch it again, or set "
+                "corpus.limit"
+            ) from error
         yield _dialogue(record, name, number)
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _jsonl(path: Path) -> Iterator[Dialogue]:
@@ -111,7 +124,7 @@ def _jsonl(path: Path) -> Iterator[Dialogue]:
             continue
         try:
             record = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             broken = FalconError(f"{path}:{number}: not JSON ({error})")
             continue
         yield _dialogue(record, str(path), number)
@@ -137,8 +150,8 @@ def _dialogue(record: Any, source: str, number: int) -> Dialogue:
     if "prompt_ids" in record and "response_ids" in record:
         return Dialogue(name, (), _ids(record["prompt_ids"], where), _ids(record["response_ids"], where))
     for field, speaker, text in (("messages", "role", "content"), ("conversations", "from", "value")):
-        if field in record:
-            return Dialogue(name, tuple(_messages(record[field], field, speaker, text, where)))
+        if field in record:  # a slash would mark a turn: HumanEval/12 is no turn of "HumanEval"
+            return Dialogue(name.replace("/", "_"), tuple(_messages(record[field], field, speaker, text, where)))
     fields = ", ".join(f'"{field}"' for field in list(record)[:8]) or "none"
     raise FalconError(f"{where}: it has the fields {fields}; a dialogue needs {_FORMS}")
 

@@ -52,7 +52,8 @@ class Examiner:
         network = self.pupil.grown()
         ranks = ranks_AP(network, self.pupil.frozen, self.lessons, passes=-(-_DEPTH // network.k))
         width = min(_WIDTH, len(self.pupil.frozen.head_WD))
-        tree = TreeShape.from_paths(best_paths(ranks, _NODES, width))
+        paths = best_paths(ranks, _NODES, width)
+        tree = TreeShape.from_paths(paths) if paths else TreeShape.chain(network.k)  # texts too short for a draft
         found: dict[str, Any] = accuracy(ranks, network.k).line()
         found["drafts"] = len(ranks)
         found["tau_foreseen"] = round(expected_accepted(ranks, tree.paths), 4)

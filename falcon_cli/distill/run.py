@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DistributedType
+from accelerate import Accelerator
+from accelerate.utils import parse_flag_from_env
 
 from falcon_cli.console import say
 from falcon_cli.distill.batches import Schedule
@@ -42,7 +43,7 @@ def distill(recipe: DistillRecipe, argv: Sequence[str], resume: bool = False, dr
     accelerator = Accelerator(
         mixed_precision=recipe.training.precision, cpu=recipe.target.device == "cpu" or not torch.cuda.is_available()
     )
-    spread = accelerator.distributed_type == DistributedType.FSDP
+    spread = is_spread(accelerator)
     if spread:
         check_sharded(recipe)
     folder = None if dry_run else _opened(recipe, argv, resume, accelerator)
@@ -173,6 +174,11 @@ class Job:
         }
 
 
+def is_spread(accelerator: Accelerator) -> bool:
+    """Whether accelerate's configuration asks for FSDP: the target is spread over the processes."""
+    return accelerator.num_processes > 1 and parse_flag_from_env("ACCELERATE_USE_FSDP")
+
+
 def check_sharded(recipe: DistillRecipe) -> None:
     """Refuse what processes that share one target cannot do each at its own pace.
 
@@ -198,7 +204,7 @@ def _opened(recipe: DistillRecipe, argv: Sequence[str], resume: bool, accelerato
 
 def _on_this_process(recipe: DistillRecipe, accelerator: Accelerator) -> Any:
     """The target's recipe, on the GPU that accelerate gave this process; to be spread, it goes to main memory first."""
-    if accelerator.distributed_type == DistributedType.FSDP:
+    if is_spread(accelerator):
         return replace(recipe.target, device="cpu")
     if accelerator.num_processes > 1 and recipe.target.device == "auto":
         return replace(recipe.target, device=str(accelerator.device))

@@ -32,7 +32,7 @@ after *this* parent, not the same list under all siblings:
 
 Normalised (default): the embedding is RMS-normalised, the feature divided by the target's final-norm weight, the mixer
 is a change added to the feature, the output is RMS-normalised with a weight that starts as the target's. Both ends
-then have their scale from the start, and learning is several times quicker (docs/distill.md). Raw: the paper's form.
+then have their scale from the start, and learning is quicker (docs/distill.md). Raw: the paper's form.
 
 Shapes: B batch, L positions, D hidden size, C mixer layers.
 """

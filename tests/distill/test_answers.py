@@ -10,15 +10,16 @@ from falcon_cli.decode.loop import complete
 from falcon_cli.decode.stop import Stop
 from falcon_cli.distill.answers import greedy_batch, read_answers, target_answers
 from falcon_cli.distill.corpus import Prompt
-from falcon_cli.recipe.distill import AnswersRecipe
+from falcon_cli.distill.dialogues import read_dialogues
+from falcon_cli.recipe.distill import AnswersRecipe, CorpusRecipe
 from falcon_cli.target.load import LoadedTarget
 from falcon_cli.target.model import TargetModel
 
-LENGTHS = (3, 9, 1, 6, 9, 4, 2)
+LENGTHS = (3, 9, 1, 6, 19, 4, 2)  # some longer than the windows of 6 and 7
 RECIPE = AnswersRecipe(max_new_tokens=12, batch_size=3)
 
 
-@pytest.fixture(scope="module", params=["llama-gqa", "qwen2", "mistral"])
+@pytest.fixture(scope="module", params=["llama-gqa", "qwen2-window", "mistral-window"])
 def target(request, tiny_model):
     return LoadedTarget("tiny", TargetModel(tiny_model(request.param)), None, frozenset({5, 11, 17, 30}), "fp64")
 
@@ -59,7 +60,10 @@ def test_after_a_kill_only_what_is_missing_is_asked(target, prompts, tmp_path):
     assert len(read_answers(path, prompts)) == len(prompts) - 1
     target_answers(target, prompts, RECIPE, path)
     assert read_answers(path, prompts) == whole
-    assert len(path.read_text().splitlines()) == len(prompts) + 1
+    assert [dialogue.id for dialogue in read_dialogues(CorpusRecipe(sources=(str(path),)))] == [
+        json.loads(line)["id"] for line in path.read_text().splitlines()
+    ]
+    assert len(path.read_text().splitlines()) == len(prompts)  # the half line is gone: the file is a corpus too
 
 
 def test_an_answer_to_another_prompt_of_the_same_name_is_not_used(target, prompts, tmp_path):

@@ -16,6 +16,7 @@ BENCH = BenchPrompts.from_turns([LONG, "Why?"])
         (["compose an  ENGAGING travel\nblog post about a recent trip to hawaii"], True),
         ([f"Please: {LONG} and so on"], True),
         (["hello", "why?"], True),
+        ([f'Please answer: "{LONG}".<|im_end|>'], True),
         (["Why? I wonder"], False),  # short prompts only count whole
         (["Compose an engaging travel blog post about a recent trip to Rome"], False),
         ([], False),
@@ -26,7 +27,17 @@ def test_prompts_are_found(said, found):
 
 
 def test_text_is_normalised():
-    assert normalised(" Ä\n b\t ") == "ä b"
+    assert normalised(' "Ä\n b!\t ') == "ä b"
+
+
+def test_the_code_of_a_fenced_prompt_is_found_without_our_words_around_it():
+    bench = BenchPrompts.from_turns(
+        ["Complete it.\n\n```python\ndef halve(number: float) -> float:\n    # half of it\n```"]
+    )
+    assert bench.match(
+        ["what does this do?\ndef halve(number: float) -> float:\n    # half of it\n    return number / 2"]
+    )
+    assert not bench.match(["Complete it, please"])
 
 
 def test_a_data_set_that_cannot_be_had_is_named_and_left(monkeypatch, capsys):

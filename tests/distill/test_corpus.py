@@ -63,6 +63,7 @@ def test_an_assistant_that_speaks_first_is_not_heard(reader):
     [
         (talk(ASKED, "  "), {}, "cut at a turn without words"),
         (talk("", "red"), {}, "without a user's word"),
+        (talk(ASKED, "red \ud83d"), {}, "with broken characters"),
         (talk("Назови три цвета", "red"), {"ascii_share": 0.9}, "not in ASCII"),
         (talk(ASKED, "red"), {"min_answer_tokens": 50}, "with too short an answer"),
         (talk(ASKED * 9, "red"), {"max_prompt_tokens": 40}, "cut at a prompt that is too long"),
@@ -72,6 +73,20 @@ def test_what_is_left_out_is_counted_by_its_reason(reader, dialogue, recipe, rea
     one = reader([dialogue], **recipe)
     assert list(one.texts()) == []
     assert one.counts[reason] == 1
+
+
+def test_a_turn_in_which_the_user_says_nothing_ends_the_text(reader, byte_tokenizer):
+    one = reader([talk(ASKED, "red", " ", "green")])
+    (sample,) = one.texts()
+    assert byte_tokenizer.decode(sample.tokens).endswith("red<|im_end|>")
+    assert one.counts["cut at a turn without words"] == 1
+
+
+def test_white_space_around_an_answer_does_not_end_the_text(reader, byte_tokenizer):
+    one = reader([talk(ASKED, " red \n", "More?", "green")])
+    (sample,) = one.texts()
+    assert byte_tokenizer.decode(sample.tokens).endswith("green<|im_end|>")
+    assert one.counts == Counter()
 
 
 def test_doubled_dialogues_and_benchmark_prompts_are_left_out(reader):
@@ -111,6 +126,24 @@ def test_the_limit_counts_dialogues_that_are_taken(reader):
 def test_token_ids_are_taken_as_they_are(reader):
     (sample,) = reader([{"id": "x", "prompt_ids": [5, 6, 7], "response_ids": [8, 9]}]).texts()
     assert sample == Sample("x", (5, 6, 7, 8, 9), (False, False, False, True, True))
+
+
+def test_token_ids_are_held_to_the_same_filters(reader, byte_tokenizer):
+    short = render(byte_tokenizer, talk("Why?"))
+    records = [{"id": name, "prompt_ids": ids, "response_ids": [3]} for name, ids in (("a", short), ("b", [5] * 60))]
+    one = reader(records, BenchPrompts.from_turns(["why?"]), max_prompt_tokens=50)
+    assert list(one.texts()) == list(one.prompts()) == []
+    assert one.counts == Counter({"with a benchmark's prompt": 2, "with a prompt that is too long": 2})
+
+
+def test_token_ids_of_another_tokenizer_are_refused(reader):
+    with pytest.raises(FalconError, match=r"dialogue x has the token id 9999, the target's tokenizer only"):
+        list(reader([{"id": "x", "prompt_ids": [1], "response_ids": [9999]}]).texts())
+
+
+def test_an_answer_that_is_missing_is_named(reader):
+    with pytest.raises(FalconError, match="answer to d/0 is missing"):
+        list(reader([]).answered([Prompt("d/0", (1, 2))], {}))
 
 
 def test_prompts_are_those_before_each_answer(reader, byte_tokenizer):
@@ -154,3 +187,13 @@ def test_a_corpus_of_which_nothing_is_left_says_why():
 def test_the_summary_counts_texts_and_reasons():
     corpus = split(texts("a", "b", "c"), CorpusRecipe(held_out=1), Counter({"doubled": 1200}))
     assert corpus.summary() == "corpus: 2 texts with 2 answer tokens, 1 held out (1,200 doubled)"
+
+
+def test_answers_that_the_template_writes_in_its_own_way_are_taken_from_it(reader, byte_tokenizer):
+    """LLaMA-2's template puts a space before the end of turn."""
+    messages = talk(ASKED, "red, green", "One more?", "blue")
+    (sample,) = reader([messages], template="llama-2").texts()
+    second = render(byte_tokenizer, messages[:3], "llama-2")
+    assert list(sample.tokens[: len(second)]) == second
+    said = [token for token, answer in zip(sample.tokens, sample.answer, strict=True) if answer]
+    assert byte_tokenizer.decode(said) == " red, green <|im_end|>blue<|im_end|>"

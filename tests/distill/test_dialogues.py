@@ -55,6 +55,30 @@ def test_parquet_is_read_by_datasets(tmp_path):
     assert read(path) == [Dialogue("p", tuple(HELLO))]
 
 
+def test_rows_that_cannot_be_read_end_in_one_line(tmp_path):
+    from datasets import Dataset
+
+    path = tmp_path / "a.parquet"
+    Dataset.from_list([{"id": str(n), "messages": HELLO} for n in range(3000)]).to_parquet(str(path))
+    raw = bytearray(path.read_bytes())
+    raw[300 : len(raw) // 2] = b"\xaa" * (len(raw) // 2 - 300)  # the footer is whole, the rows are not
+    path.write_bytes(bytes(raw))
+    with pytest.raises(FalconError, match=r"cannot be read beyond row 0"):
+        read(path)
+
+
+def test_a_slash_in_a_name_is_no_turn_s(tmp_path):
+    path = lines(tmp_path / "a.jsonl", {"id": "HumanEval/12", "messages": HELLO})
+    assert [dialogue.id for dialogue in read(path)] == ["HumanEval_12"]
+
+
+def test_a_line_nested_too_deeply_is_an_error(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"messages":' + "[" * 100_000 + "\n" + json.dumps({"messages": HELLO}) + "\n")
+    with pytest.raises(FalconError, match=r"a.jsonl:1: not JSON"):
+        read(path)
+
+
 def test_a_last_line_cut_short_is_left_out_with_a_warning(tmp_path, capsys):
     path = lines(tmp_path / "a.jsonl", {"messages": HELLO}, {"messages": HELLO})
     path.write_text(path.read_text()[:-9])

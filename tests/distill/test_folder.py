@@ -86,5 +86,5 @@ def test_a_forbidden_place_is_one_line(recipe, monkeypatch):
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr("pathlib.Path.mkdir", forbidden)
-    with pytest.raises(FalconError, match="no permission to write .*one: choose another place"):
+    with pytest.raises(FalconError, match=r"no permission to write .*one: choose another place"):
         RunFolder.open(recipe, ARGV, resume=False)

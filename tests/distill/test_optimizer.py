@@ -1,5 +1,7 @@
 """Learning rates, and state that comes back exactly."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
@@ -13,7 +15,7 @@ RECIPE = TrainingRecipe(warmup=0.1, final=0.2, learning_rate=0.01)
 def test_the_rate_rises_then_falls_to_its_last_share():
     shares = [factor(step, 100, RECIPE) for step in range(100)]
     assert shares[:10] == pytest.approx([step / 10 for step in range(1, 11)])
-    assert all(a >= b for a, b in zip(shares[9:], shares[10:], strict=False))
+    assert all(a >= b for a, b in pairwise(shares[9:]))
     assert shares[-1] == pytest.approx(0.2, abs=0.001)
 
 

@@ -98,7 +98,7 @@ def test_an_earlier_drafter_of_another_form_is_refused_with_the_keys_to_set(pupi
 
 
 def test_no_drafter_there_is_one_line(pupil, tmp_path):
-    with pytest.raises(FalconError, match="no drafter at .*nowhere"):
+    with pytest.raises(FalconError, match=r"no drafter at .*nowhere"):
         pupil(DistillRecipe(network=LINEAR, init_from=str(tmp_path / "nowhere")))
 
 

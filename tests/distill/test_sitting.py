@@ -1,6 +1,5 @@
 """A sitting: to the end, or to Ctrl-C, and on again as if nothing had been."""
 
-import os
 import signal
 from dataclasses import replace
 
@@ -94,7 +93,7 @@ def at(step, action):
 
 
 def ctrl_c():
-    os.kill(os.getpid(), signal.SIGINT)
+    signal.raise_signal(signal.SIGINT)  # to this very thread: os.kill's may come late, or two of them as one
 
 
 def fail():
@@ -130,7 +129,7 @@ def test_it_saves_when_the_time_has_come(desk, monkeypatch):
     assert one.checkpoints[-1] == STEPS
 
 
-@pytest.mark.parametrize("step", [1, 4, 7, 11])
+@pytest.mark.parametrize("step", [1, 5, 7, 11])
 def test_after_a_kill_at_any_step_the_losses_go_on_bit_for_bit(desk, whole, step):
     one = desk()
     one.in_step = at(step, fail)
@@ -139,6 +138,7 @@ def test_after_a_kill_at_any_step_the_losses_go_on_bit_for_bit(desk, whole, step
     assert one.saved() == step
     one.sit()
     assert one.losses() == whole
+    assert [line["step"] for line in read_diary(one.folder.held_out)] == [5, 10, 12]
 
 
 def test_steps_taken_after_the_last_save_are_taken_again(desk, whole):
@@ -234,7 +234,9 @@ def test_a_loss_that_is_no_number_stops_and_leaves_its_batch(desk, classroom):
         return room
 
     one.classroom = broken
-    with pytest.raises(FalconError, match="is no number; its batch is saved in .*: look for broken features") as caught:
+    with pytest.raises(
+        FalconError, match=r"is no number; its batch is saved in .*: look for broken features"
+    ) as caught:
         one.sit(minutes=0.0)
     assert "\n" not in str(caught.value)
     held = load_file(one.folder.path / "not-finite.safetensors")

@@ -52,7 +52,7 @@ def test_a_damaged_state_is_named(trainer, tmp_path, name, keep):
     folder = tmp_path / "state"
     save_state(folder, trainer.network, trainer.made, 3)
     (folder / name).write_bytes((folder / name).read_bytes()[:keep])
-    with pytest.raises(FalconError, match="is damaged .*: delete it to train from the start") as caught:
+    with pytest.raises(FalconError, match=r"is damaged .*: delete it to train from the start") as caught:
         load_state(folder, trainer.network, trainer.made)
     assert str(folder) in str(caught.value)
     assert "\n" not in str(caught.value)
