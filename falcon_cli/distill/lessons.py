@@ -81,11 +81,11 @@ def _make(
     began, done = perf_counter(), 0
 
     def read(samples: Sequence[Sample]) -> Iterator[tuple[int, Lesson]]:
+        own = forwards(samples)
+        most = _greatest(own, accelerator) if target.model.sharded else own  # asked before any process reads on
         yield from lessons(target.model, samples, cache.top, DTYPES[cache.dtype])
-        if target.model.sharded:
-            own = forwards(samples)
-            for _ in range(_greatest(own, accelerator) - own):
-                idle_forward(target.model)
+        for _ in range(most - own):
+            idle_forward(target.model)
 
     with progress("reading", tokens, "tokens") as bar:
         for count in make_shards(folder, wanted, read):

@@ -46,4 +46,4 @@ def test_the_shipped_drafter_drafts_well():
     figures = bench(BenchRecipe(dataset="gsm8k", limit=2, methods=("falcon",), max_new_tokens=48), ["falcon", "bench"])
     falcon = figures["methods"]["falcon"]
     assert falcon["lossless"]["verdict"] == "exact"
-    assert falcon["tokens_per_cycle"] > 1.7
+    assert falcon["tokens_per_cycle"] > 1.5
