@@ -5,12 +5,16 @@
     3  predict again, with gradient
     4  the loss, at answer positions that were not glanced at
 
+With `passes` above 1 the drafter also learns to go on from itself, which the paper leaves to chance: what it predicted
+without gradient is fed back to it as the input of a further pass (not glanced at), whose loss is added.
+
 Position i is held against the target's feature at i + k and its view of the token that follows there.
 Shapes: B batch, L positions, D hidden size, M loss-bearing positions.
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -18,11 +22,18 @@ from torch import Tensor
 from falcon_cli.distill.batches import Batch, generator_of, learning_BL
 from falcon_cli.distill.glancing import glanced_L, one_block_ahead
 from falcon_cli.distill.losses import Losses, Teaching, best_tokens, losses
-from falcon_cli.drafter.masks import block_L, relaxed_causal_BLL, slot_L
+from falcon_cli.drafter.masks import block_L, slot_L
+from falcon_cli.drafter.unroll import streams_mask
 from falcon_cli.recipe.distill import DistillRecipe
 
-Network = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
-"""`DrafterNetwork.forward`: (embedded, features, mask, embedded tokens before, wanted) → predicted features [M, D]."""
+
+class Network(Protocol):
+    """`DrafterNetwork.forward`, alone or wrapped for several processes."""
+
+    def __call__(
+        self, embedded: Tensor, features: Tensor, mask: Tensor, before: Tensor, wanted: Tensor, *, streams: int
+    ) -> Tensor:
+        """Predicted features [M, D] at the wanted positions."""
 
 
 @dataclass(frozen=True)
@@ -51,33 +62,87 @@ class Outcome:
 def train_forward(
     network: Network, frozen: Frozen, batch: Batch, recipe: DistillRecipe, step: int, glance: float
 ) -> Outcome:
-    """Losses of one batch; `glance` is λ, and 0 leaves the first prediction out."""
-    k = recipe.network.k
-    length = batch.tokens_BL.shape[1]
-    device = batch.tokens_BL.device
+    """Losses of one batch; `glance` is λ, and 0 leaves the glancing out."""
+    k, passes = recipe.network.k, recipe.passes
     phase = int(torch.randint(k, (), generator=generator_of(recipe.seed, "phase", step)))
-    mask_BLL = relaxed_causal_BLL(batch.length_B, length, k, phase)
-    slots = slot_L(length, k, phase, device)
+    reading = _Reading(network, frozen, batch, k, phase)
     learn_BL = learning_BL(batch, k)
-    noisy = replace(batch, features_BLD=_with_noise(batch, recipe, step))
-    glanced_BL, wrong = torch.zeros_like(learn_BL), 0
-    if glance > 0 and k > 1:
-        wrong_BL = _wrong(network, frozen, noisy, learn_BL, mask_BLL, k)
-        wrong = int(wrong_BL.sum())
-        blocks = block_L(length, k, phase, device)
-        rows = [
-            glanced_L(wrong_BL[row], blocks, slots, k, int(batch.length_B[row]), glance,
-                      generator_of(recipe.seed, "glance", step, number))
-            for row, number in enumerate(batch.numbers)
-        ]  # fmt: skip
-        glanced_BL = torch.stack(rows)
-    tokens_BL = one_block_ahead(noisy.tokens_BL, glanced_BL, k)
-    features_BLD = one_block_ahead(noisy.features_BLD, glanced_BL, k)
-    before_BLD = tokens_before(frozen, batch.tokens_BL, k)
-    bearing_BL = learn_BL & ~glanced_BL
-    predicted_MD = network(frozen.embedding_VD[tokens_BL], features_BLD, mask_BLL, before_BLD, bearing_BL)
-    told = losses(predicted_MD, frozen.head_WD, teaching(batch, frozen, bearing_BL, k), recipe.loss)
-    return Outcome(told, slots.expand_as(learn_BL)[bearing_BL], int(glanced_BL.sum()), wrong)
+    streams = [_with_noise(batch, recipe, step)]
+    glanced_BL = wrong_BL = torch.zeros_like(learn_BL)
+    glancing = glance > 0 and k > 1
+    for number in range(1, max(passes, 2 if glancing else 1)):
+        wanted_BL = learn_BL if passes == 1 else reading.real_BL()
+        with torch.no_grad():
+            first_MD = reading.predict(batch.tokens_BL, streams, [wanted_BL], last_only=True)[-1]
+        if number == 1 and glancing:
+            wrong_BL = _wrong(reading, first_MD[learn_BL[wanted_BL]], learn_BL)
+            glanced_BL = _glanced(reading, wrong_BL, glance, recipe.seed, step)
+        if number < passes:
+            streams.append(reading.fed_back(first_MD, wanted_BL))
+    streams[0] = one_block_ahead(streams[0], glanced_BL, k)
+    bearing = [learn_BL & ~glanced_BL] + [learn_BL & (reading.block_L >= number) for number in range(1, passes)]
+    predicted = reading.predict(one_block_ahead(batch.tokens_BL, glanced_BL, k), streams, bearing)
+    told, *later = (
+        losses(predicted_MD, frozen.head_WD, teaching(batch, frozen, bearing_BL, k), recipe.loss)
+        for predicted_MD, bearing_BL in zip(predicted, bearing, strict=True)
+    )
+    total = told.total + sum(recipe.pass_weight**number * own.total for number, own in enumerate(later, start=1))
+    slot_M = slot_L(learn_BL.shape[1], k, phase, learn_BL.device).expand_as(learn_BL)[bearing[0]]
+    return Outcome(replace(told, total=total), slot_M, int(glanced_BL.sum()), int(wrong_BL.sum()))
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """A batch as the network reads it: by one stream of inputs, or by one for each pass of a draft (unroll.py)."""
+
+    network: Network
+    frozen: Frozen
+    batch: Batch
+    k: int
+    phase: int
+
+    @property
+    def length(self) -> int:
+        """Positions, padding included."""
+        return self.batch.tokens_BL.shape[1]
+
+    @property
+    def block_L(self) -> Tensor:
+        """Each position's block."""
+        return block_L(self.length, self.k, self.phase, self.batch.tokens_BL.device)
+
+    def real_BL(self) -> Tensor:
+        """Boolean: no padding."""
+        return torch.arange(self.length, device=self.batch.length_B.device) < self.batch.length_B[:, None]
+
+    def predict(
+        self, tokens_BL: Tensor, streams: Sequence[Tensor], wanted: Sequence[Tensor], last_only: bool = False
+    ) -> list[Tensor]:
+        """Predicted features [M, D] of each stream at its wanted positions.
+
+        Args:
+            tokens_BL: What the first stream reads; the others read the text's own tokens.
+            streams: Input features of each pass [B, L, D].
+            wanted: Boolean [B, L] for each stream.
+            last_only: `wanted` is the last stream's alone; nothing is asked of the others.
+        """
+        count, batch = len(streams), self.batch
+        if last_only:
+            wanted = [torch.zeros_like(wanted[0])] * (count - 1) + list(wanted)
+        tokens_BM = torch.cat([tokens_BL] + [batch.tokens_BL] * (count - 1), 1)
+        mask = streams_mask(batch.length_B, self.length, self.k, count, self.phase)
+        before = tokens_before(self.frozen, batch.tokens_BL, self.k).repeat(1, count, 1)
+        wanted_BM = torch.cat(list(wanted), 1)
+        embedded = self.frozen.embedding_VD[tokens_BM]
+        predicted_MD = self.network(embedded, torch.cat(list(streams), 1), mask, before, wanted_BM, streams=count)
+        stream_M = wanted_BM.nonzero()[:, 1] // self.length
+        return [predicted_MD[stream_M == number] for number in range(count)] if count > 1 else [predicted_MD]
+
+    def fed_back(self, predicted_MD: Tensor, wanted_BL: Tensor) -> Tensor:
+        """The next pass's input features: at position i what was predicted for it, at position i − k."""
+        full_BLD = torch.zeros_like(self.batch.features_BLD)
+        full_BLD[wanted_BL] = predicted_MD.to(full_BLD.dtype)
+        return full_BLD.roll(self.k, 1)
 
 
 def teaching(batch: Batch, frozen: Frozen, bearing_BL: Tensor, k: int) -> Teaching:
@@ -91,16 +156,24 @@ def teaching(batch: Batch, frozen: Frozen, bearing_BL: Tensor, k: int) -> Teachi
     )
 
 
-@torch.no_grad()
-def _wrong(network: Network, frozen: Frozen, batch: Batch, learn_BL: Tensor, mask_BLL: Tensor, k: int) -> Tensor:
+def _wrong(reading: _Reading, first_MD: Tensor, learn_BL: Tensor) -> Tensor:
     """Boolean [B, L]: loss-bearing positions where the drafter's best token is not the target's."""
-    embedded_BLD = frozen.embedding_VD[batch.tokens_BL]
-    before_BLD = tokens_before(frozen, batch.tokens_BL, k)
-    predicted_MD = network(embedded_BLD, batch.features_BLD, mask_BLL, before_BLD, learn_BL)
-    best_M = best_tokens(predicted_MD, frozen.head_WD)
+    told = teaching(reading.batch, reading.frozen, learn_BL, reading.k)
     wrong_BL = learn_BL.clone()
-    wrong_BL[learn_BL] = best_M != teaching(batch, frozen, learn_BL, k).ids_MC[:, 0]
+    wrong_BL[learn_BL] = best_tokens(first_MD, reading.frozen.head_WD) != told.ids_MC[:, 0]
     return wrong_BL
+
+
+def _glanced(reading: _Reading, wrong_BL: Tensor, glance: float, seed: int, step: int) -> Tensor:
+    """Boolean [B, L]: the positions that are shown the answer, each text's drawn for itself."""
+    batch, k = reading.batch, reading.k
+    slots = slot_L(reading.length, k, reading.phase, wrong_BL.device)
+    rows = [
+        glanced_L(wrong_BL[row], reading.block_L, slots, k, int(batch.length_B[row]), glance,
+                  generator_of(seed, "glance", step, number))
+        for row, number in enumerate(batch.numbers)
+    ]  # fmt: skip
+    return torch.stack(rows)
 
 
 def tokens_before(frozen: Frozen, tokens_BL: Tensor, k: int) -> Tensor:

@@ -141,6 +141,7 @@ class DrafterNetwork(nn.Module):
         mask_BLL: Tensor,
         before_BLD: Tensor,
         wanted_BL: Tensor | None = None,
+        streams: int = 1,
     ) -> Tensor:
         """Predicted features of whole texts from position 0 on: [B, L, D], or [M, D] at the wanted positions.
 
@@ -150,13 +151,15 @@ class DrafterNetwork(nn.Module):
             mask_BLL: Boolean [B, 1, L, L], relaxed causal.
             before_BLD: At position i, the embedding of x(i+k): the token before the one that i predicts.
             wanted_BL: Boolean; the positions whose outputs are asked for, None for all.
+            streams: Inputs of so many passes lie one behind the other along L (`unroll.py`), under their own mask; an
+                LSTM along time knows one only.
         """
         mixed = self.mix(embedded_BLD, features_BLD)
-        length = embedded_BLD.shape[1]
-        position_BL = torch.arange(length, device=embedded_BLD.device)[None]
+        row_L = torch.arange(embedded_BLD.shape[1], device=embedded_BLD.device)
+        position_BL = (row_L % (len(row_L) // streams))[None]
         last_BL = last_seen_BL(mask_BLL)
         hidden = self.attend(mixed.hidden_BLD, position_BL, last_BL, attention_mask=mask_BLL, wanted_BL=wanted_BL)
-        later_BL = last_BL - position_BL < self.k - 1
+        later_BL = last_BL - row_L < self.k - 1
         if wanted_BL is None:
             return self.finish(hidden, before_BLD, later_BL)
         return self.finish(hidden, before_BLD[wanted_BL], later_BL[wanted_BL])

@@ -22,7 +22,7 @@ Shapes: B batch, L positions (a multiple of k), D hidden size, Q streams, C mixe
 import torch
 from torch import Tensor
 
-from falcon_cli.drafter.masks import last_seen_BL
+from falcon_cli.drafter.masks import block_L, last_seen_BL
 from falcon_cli.drafter.network import DrafterNetwork, LstmState
 
 
@@ -55,10 +55,10 @@ def unrolled(
     return predicted
 
 
-def streams_mask(length_B: Tensor, length: int, k: int, streams: int) -> Tensor:
-    """Boolean [B, 1, Q·L, Q·L]: which position of which stream each sees."""
+def streams_mask(length_B: Tensor, length: int, k: int, streams: int, phase: int = 0) -> Tensor:
+    """Boolean [B, 1, Q·L, Q·L]: which position of which stream each sees; the first block holds k − phase positions."""
     device = length_B.device
-    block = (torch.arange(length, device=device) // k).repeat(streams)
+    block = block_L(length, k, phase, device).repeat(streams)
     stream = torch.arange(streams, device=device).repeat_interleave(length)
     start = (block - stream)[:, None]  # last block that was true when the row's draft began
     seen = torch.where(stream == 0, block <= start, (block == start + stream) & (stream <= stream[:, None]))

@@ -193,6 +193,10 @@ class DistillRecipe:
     noise: float = 0.1
     """Noise on the input features: half width of the uniform, or standard deviation; 0 is none."""
     noise_kind: Literal["uniform", "gaussian"] = "uniform"
+    passes: int = 1
+    """Passes of a draft that are learned, the later ones on the drafter's own features; 1 is the paper's."""
+    pass_weight: float = 0.5
+    """Weight of each pass's loss against the one before."""
     training: TrainingRecipe = field(default_factory=TrainingRecipe)
     init_from: str | None = None
     """Drafter folder to go on from."""
@@ -204,10 +208,13 @@ class DistillRecipe:
 
     def __post_init__(self) -> None:
         at_least(self, 0, "seed", "noise")
-        within(self, 0, 1, "glance")
+        at_least(self, 1, "passes")
+        within(self, 0, 1, "glance", "pass_weight")
         one_of(self, "noise_kind", ("uniform", "gaussian"))
         one_of(self, "answers", ("target", "dataset"))
         one_of(self, "features", ("disk", "online"))
+        if self.passes > 1 and self.network.mixer == "time":
+            raise FalconError("passes above 1 need network.mixer linear or position: an LSTM along time has one past")
         if self.lora is not None and self.init_from is None:
             raise FalconError("lora adapts an existing drafter: name it with init_from")
 

@@ -5,10 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from falcon_cli.distill.batches import collate, learning_BL
+from falcon_cli.distill.batches import collate, generator_of, learning_BL
 from falcon_cli.distill.glancing import one_block_ahead
 from falcon_cli.distill.step import Frozen, teaching, tokens_before, train_forward
 from falcon_cli.drafter.masks import relaxed_causal_BLL
+from falcon_cli.drafter.unroll import unrolled
 
 CPU = torch.device("cpu")
 
@@ -23,9 +24,9 @@ class Watched:
     def __init__(self, room, says=None):
         self.network, self.says, self.shown = room.pupil.network, says, []
 
-    def __call__(self, *inputs):
+    def __call__(self, *inputs, streams):
         self.shown.append(inputs)
-        return self.network(*inputs) if self.says is None else self.says[inputs[-1]]
+        return self.network(*inputs, streams=streams) if self.says is None else self.says[inputs[-1]]
 
 
 def forward(room, numbers, step=0, glance=0.0, says=None, **changes):
@@ -169,3 +170,56 @@ def test_the_token_before_is_the_one_that_a_position_predicts_after(k):
     tokens_BL = torch.arange(1, 9)[None]  # position i reads token i + 1
     before_L = tokens_before(frozen, tokens_BL, k)[0, :, 0]
     assert before_L[: 9 - k].tolist() == [place + k for place in range(9 - k)]  # and predicts token i + k + 1
+
+
+def steps_of_phase(phase, k, count):
+    """Steps of seed 0 that draw this phase."""
+    drawn = (
+        step for step in range(100) if int(torch.randint(k, (), generator=generator_of(0, "phase", step))) == phase
+    )
+    return [step for step, _ in zip(drawn, range(count), strict=False)]
+
+
+@pytest.mark.parametrize("passes", [2, 3])
+def test_later_passes_learn_on_what_the_drafter_itself_would_read_there(classroom, passes):
+    room = classroom(k=2, mixer="linear")
+    (step,) = steps_of_phase(0, 2, 1)
+    numbers = [3, 4, 5]
+    _, shown = forward(room, numbers, step, noise=0.0, passes=passes)
+    assert len(shown) == passes
+    batch = batch_of(room, numbers)
+    network, frozen = room.pupil.network, room.pupil.frozen
+    even = batch.tokens_BL.shape[1] // 2 * 2
+    embedded_BLD = frozen.embedding_VD[batch.tokens_BL[:, :even]]
+    before_BLD = tokens_before(frozen, batch.tokens_BL, 2)[:, :even]
+    expected = unrolled(network, embedded_BLD, batch.features_BLD[:, :even], before_BLD, batch.length_B, passes)
+    *inputs, wanted_BM = shown[-1]
+    assert not inputs[1].requires_grad
+    said_MD = network(*inputs, wanted_BM, streams=passes)
+    stream_M = wanted_BM.nonzero()[:, 1] // batch.tokens_BL.shape[1]
+    for number in range(passes):
+        wanted_BL = wanted_BM.chunk(passes, 1)[number][:, :even]
+        assert torch.equal(wanted_BL, learning_BL(batch, 2)[:, :even] & (torch.arange(even) >= 2 * number))
+        assert torch.allclose(said_MD[stream_M == number], expected[number][wanted_BL], atol=1e-5)
+
+
+def test_each_later_pass_adds_its_weighted_loss(classroom):
+    room = classroom(k=2, mixer="linear")
+
+    def total(**changes):
+        return float(forward(room, [3, 4], noise=0.0, **changes)[0].losses.total)
+
+    one, two, three = (total(passes=2, pass_weight=weight) for weight in (0.0, 0.5, 1.0))
+    assert one == pytest.approx(total(), rel=1e-6)
+    assert two - one == pytest.approx(three - two, rel=1e-4)
+    assert three > 1.5 * one  # an untrained drafter is no better on its own features
+
+
+def test_glancing_shows_the_first_pass_only(classroom):
+    room = classroom(k=2, mixer="linear")
+    batch = batch_of(room, [3, 4])
+    outcome, (_, shown) = forward(room, [3, 4], glance=0.5, noise=0.0, passes=2)
+    tokens_BL = room.pupil.frozen.embedding_VD[batch.tokens_BL]
+    first, second = shown[0].chunk(2, 1)
+    assert int((first != tokens_BL).any(-1).sum()) == outcome.glanced > 0
+    assert torch.equal(second, tokens_BL)
