@@ -2,6 +2,7 @@
 # make check    set up, then everything CI runs: lint, types, tests
 # make setup    only the virtual environment
 # make fix      format, and mend what can be mended
+# make profile  show where a cycle's time goes (ARGS="target.kernels=torch", any keys of a bench recipe)
 # make docs     write docs/cli from the commands' own help
 
 PYTHON ?= python3
@@ -11,7 +12,7 @@ PIP    := $(PY) -m pip --disable-pip-version-check --no-input
 TORCH  := torch==2.13.0
 STAMP  := $(VENV)/.set-up
 
-.PHONY: setup demo check lint types test fix docs torch
+.PHONY: setup demo check lint types test fix docs profile torch
 
 setup: $(STAMP)
 
@@ -33,6 +34,9 @@ test: setup
 fix: setup
 	$(PY) -m ruff format .
 	$(PY) -m ruff check --fix .
+
+profile: setup
+	$(PY) -m falcon_cli.bench.profile $(ARGS)
 
 docs: setup
 	$(PY) tests/house/cli_pages.py

@@ -1,8 +1,11 @@
 """The losslessness certificate: every method's ids against plain decoding's.
 
-Where they part, the text before is read afresh (teacher-forced, one prefill) and the two tokens are held against the
-target's best. Scores of one token and of a whole tree come from differently shaped matrix products, whose sums round
-differently: a gap within that rounding is a near-tie, the only excuse there is, and it is counted.
+On native kernels every row is summed in the same order whatever its neighbours are, so a tree is scored bit for bit
+like its tokens one by one: output is exact by construction, and nothing is excused; ids are compared all the same.
+
+Elsewhere, where they part, the text before is read afresh (teacher-forced, one prefill) and the two tokens are held
+against the target's best. Scores of one token and of a whole tree come from differently shaped matrix products, whose
+sums round differently: a gap within that rounding is a near-tie, the only excuse there is, and it is counted.
 """
 
 from collections.abc import Callable, Iterable
@@ -43,6 +46,8 @@ class Certificate:
     tolerance: float
     prompts: set[str] = field(default_factory=set)
     divergences: list[Divergence] = field(default_factory=list)
+    by_construction: bool = False
+    """Whether the target's scores cannot depend on what is scored beside them."""
 
     @property
     def verdict(self) -> str:
@@ -55,6 +60,7 @@ class Certificate:
         """For the results document."""
         return {
             "verdict": self.verdict,
+            "by_construction": self.by_construction,
             "prompts_exact": len(self.prompts - {divergence.prompt for divergence in self.divergences}),
             "prompts": len(self.prompts),
             "tolerance": self.tolerance,
@@ -95,8 +101,11 @@ def certify(
         A certificate for each method.
     """
     certificates: dict[str, Certificate] = {}
+    exact = target.engine is not None and target.engine.exact
     for record in records:
-        certificate = certificates.setdefault(record.method, Certificate(TOLERANCE[dtype]))
+        certificate = certificates.setdefault(
+            record.method, Certificate(0.0 if exact else TOLERANCE[dtype], by_construction=exact)
+        )
         certificate.prompts.add(record.question_id)
         prompt = prompt_of(record)
         plain, ids = reference(prompt), record.completion.ids

@@ -22,6 +22,7 @@ from falcon_cli.errors import FalconError
 from falcon_cli.methods import Choice, Kit, choose, default_methods
 from falcon_cli.recipe.provenance import provenance
 from falcon_cli.recipe.schema import BenchRecipe
+from falcon_cli.target.load import load_target
 
 
 def bench(recipe: BenchRecipe, argv: Sequence[str], out: Path | None = None, resume: bool = False) -> dict[str, Any]:
@@ -58,7 +59,11 @@ def _choices(recipe: BenchRecipe, methods: Sequence[str]) -> list[Choice]:
 
 def _contest(recipe: BenchRecipe, kit: Kit, choices: Sequence[Choice]) -> Contest:
     answers = {choice.name: method_answer(kit.target, choice.build(kit)) for choice in choices}
-    answers |= {peer: peer_answer(kit.target, peer) for peer in recipe.peers}
+    if recipe.peers:
+        plain = kit.target  # peers run transformers' own layers
+        if plain.model.engine is not None:
+            plain = load_target(replace(recipe.target, kernels="torch", quantize="none"))
+        answers |= {peer: peer_answer(plain, peer) for peer in recipe.peers}
     return Contest(kit.target, answers, recipe.max_new_tokens, recipe.repeats, recipe.seed, recipe.template)
 
 
@@ -124,6 +129,8 @@ def _document(
         "prompts": len(questions),
         "settings": {
             "dtype": target.dtype,
+            "kernels": "torch" if target.model.engine is None else "native",
+            "weights": target.dtype if target.model.engine is None else target.model.engine.kind,
             "device": str(target.model.device),
             "threads": torch.get_num_threads(),
             "max_new_tokens": recipe.max_new_tokens,

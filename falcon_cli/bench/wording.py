@@ -32,10 +32,12 @@ def time_shares(figures: dict[str, Any]) -> tuple[float, float, float]:
 
 
 def verdict(figures: dict[str, Any]) -> str:
-    """Word the certificate: `exact`, `3 near-ties` or `FAILED`; absent where none was asked for."""
+    """Word the certificate, `exact by construction`, `exact`, `3 near-ties` or `FAILED`; absent where there is none."""
     lossless = figures.get("lossless")
     if lossless is None:
         return ABSENT
+    if lossless["verdict"] == "exact" and lossless.get("by_construction"):
+        return "exact by construction"
     if lossless["verdict"] != "near-ties":
         return lossless["verdict"]
     return _several(len(lossless["divergences"]), "near-tie")
@@ -44,8 +46,12 @@ def verdict(figures: dict[str, Any]) -> str:
 def circumstances(results: dict[str, Any]) -> str:
     """Say what was run where: target, dtype, device, threads, data set, prompts."""
     settings = results["settings"]
+    weights = settings.get("weights", settings["dtype"])  # documents of earlier days have none
+    held = "" if weights == settings["dtype"] else f", {weights} weights"
+    kernels = ", native kernels" if settings.get("kernels") == "native" else ""
+    place = f"{settings['device']}, {_several(settings['threads'], 'thread')}"
     return (
-        f"{results['target']} · {settings['dtype']} on {settings['device']}, {_several(settings['threads'], 'thread')}"
+        f"{results['target']} · {settings['dtype']}{held}{kernels} on {place}"
         f" · {results['dataset']}, {_several(results['prompts'], 'prompt')}"
     )
 

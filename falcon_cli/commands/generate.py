@@ -19,6 +19,8 @@ def generate(
     dtype: options.DType = None,
     device: options.Device = None,
     attention: options.Attention = None,
+    kernels: options.Kernels = None,
+    quantize: options.Quantize = None,
     threads: options.Threads = None,
     revision: options.Revision = None,
     trust_remote_code: options.TrustRemoteCode = None,

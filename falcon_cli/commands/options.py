@@ -58,6 +58,12 @@ Device = Annotated[
 Attention = Annotated[
     Text, _option("--attention", "auto, sdpa, flash (default: auto: flash where flash-attn runs).", "NAME", _TARGET)
 ]
+Kernels = Annotated[
+    Text, _option("--kernels", "auto, native, torch (default: auto: native on AVX2 CPUs).", "NAME", _TARGET)
+]
+Quantize = Annotated[
+    Text, _option("--quantize", "none, bf16, int8 weights of native kernels (default: none).", "TYPE", _TARGET)
+]
 Threads = Annotated[Number, _option("--threads", "CPU threads (default: PyTorch's choice).", "N", _TARGET)]
 Revision = Annotated[Text, _option("--revision", "Branch, tag or commit of a hub model.", "REF", _TARGET)]
 TrustRemoteCode = Annotated[Switch, _switch("--trust-remote-code", "Let a hub model run its own Python code.", _TARGET)]
@@ -132,9 +138,10 @@ DistillResume = Annotated[bool, _switch("--resume", "Go on with the run that the
 DryRun = Annotated[bool, _switch("--dry-run", "Print the plan (tokens, disk, memory, steps, hours) and stop.", None)]
 DistillSeed = Annotated[Number, _option("--seed", "For weights, batches, noise and glances (default: 0).", "N")]
 
+_TARGET_NAMES = ("dtype", "device", "attention", "kernels", "quantize", "threads", "revision", "trust_remote_code")
 _OF_TARGET = {
     "target": "model",
-    **{name: name for name in ("dtype", "device", "attention", "threads", "revision", "trust_remote_code")},
+    **{name: name for name in _TARGET_NAMES},
 }
 
 

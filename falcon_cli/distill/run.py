@@ -203,9 +203,13 @@ def _opened(recipe: DistillRecipe, argv: Sequence[str], resume: bool, accelerato
 
 
 def _on_this_process(recipe: DistillRecipe, accelerator: Accelerator) -> Any:
-    """The target's recipe, on the GPU that accelerate gave this process; to be spread, it goes to main memory first."""
+    """The target's recipe, on the GPU that accelerate gave this process; to be spread, it goes to main memory first.
+
+    Whole texts are read here, by transformers' own layers: kernels for few rows stay out.
+    """
+    target = replace(recipe.target, kernels="torch", quantize="none")
     if is_spread(accelerator):
-        return replace(recipe.target, device="cpu")
-    if accelerator.num_processes > 1 and recipe.target.device == "auto":
-        return replace(recipe.target, device=str(accelerator.device))
-    return recipe.target
+        return replace(target, device="cpu")
+    if accelerator.num_processes > 1 and target.device == "auto":
+        return replace(target, device=str(accelerator.device))
+    return target

@@ -47,6 +47,7 @@ from torch.nn.functional import rms_norm
 
 from falcon_cli.drafter.layer import DecoderLayer
 from falcon_cli.drafter.masks import last_seen_BL
+from falcon_cli.native.layer import family_of
 from falcon_cli.recipe.distill import NetworkRecipe
 
 LstmState = tuple[Tensor, Tensor]
@@ -86,7 +87,7 @@ class DrafterNetwork(nn.Module):
             self.mixer = nn.Linear(2 * hidden, hidden, bias=False)
         else:
             self.mixer = nn.LSTM(2 * hidden, hidden, num_layers=2, batch_first=True)
-        self.layer = DecoderLayer(type(last), config)
+        self.layer = DecoderLayer(family_of(last), config)
         if recipe.start == "block":
             self.own = nn.Linear(hidden, hidden, bias=False)
             self.slot_KD = nn.Parameter(torch.zeros(self.k, hidden))

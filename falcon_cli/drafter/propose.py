@@ -23,13 +23,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from falcon_cli.attention.view import View
 from falcon_cli.core import WIDEST_DRAFT, Draft, Scores, Verdict
 from falcon_cli.drafter.network import DrafterNetwork, LstmState
 from falcon_cli.errors import FalconError, UsageError
 from falcon_cli.kv_cache import StaticCache
+from falcon_cli.native.layer import NativeLinear, linear_of
+from falcon_cli.native.swap import swap_linears
 from falcon_cli.target.model import TargetModel
 from falcon_cli.tree.passes import Pass, Slot, moved, passes_of, positions_of
 from falcon_cli.tree.shape import TreeShape
@@ -97,8 +99,12 @@ class Falcon:
         self.vocabulary_W = None if vocabulary_W is None else vocabulary_W.to(self.device)
         self.embedding_VD: Tensor = target.model.get_input_embeddings().weight
         head_VD: Tensor = target.head.weight
-        self.head_WD = (head_VD if self.vocabulary_W is None else head_VD[self.vocabulary_W]).to(self.dtype)
-        _check(shape, len(self.head_WD))
+        head_WD = (head_VD if self.vocabulary_W is None else head_VD[self.vocabulary_W]).to(self.dtype)
+        _check(shape, len(head_WD))
+        self.head: nn.Module = linear_of(head_WD)
+        if target.engine is not None:  # whatever is drafted, the target decides: here rounding costs nothing
+            swap_linears(network, "int8")
+            self.head = NativeLinear(self.head, "int8")
         self.chunk = target.chunk
         self._plans: dict[int, Plan] = {}
         held = target.cache.buffer_PCBGSH
@@ -180,7 +186,7 @@ class Falcon:
 
     def _candidates(self, features_ED: Tensor, slot: Slot) -> Tensor:
         """The tokens [N] of the nodes that a slot drafts."""
-        logits_EW = torch.nn.functional.linear(features_ED, self.head_WD)
+        logits_EW = self.head(features_ED)
         best_N = logits_EW.topk(slot.width).indices.flatten()[slot.choice_N]
         return best_N if self.vocabulary_W is None else self.vocabulary_W[best_N]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from falcon_cli.errors import FalconError
-from falcon_cli.recipe.schema import TargetRecipe, at_least
+from falcon_cli.recipe.schema import TargetRecipe, at_least, one_of
 
 BENCH_SETS = ("mt-bench", "humaneval", "gsm8k")
 
@@ -229,13 +229,3 @@ def within(recipe: Any, least: float, most: float, *names: str) -> None:
         value = getattr(recipe, name)
         if not least <= value <= most:
             raise FalconError(f"{name} must be between {least} and {most}, not {value}")
-
-
-def one_of(recipe: Any, name: str, choices: tuple[str, ...]) -> None:
-    """Check a choice.
-
-    Raises:
-        FalconError: it is none of these.
-    """
-    if getattr(recipe, name) not in choices:
-        raise FalconError(f"{name} must be one of {', '.join(choices)}, not {getattr(recipe, name)}")

@@ -8,6 +8,8 @@ from typing import Any, Literal, get_args
 from falcon_cli.errors import FalconError
 
 DType = Literal["auto", "fp32", "bf16", "fp16"]
+Kernels = Literal["auto", "native", "torch"]
+Quantize = Literal["none", "bf16", "int8"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,10 @@ class TargetRecipe:
     """auto, sdpa or flash."""
     threads: int | None = None
     """CPU threads; None leaves the choice to PyTorch."""
+    kernels: Kernels = "auto"
+    """native: falcon's own (x86 CPUs, fp32 activations); torch: its operators; auto: native where it runs."""
+    quantize: Quantize = "none"
+    """How native kernels hold the weights, whatever they were loaded in."""
     revision: str | None = None
     """Branch, tag or commit on the hub."""
     trust_remote_code: bool = False
@@ -30,8 +36,11 @@ class TargetRecipe:
 
     def __post_init__(self) -> None:
         at_least(self, 1, "threads")
-        if self.dtype not in get_args(DType):
-            raise FalconError(f"dtype must be one of {', '.join(get_args(DType))}, not {self.dtype}")
+        one_of(self, "dtype", get_args(DType))
+        one_of(self, "kernels", get_args(Kernels))
+        one_of(self, "quantize", get_args(Quantize))
+        if self.quantize != "none" and self.kernels == "torch":
+            raise FalconError(f"quantize {self.quantize} needs the native kernels: leave out kernels torch")
 
 
 @dataclass(frozen=True)
@@ -95,6 +104,16 @@ class GenerateRecipe:
             raise FalconError("raw takes the prompt as it is: leave out system and template")
         if "" in self.stop:
             raise FalconError("stop: an empty text would end every answer at once; remove it")
+
+
+def one_of(recipe: Any, name: str, choices: tuple[str, ...]) -> None:
+    """Check a choice.
+
+    Raises:
+        FalconError: it is none of these.
+    """
+    if getattr(recipe, name) not in choices:
+        raise FalconError(f"{name} must be one of {', '.join(choices)}, not {getattr(recipe, name)}")
 
 
 def at_least(recipe: Any, least: int, *names: str) -> None:

@@ -7,7 +7,11 @@ from typing import Any
 import torch
 
 from falcon_cli.attention.backend import pick_backend
+from falcon_cli.console import say
 from falcon_cli.errors import FalconError, UsageError
+from falcon_cli.native.build import NoKernelsError, load_kernels
+from falcon_cli.native.swap import swap_model
+from falcon_cli.native.weights import Kind
 from falcon_cli.recipe.schema import TargetRecipe
 from falcon_cli.sources import resolve_target
 from falcon_cli.target.adapter import with_adapter
@@ -70,17 +74,41 @@ def load_target(recipe: TargetRecipe) -> LoadedTarget:
     where = resolve_target(recipe.model)
     if isinstance(where, Path) and where.suffix == ".gguf":
         where = converted(where)
+    native = _native_kind(recipe, device, dtype)
     model, tokenizer = _from_transformers(str(where), recipe, DTYPES[dtype])
     if recipe.adapter is not None:
         model = with_adapter(model, recipe.adapter)
-    held = _hooked(recipe.model, model.to(device), attention)
-    return LoadedTarget(recipe.model, held, tokenizer, _stop_ids(model, tokenizer), dtype)
+    stop_ids = _stop_ids(model, tokenizer)
+    held = _hooked(recipe.model, model.to(device), attention, native)
+    return LoadedTarget(recipe.model, held, tokenizer, stop_ids, dtype)
 
 
-def _hooked(name: str, model: Any, attention: str) -> TargetModel:
+def _native_kind(recipe: TargetRecipe, device: torch.device, dtype: str) -> Kind | None:
+    """How native kernels are to hold the weights; None when torch's operators serve.
+
+    Raises:
+        FalconError: Native kernels are asked for and cannot run.
+    """
+    asked = recipe.kernels == "native" or recipe.quantize != "none"
+    kind: Kind = "fp32" if recipe.quantize == "none" else recipe.quantize
+    if recipe.kernels == "torch" or (not asked and (device.type, dtype) != ("cpu", "fp32")):
+        return None
+    if device.type != "cpu":
+        raise UsageError(f"native kernels and --quantize are for the CPU, not for {device}: leave them out")
+    try:
+        load_kernels()
+    except NoKernelsError as error:
+        if asked:
+            raise
+        say(f"torch's own operators serve: {error}")
+        return None
+    return kind
+
+
+def _hooked(name: str, model: Any, attention: str, native: Kind | None) -> TargetModel:
     """The target on our attention and cache, tried on two tokens: a model of another make says so here, not later."""
     try:
-        target = TargetModel(model, attention)
+        target = TargetModel(model, attention, engine=None if native is None else swap_model(model, native))
         target.prefill(torch.zeros(2, dtype=torch.long, device=target.device))
     except (ValueError, TypeError, RuntimeError, AttributeError) as error:
         kind = type(model).__name__

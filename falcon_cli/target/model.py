@@ -15,6 +15,7 @@ from falcon_cli.attention.view import View
 from falcon_cli.core import WIDEST_DRAFT, Draft, Scores
 from falcon_cli.errors import FalconError
 from falcon_cli.kv_cache import StaticCache
+from falcon_cli.native.swap import Engine
 
 
 class TargetModel:
@@ -24,17 +25,22 @@ class TargetModel:
         model: `AutoModelForCausalLM` with a decoder and an LM head; its attention is switched to `attention`.
         attention: Name of the attention backend.
         chunk: Prompt tokens read in one forward.
+        engine: What its layers have been swapped for, if they have (`native/`).
     """
 
-    def __init__(self, model: Any, attention: str = "sdpa", chunk: int = 512):  # transformers' models are untyped
-        self.model = model.eval().requires_grad_(False)
+    def __init__(  # transformers' models are untyped
+        self, model: Any, attention: str = "sdpa", chunk: int = 512, engine: Engine | None = None
+    ):
+        self.model, self.engine = model.eval().requires_grad_(False), engine
         self.backend, self.attention = attention, implementation(attention)
         self.model.set_attn_implementation(self.attention)
         self.decoder, self.head = model.get_decoder(), model.get_output_embeddings()
         self.chunk = chunk
         self.sharded = False
         """Its layers are spread over processes: forwards must be run by all of them together."""
-        self.device, self.dtype = self.head.weight.device, self.head.weight.dtype
+        self.device = self.head.weight.device
+        self.dtype: torch.dtype = self.head.weight.dtype if engine is None else torch.float32
+        """Of features, logits and the cache."""
         config = model.config
         self.context_limit: int = config.max_position_embeddings
         self.vocab_size, self.hidden_size = self.head.weight.shape
@@ -109,6 +115,7 @@ class TargetModel:
     @contextmanager
     def plain_transformers(self) -> Iterator[Any]:
         """The bare transformers model with its own attention, for peers that run on the same weights."""
+        assert self.engine is None, "native kernels have taken the model's layers: load the target with kernels torch"
         self.model.set_attn_implementation("sdpa")
         try:
             yield self.model
@@ -117,6 +124,8 @@ class TargetModel:
 
     def weight_bytes(self) -> int:
         """Bytes of weights read to decode one token (the embedding only counts where the head is tied to it)."""
+        if self.engine is not None:
+            return self.engine.weight_bytes
         embedding = self.model.get_input_embeddings().weight
         parameters = {id(p): p for p in self.model.parameters()}
         if embedding is not self.head.weight:
@@ -126,8 +135,12 @@ class TargetModel:
     def _read(self, tokens_T: Tensor, depth_T: Tensor, ancestors_TT: Tensor | None) -> Tensor:
         self.cache.reserve(len(tokens_T))
         view = View(self.cache.length, depth_T, ancestors_TT)
+        if self.engine is None:
+            read = {"input_ids": tokens_T[None]}
+        else:
+            read = {"inputs_embeds": self.model.get_input_embeddings()(tokens_T)[None].to(self.dtype)}
         return self.decoder(
-            input_ids=tokens_T[None],
+            **read,
             position_ids=view.position_T[None],
             past_key_values=self.cache,
             use_cache=True,

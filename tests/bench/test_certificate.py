@@ -8,6 +8,8 @@ import torch
 from falcon_cli.bench.certificate import TOLERANCE, Certificate, Divergence, certify, first_difference, margin_at
 from falcon_cli.bench.records import TurnRecord
 from falcon_cli.decode.stats import Completion
+from falcon_cli.native.build import load_kernels
+from falcon_cli.native.swap import swap_model
 from falcon_cli.target.model import TargetModel
 
 PROMPT = [5, 9, 2, 30]
@@ -47,6 +49,7 @@ def test_equal_ids_are_exact(target):
     certificate = verdicts(target, [record("pld", greedy(target, PROMPT))])["pld"]
     assert certificate.to_json() == {
         "verdict": "exact",
+        "by_construction": False,
         "prompts_exact": 1,
         "prompts": 1,
         "tolerance": TOLERANCE["fp32"],
@@ -98,6 +101,17 @@ def test_a_prompt_is_exact_only_if_all_its_turns_and_repeats_are(target):
     records = [record("m", plain, "a"), record("m", wrong, "a", repeat=1), record("m", plain, "b")]
     certificate = verdicts(target, records)["m"].to_json()
     assert (certificate["prompts"], certificate["prompts_exact"]) == (2, 1)
+
+
+def test_on_native_kernels_output_is_exact_by_construction_and_no_gap_is_excused(tiny_model):
+    load_kernels()
+    model = tiny_model(dtype=torch.float32)
+    target = TargetModel(model, engine=swap_model(model, "fp32"))
+    plain = greedy(target, PROMPT)
+    certificates = verdicts(target, [record("good", plain), record("bad", [*plain[:-1], (plain[-1] + 1) % 48])])
+    assert certificates["good"].to_json()["by_construction"]
+    assert (certificates["good"].verdict, certificates["bad"].verdict) == ("exact", "FAILED")
+    assert certificates["good"].tolerance == 0.0
 
 
 def test_the_tolerance_grows_with_the_coarseness_of_the_dtype():

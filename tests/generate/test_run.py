@@ -6,6 +6,7 @@ from falcon_cli.errors import FalconError, UsageError
 from falcon_cli.generate.requests import single
 from falcon_cli.generate.run import Generator, statistics
 from falcon_cli.recipe.schema import GenerateRecipe, TargetRecipe
+from falcon_cli.target.load import load_target
 
 
 @pytest.fixture
@@ -45,9 +46,10 @@ def test_a_draft_model_is_loaded_only_for_a_method_that_drafts_with_it(generator
         generator(draft_model="./nowhere", method="sps")
 
 
-def test_falcon_drafts_where_a_drafter_is_given(generator, tiny_network, tmp_path):
+def test_falcon_drafts_where_a_drafter_is_given(generator, chat_target, tiny_network, tmp_path):
     plain = generator(method="ar", max_new_tokens=24)
-    network = tiny_network(plain.target.model.decoder, k=2)
+    bare = load_target(TargetRecipe(str(chat_target), kernels="torch")).model
+    network = tiny_network(bare.decoder, k=2)
     save_drafter(tmp_path / "drafter", network, None, plain.target, {})
     falcon = generator(drafter=str(tmp_path / "drafter"), max_new_tokens=24)
     asked = [single("the end")]

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from falcon_cli.errors import FalconError, UsageError
+from falcon_cli.native.build import NoKernelsError
 from falcon_cli.recipe.schema import TargetRecipe
 from falcon_cli.target.load import load_target, pick_device, pick_dtype
 
@@ -159,3 +160,37 @@ def test_pick_dtype_follows_the_device_unless_told(monkeypatch):
     for supported, expected in [(True, "bf16"), (False, "fp16")]:
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda supported=supported: supported)
         assert pick_dtype("auto", torch.device("cuda")) == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind"),
+    [
+        ({}, "fp32"),
+        ({"kernels": "native"}, "fp32"),
+        ({"quantize": "int8"}, "int8"),
+        ({"quantize": "bf16", "dtype": "bf16"}, "bf16"),
+        ({"kernels": "torch"}, None),
+        ({"dtype": "bf16"}, None),
+    ],
+)
+def test_native_kernels_serve_where_they_are_asked_for_or_suit(saved_model, changes, kind):
+    model = load_target(recipe(saved_model, **changes)).model
+    assert (model.engine and model.engine.kind) == kind
+    assert model.prefill(torch.tensor([6, 7, 8])).logits_TV.isfinite().all()
+
+
+def test_where_native_kernels_cannot_run_torchs_serve_and_one_line_says_why(saved_model, monkeypatch, capsys):
+    def refuse():
+        raise NoKernelsError("there is no C++ compiler (g++)")
+
+    monkeypatch.setattr("falcon_cli.target.load.load_kernels", refuse)
+    assert load_target(recipe(saved_model)).model.engine is None
+    assert capsys.readouterr().err == "torch's own operators serve: there is no C++ compiler (g++)\n"
+    for asked in ({"kernels": "native"}, {"quantize": "int8"}):
+        with pytest.raises(NoKernelsError, match="no C"):
+            load_target(recipe(saved_model, **asked))
+
+
+def test_quantised_weights_need_native_kernels():
+    with pytest.raises(FalconError, match="quantize int8 needs the native kernels"):
+        TargetRecipe(kernels="torch", quantize="int8")

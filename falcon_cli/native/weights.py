@@ -1,0 +1,104 @@
+"""Weights as the kernels read them: panels of outputs, in fp32, bf16 or int8.
+
+    fp32, bf16   [N / P, K, P]        the P outputs of a panel side by side for each input
+    int8         [N / P, K / 4, 4·P]  the same for four neighbouring inputs at a time, with a scale for each output
+
+Shapes: N outputs (padded to whole panels), K inputs, P outputs of a panel (the processor's choice).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+Kind = Literal["fp32", "bf16", "int8"]
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A packed matrix."""
+
+    data: Tensor
+    scale_N: Tensor
+    """Of int8 weights; else empty."""
+    bias_N: Tensor
+    """Empty without."""
+    outputs: int
+
+    @property
+    def bytes(self) -> int:
+        """What one product reads."""
+        return sum(part.numel() * part.element_size() for part in (self.data, self.scale_N, self.bias_N))
+
+
+def suits(linear: nn.Module) -> bool:
+    """Whether the kernels take this layer: an ordinary linear one whose inputs come in eights."""
+    return type(linear) is nn.Linear and linear.in_features % 8 == 0
+
+
+def packed(linears: Sequence[nn.Linear], kind: Kind) -> Matrix:
+    """Linear layers of the same input as one matrix, their outputs one after the other."""
+    weight_NK = torch.cat([linear.weight.detach() for linear in linears])
+    return pack(weight_NK, kind, _bias(linears))
+
+
+def packed_gate_up(gate: nn.Linear, up: nn.Linear, kind: Kind) -> Matrix:
+    """Gate and up projection of a gated MLP: a panel holds half a panel of each, outputs that belong together."""
+    half = torch.ops.falcon.panel() // 2
+    rows = [_halves(linear.weight.detach(), half) for linear in (gate, up)]
+    weight_NK = torch.stack(rows, 1).flatten(0, 2)
+    bias_N = _bias([gate, up])
+    if bias_N is not None:
+        bias_N = torch.stack([_halves(part, half) for part in bias_N.chunk(2)], 1).flatten()
+    matrix = pack(weight_NK, kind, bias_N)
+    return Matrix(matrix.data, matrix.scale_N, matrix.bias_N, 2 * gate.out_features)
+
+
+def pack(weight_NK: Tensor, kind: Kind, bias_N: Tensor | None = None) -> Matrix:
+    """A matrix in panels.
+
+    Args:
+        weight_NK: Any floating dtype; K is a multiple of 4.
+        kind: int8 is rounded to 1/127 of each output's largest weight.
+        bias_N: Added to the outputs.
+    """
+    outputs, panel = len(weight_NK), torch.ops.falcon.panel()
+    missing = -outputs % panel
+    weight_NK = pad(weight_NK, (0, 0, 0, missing))
+    bias = torch.empty(0) if bias_N is None else pad(bias_N.float(), (0, missing))
+    if kind != "int8":
+        dtype = torch.float32 if kind == "fp32" else torch.bfloat16
+        data = weight_NK.to(dtype).unflatten(0, (-1, panel)).transpose(1, 2).contiguous()
+        return Matrix(data, torch.empty(0), bias, outputs)
+    largest_N = weight_NK.float().abs().amax(1)
+    scale_N = torch.where(largest_N > 0, largest_N / 127, torch.ones_like(largest_N))
+    whole_NK = (weight_NK.float() / scale_N[:, None]).round().to(torch.int8)
+    data = whole_NK.unflatten(0, (-1, panel)).unflatten(2, (-1, 4)).transpose(1, 2).flatten(2).contiguous()
+    return Matrix(data, scale_N, bias, outputs)
+
+
+def product(rows: Tensor, matrix: Matrix) -> Tensor:
+    """Fp32 rows [..., K] times a packed matrix: [..., N]."""
+    outputs: Tensor = torch.ops.falcon.linear(rows, matrix.data, matrix.scale_N, matrix.bias_N, matrix.outputs)
+    return outputs
+
+
+def _bias(linears: Sequence[nn.Linear]) -> Tensor | None:
+    if all(linear.bias is None for linear in linears):
+        return None
+    return torch.cat(
+        [
+            linear.weight.new_zeros(linear.out_features) if linear.bias is None else linear.bias.detach()
+            for linear in linears
+        ]
+    )
+
+
+def _halves(rows: Tensor, half: int) -> Tensor:
+    """[N, ...] as [N / half, half, ...], padded."""
+    missing = -len(rows) % half
+    filled = torch.cat([rows, rows.new_zeros(missing, *rows.shape[1:])]) if missing else rows
+    return filled.unflatten(0, (-1, half))

@@ -1,0 +1,77 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from falcon_cli.native import build
+from falcon_cli.native.build import NoKernelsError, load_kernels
+
+PROBE = """
+#include <torch/library.h>
+TORCH_LIBRARY(falcon_probe, library) { library.def("answer() -> int", [] { return (int64_t)42; }); }
+"""
+SCRIPT = """
+import sys
+from pathlib import Path
+from falcon_cli.native import build
+build.SOURCE, build.FLAGS = Path(sys.argv[1]), ["-O0", "-std=c++20"]
+build.load_kernels()
+import torch
+print(torch.ops.falcon_probe.answer())
+"""
+
+
+def fresh():
+    """The check without its memory of an earlier success."""
+    load_kernels.__wrapped__()
+
+
+def test_a_processor_without_the_instructions_is_told(monkeypatch):
+    monkeypatch.setattr(build, "_processor", lambda: "fpu sse2 fma")
+    with pytest.raises(NoKernelsError, match=r"^this processor has no avx2$"):
+        fresh()
+
+
+def test_a_machine_without_a_compiler_is_told(monkeypatch, tmp_path):
+    monkeypatch.setenv("FALCON_HOME", str(tmp_path))
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(NoKernelsError, match=r"no C\+\+ compiler"):
+        fresh()
+
+
+def test_source_that_does_not_compile_is_one_line_and_leaves_nothing(monkeypatch, tmp_path):
+    source = tmp_path / "broken.cpp"
+    source.write_text("int main() { return missing; }")
+    monkeypatch.setattr(build, "SOURCE", source)
+    monkeypatch.setenv("FALCON_HOME", str(tmp_path / "home"))
+    with pytest.raises(NoKernelsError, match="the compiler failed") as error:
+        fresh()
+    assert "\n" not in str(error.value)
+    assert not [path for path in (tmp_path / "home" / "native").iterdir() if path.is_dir()]
+
+
+def test_another_processor_or_source_gets_another_library(monkeypatch):
+    mine = build._folder()
+    monkeypatch.setattr(build, "_processor", lambda: "avx2 fma avx512f")
+    assert build._folder() != mine
+
+
+def test_two_processes_at_once_compile_once_and_a_third_finds_it(tmp_path):
+    source = tmp_path / "probe.cpp"
+    source.write_text(PROBE)
+    start = {
+        "args": [sys.executable, "-c", SCRIPT, str(source)],
+        "env": {**__import__("os").environ, "FALCON_HOME": str(tmp_path / "home")},
+        "cwd": Path(__file__).parents[2],
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.PIPE,
+        "text": True,
+    }
+    said = []
+    for together in (2, 1):
+        for process in [subprocess.Popen(**start) for _ in range(together)]:
+            out, err = process.communicate(timeout=300)
+            assert (process.returncode, out) == (0, "42\n"), err
+            said.append(err)
+    assert sum("compiling" in text for text in said) == 1

@@ -1,0 +1,108 @@
+import pytest
+import torch
+from torch import nn
+
+from falcon_cli.native.layer import NativeLinear
+from falcon_cli.native.weights import pack, packed, packed_gate_up, product, suits
+
+KINDS = ("fp32", "bf16", "int8")
+TOLERANCE = {"fp32": 3e-6, "bf16": 4e-3, "int8": 2e-2}  # of the outputs' norm: rounding of sums, of 8 bits, of 1/127
+
+
+def rows_of(count, width, seed=0):
+    return torch.randn(count, width, generator=torch.Generator().manual_seed(seed))
+
+
+def held(weight_NK, kind):
+    """The weights in fp64 as the kernels hold them."""
+    if kind == "int8":
+        scale = weight_NK.double().abs().amax(1, keepdim=True).clamp_min(1e-300) / 127
+        return (weight_NK.double() / scale).round() * scale
+    return weight_NK.to(torch.bfloat16 if kind == "bf16" else torch.float32).double()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("outputs", "inputs"), [(16, 8), (1, 32), (100, 64), (193, 24), (64, 576)])
+def test_products_are_torchs_in_double_precision(kind, outputs, inputs):
+    weight, bias, rows = rows_of(outputs, inputs, 1), rows_of(1, outputs, 2)[0], rows_of(13, inputs, 3)
+    expected = rows.double() @ weight.double().T + bias.double()
+    given = product(rows, pack(weight, kind, bias))
+    assert given.shape == (13, outputs)
+    assert (given - expected).norm() <= TOLERANCE[kind] * expected.norm()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_row_is_the_same_bits_whatever_stands_beside_it(kind):
+    matrix, rows = pack(rows_of(100, 72, 1), kind), rows_of(64, 72, 2)
+    together = product(rows, matrix)
+    for count in range(1, 65):
+        for first in {0, 7 % (65 - count), 64 - count}:
+            assert torch.equal(product(rows[first : first + count], matrix), together[first : first + count])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("scale", [0.0, 1e-30, 1e-6, 1e6, 1e30])
+def test_inputs_of_any_size(kind, scale):
+    weight, rows = rows_of(40, 64, 1), rows_of(5, 64, 2) * scale
+    expected = rows.double() @ held(weight, kind).T
+    given = product(rows, pack(weight, kind))
+    assert torch.isfinite(given).all()
+    assert (given - expected).norm() <= TOLERANCE["int8" if kind == "int8" else "fp32"] * expected.norm()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_weights_of_zero_and_of_one_sign(kind):
+    weight = rows_of(32, 16, 1).abs()
+    weight[3] = 0
+    rows = rows_of(3, 16, 2).abs()
+    given, expected = product(rows, pack(weight, kind)), rows.double() @ weight.double().T
+    assert (given[:, 3] == 0).all()
+    assert (given - expected).norm() <= TOLERANCE[kind] * expected.norm()
+
+
+def test_int8_sums_are_exact_integers():
+    generator = torch.Generator().manual_seed(5)
+    weight = torch.randint(-127, 128, (48, 1024), generator=generator).float()
+    rows = torch.randint(-127, 128, (7, 1024), generator=generator).float()
+    weight[:, 0], rows[:, 0] = 127, -127  # so that both scales are 1; the worst pairs stand side by side
+    weight[0], rows[0] = 127, 127
+    assert torch.equal(product(rows, pack(weight, "int8")), rows @ weight.T)
+
+
+def test_an_outlier_in_one_row_leaves_the_others_alone():
+    """A scale for the whole batch would let rows leak into each other."""
+    matrix, rows = pack(rows_of(32, 64, 1), "int8"), rows_of(2, 64, 2)
+    alone = product(rows[:1], matrix)
+    rows[1, 0] = 1e5
+    assert torch.equal(product(rows, matrix)[:1], alone)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_layers_of_one_input_are_packed_one_after_the_other(kind):
+    first, second = nn.Linear(16, 24), nn.Linear(16, 8, bias=False)
+    rows = rows_of(4, 16)
+    together = product(rows, packed([first, second], kind))
+    torch.testing.assert_close(together[:, :24], NativeLinear(first, kind)(rows), rtol=0, atol=0)
+    torch.testing.assert_close(together[:, 24:], NativeLinear(second, kind)(rows), rtol=0, atol=0)
+
+
+def test_gate_and_up_lie_side_by_side_in_each_panel():
+    gate, up = nn.Linear(16, 20), nn.Linear(16, 20)
+    matrix, half = packed_gate_up(gate, up, "fp32"), torch.ops.falcon.panel() // 2
+    assert matrix.outputs == 40
+    wide = matrix.data.transpose(1, 2).flatten(0, 1)
+    torch.testing.assert_close(wide[:half], gate.weight[:half])
+    torch.testing.assert_close(wide[half : 2 * half], up.weight[:half])
+    assert len(wide) == 2 * half * -(-20 // half)
+
+
+def test_leading_dimensions_stay_and_other_dtypes_are_widened():
+    linear = NativeLinear(nn.Linear(16, 5), "fp32")
+    assert linear(rows_of(6, 16).view(2, 3, 16)).shape == (2, 3, 5)
+    assert linear(rows_of(2, 16).bfloat16()).dtype == torch.float32
+
+
+def test_which_layers_the_kernels_take():
+    assert suits(nn.Linear(16, 3))
+    assert not suits(nn.Linear(12, 3))
+    assert not suits(nn.Embedding(8, 8))
