@@ -18,13 +18,14 @@ class DecoderLayer(nn.Module):
     A sliding window is left out: relaxed causal attention, learned without one, must not meet one when drafting.
 
     Args:
-        kind: The target's layer class (Llama-like).
+        kind: The target's layer class (Llama-like); remembered as `family`.
         config: A configuration of its own, changed here.
     """
 
     def __init__(self, kind: Callable[..., nn.Module], config: Any):
         super().__init__()
         config.sliding_window = None
+        self.family = kind
         inner: Any = kind(config, layer_idx=0)
         self.self_attn: Any = inner.self_attn
         self.mlp: Any = inner.mlp
@@ -46,7 +47,7 @@ class DecoderLayer(nn.Module):
         self,
         start_BLD: Tensor,
         context_BLD: Tensor,
-        rotary: tuple[Tensor, Tensor],
+        position_embeddings: tuple[Tensor, Tensor],
         attention_mask: Tensor | None = None,
         past_key_values: Any = None,
         wanted_BL: Tensor | None = None,
@@ -61,7 +62,7 @@ class DecoderLayer(nn.Module):
         asking, asked = self.input_layernorm(start_BLD), self.input_layernorm(context_BLD)
         query, key = _heads(own, "q", asking), _heads(own, "k", asked)
         value = own.v_proj(asked).unflatten(-1, (-1, own.head_dim)).transpose(1, 2)
-        query, key = apply_rotary_pos_emb(query, key, *rotary)
+        query, key = apply_rotary_pos_emb(query, key, *position_embeddings)
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, 0)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(own.config._attn_implementation, eager_attention_forward)

@@ -184,7 +184,8 @@ class DrafterNetwork(nn.Module):
             attention: For the decoder layer: a mask, or cache and view.
         """
         rotary = self.rotary[0](mixed_BLD, position_BL)
-        hidden_BLD: Tensor = self.layer(self._start(mixed_BLD, last_BL), mixed_BLD, rotary, **attention)
+        start_BLD = self._start(mixed_BLD, last_BL)
+        hidden_BLD: Tensor = self.layer(start_BLD, context_BLD=mixed_BLD, position_embeddings=rotary, **attention)
         return hidden_BLD
 
     def finish(self, hidden: Tensor, before: Tensor | None = None, later: Tensor | None = None) -> Tensor:

@@ -31,7 +31,7 @@ from falcon_cli.drafter.network import DrafterNetwork, LstmState
 from falcon_cli.errors import FalconError, UsageError
 from falcon_cli.kv_cache import StaticCache
 from falcon_cli.native.layer import NativeLinear, linear_of
-from falcon_cli.native.swap import swap_linears
+from falcon_cli.native.swap import swap_inside
 from falcon_cli.target.model import TargetModel
 from falcon_cli.tree.passes import Pass, Slot, moved, passes_of, positions_of
 from falcon_cli.tree.shape import TreeShape
@@ -103,7 +103,7 @@ class Falcon:
         _check(shape, len(head_WD))
         self.head: nn.Module = linear_of(head_WD)
         if target.engine is not None:  # whatever is drafted, the target decides: here rounding costs nothing
-            swap_linears(network, "int8")
+            swap_inside(network, "int8")
             self.head = NativeLinear(self.head, "int8")
         self.chunk = target.chunk
         self._plans: dict[int, Plan] = {}

@@ -373,8 +373,8 @@ Tensor attend(const Tensor& query, Tensor keys, Tensor values, int64_t committed
 
 // A whole decoder layer on T rows, which become rows of the cache behind what it holds. `data`, `scale` and `bias` are
 // those of q|k|v, of o, of gate|up and of down; `norms` the two norms' weights and, where the family has them, those of
-// query and key heads.
-Tensor decoder_layer(const Tensor& hidden, std::vector<Tensor> data, std::vector<Tensor> scale, std::vector<Tensor> bias,
+// query and key heads. Given a `context` of as many rows, keys and values are made of that, as a drafter's are.
+Tensor decoder_layer(const Tensor& hidden, const Tensor& context, std::vector<Tensor> data, std::vector<Tensor> scale, std::vector<Tensor> bias,
                      std::vector<int64_t> outputs, std::vector<Tensor> norms, const Tensor& cosine, const Tensor& sine,
                      Tensor keys, Tensor values, int64_t committed, const Tensor& seen, double epsilon, double factor) {
   auto matrix = [&](int64_t n) { return Matrix{data[n], scale[n], bias[n], outputs[n]}; };
@@ -387,11 +387,16 @@ Tensor decoder_layer(const Tensor& hidden, std::vector<Tensor> data, std::vector
   std::vector<float> normed(T * D), projected(T * width), attended(T * N * H), between(T * inner);
   float* rows = x.data_ptr<float>();
   auto weight = [&](int64_t which) { return norms[which].const_data_ptr<float>(); };
-  auto norm_rows = [&](int64_t which) {
-    for (int64_t t = 0; t < T; t++) normalise(rows + t * D, weight(which), normed.data() + t * D, D, epsilon);
+  auto norm_rows = [&](const float* from, int64_t which) {
+    for (int64_t t = 0; t < T; t++) normalise(from + t * D, weight(which), normed.data() + t * D, D, epsilon);
     return Rows(normed.data(), T, D);
   };
-  product(norm_rows(0), qkv, projected.data(), width, End::store);
+  product(norm_rows(rows, 0), qkv, projected.data(), width, End::store);
+  if (context.numel()) {
+    std::vector<float> asking = projected;
+    product(norm_rows(context.const_data_ptr<float>(), 0), qkv, projected.data(), width, End::store);
+    for (int64_t t = 0; t < T; t++) std::copy_n(&asking[t * width], N * H, &projected[t * width]);
+  }
   for (int64_t t = 0; t < T; t++) {
     float* row = projected.data() + t * width;
     for (int64_t n = 0; n < N + G; n++) {
@@ -405,7 +410,7 @@ Tensor decoder_layer(const Tensor& hidden, std::vector<Tensor> data, std::vector
   }
   attend_all(projected.data(), width, T, N, cache, committed, seen, factor, attended.data());
   product(Rows(attended.data(), T, N * H), o, rows, D, End::add);
-  product(norm_rows(1), gate_up, between.data(), inner, End::silu);
+  product(norm_rows(rows, 1), gate_up, between.data(), inner, End::silu);
   product(Rows(between.data(), T, inner), down, rows, D, End::add);
   return x;
 }
@@ -419,7 +424,7 @@ TORCH_LIBRARY(falcon, library) {
   library.def(
       "attend(Tensor query, Tensor keys, Tensor values, int committed, Tensor seen, float scale) -> Tensor", &attend);
   library.def(
-      "decoder_layer(Tensor hidden, Tensor[] data, Tensor[] scale, Tensor[] bias, int[] outputs, Tensor[] norms, "
+      "decoder_layer(Tensor hidden, Tensor context, Tensor[] data, Tensor[] scale, Tensor[] bias, int[] outputs, Tensor[] norms, "
       "Tensor cosine, Tensor sine, Tensor(a!) keys, Tensor(b!) values, int committed, Tensor seen, float epsilon, "
       "float factor) -> Tensor",
       &decoder_layer);

@@ -56,7 +56,7 @@ class NativeLayer(nn.Module):
     def __init__(self, layer: Any, kind: Kind):  # transformers' models are untyped
         super().__init__()
         own, mlp = layer.self_attn, layer.mlp
-        self.family, self.index, self.factor = type(layer), own.layer_idx, own.scaling
+        self.family, self.index, self.factor = family_of(layer), own.layer_idx, own.scaling
         self.matrices: list[Matrix] = [
             packed([own.q_proj, own.k_proj, own.v_proj], kind),
             packed([own.o_proj], kind),
@@ -66,7 +66,13 @@ class NativeLayer(nn.Module):
         norms = [layer.input_layernorm, layer.post_attention_layernorm]
         if hasattr(own, "q_norm"):
             norms += [own.q_norm, own.k_norm]
-        self.norms = [norm.weight.detach().float() for norm in norms]
+        self.weights = (
+            [matrix.data for matrix in self.matrices],
+            [matrix.scale_N for matrix in self.matrices],
+            [matrix.bias_N for matrix in self.matrices],
+            [matrix.outputs for matrix in self.matrices],
+            [norm.weight.detach().float() for norm in norms],
+        )
         self.epsilon: float = layer.input_layernorm.variance_epsilon
 
     def forward(
@@ -76,19 +82,20 @@ class NativeLayer(nn.Module):
         position_embeddings: tuple[Tensor, Tensor],
         past_key_values: Any,
         falcon_view: View,
+        context_BLD: Tensor | None = None,
         **_: object,
     ) -> Tensor:
-        """The rows' outputs [1, T, D]; their keys and values are written behind what the cache holds."""
+        """The rows' outputs [1, T, D]; their keys and values are written behind what the cache holds.
+
+        Given a context, keys and values are made of that (`drafter/layer.py`).
+        """
         cache = past_key_values.layers[self.index]
         cosine_TH, sine_TH = position_embeddings
         seen_TC = falcon_view.ancestors_TC
         outputs: Tensor = torch.ops.falcon.decoder_layer(
             hidden_BTD,
-            [matrix.data for matrix in self.matrices],
-            [matrix.scale_N for matrix in self.matrices],
-            [matrix.bias_N for matrix in self.matrices],
-            [matrix.outputs for matrix in self.matrices],
-            self.norms,
+            _NONE if context_BLD is None else context_BLD.contiguous(),
+            *self.weights,
             cosine_TH.contiguous(),
             sine_TH.contiguous(),
             cache.keys,
@@ -101,12 +108,23 @@ class NativeLayer(nn.Module):
         return outputs
 
 
-_ALL = torch.empty(0, dtype=torch.bool)
+def read(decoder: Any, embedded_TD: Tensor, view: View, cache: Any) -> Tensor:
+    """A forward of a decoder that is all `NativeLayer`s: features [T, D]."""
+    hidden_BTD = embedded_TD[None].float()
+    rotary = decoder.rotary_emb(hidden_BTD, view.position_T[None])
+    for layer in decoder.layers:
+        hidden_BTD = layer.forward(hidden_BTD, position_embeddings=rotary, past_key_values=cache, falcon_view=view)
+    features_TD: Tensor = decoder.norm(hidden_BTD)[0]
+    return features_TD
+
+
+_ALL, _NONE = torch.empty(0, dtype=torch.bool), torch.empty(0)
 
 
 def family_of(layer: nn.Module) -> type:
-    """transformers' class of a decoder layer."""
-    return layer.family if isinstance(layer, NativeLayer) else type(layer)
+    """transformers' class of a decoder layer, which a `NativeLayer` and a drafter's own layer remember."""
+    family: type = getattr(layer, "family", type(layer))
+    return family
 
 
 def linear_of(weight_NK: Tensor) -> nn.Linear:

@@ -6,11 +6,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from falcon_cli.native.layer import NativeLayer, NativeLinear, NativeNorm
+from falcon_cli.native.layer import NativeLayer, NativeLinear, NativeNorm, family_of
 from falcon_cli.native.weights import Kind, suits
 
-FAMILIES = {"LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer"}
-"""Layers that are known to compute what the kernels do: norm, attention with rotary halves, norm, gated SiLU."""
+FAMILIES = {"Llama", "Mistral", "Qwen2", "Qwen3"}
+"""Whose models are known to be embedding, decoder layers, norm, and whose layers are known to compute what the kernels
+do: norm, attention with rotary halves, norm, gated SiLU."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,9 @@ def swap_model(model: Any, kind: Kind) -> Engine:
     Layers of another make keep their own attention and norms; only their linear layers are swapped.
     """
     decoder, head = model.get_decoder(), model.get_output_embeddings()
-    known = all(_known(layer) for layer in decoder.layers) and suits(head)
-    for number, layer in enumerate(decoder.layers):
-        if known:
-            decoder.layers[number] = NativeLayer(layer, kind)
-        else:
-            swap_linears(layer, kind)
+    family = type(decoder).__name__.removesuffix("Model")
+    known = family in FAMILIES and suits(head) and all(_known(layer) for layer in decoder.layers)
+    swap_inside(decoder.layers, kind)
     if known:
         decoder.norm = NativeNorm(decoder.norm)
     if suits(head):
@@ -46,18 +44,20 @@ def swap_model(model: Any, kind: Kind) -> Engine:
     return Engine(kind, known, sum(matrix.bytes for group in matrices for matrix in group))
 
 
-def swap_linears(module: nn.Module, kind: Kind) -> None:
-    """Put every linear layer inside a module on the kernels."""
+def swap_inside(module: nn.Module, kind: Kind) -> None:
+    """Put every known decoder layer, and every other linear layer, inside a module on the kernels."""
     for name, child in module.named_children():
-        if suits(child):
+        if _known(child):
+            setattr(module, name, NativeLayer(child, kind))
+        elif suits(child):
             assert isinstance(child, nn.Linear)
             setattr(module, name, NativeLinear(child, kind))
         else:
-            swap_linears(child, kind)
+            swap_inside(child, kind)
 
 
 def _known(layer: Any) -> bool:
-    if type(layer).__name__ not in FAMILIES:
+    if family_of(layer).__name__.removesuffix("DecoderLayer") not in FAMILIES:
         return False
     own, config = layer.self_attn, layer.self_attn.config
     linears = [own.q_proj, own.k_proj, own.v_proj, own.o_proj, *layer.mlp.children()]

@@ -15,6 +15,7 @@ from falcon_cli.attention.view import View
 from falcon_cli.core import WIDEST_DRAFT, Draft, Scores
 from falcon_cli.errors import FalconError
 from falcon_cli.kv_cache import StaticCache
+from falcon_cli.native.layer import read
 from falcon_cli.native.swap import Engine
 
 
@@ -135,12 +136,11 @@ class TargetModel:
     def _read(self, tokens_T: Tensor, depth_T: Tensor, ancestors_TT: Tensor | None) -> Tensor:
         self.cache.reserve(len(tokens_T))
         view = View(self.cache.length, depth_T, ancestors_TT)
-        if self.engine is None:
-            read = {"input_ids": tokens_T[None]}
-        else:
-            read = {"inputs_embeds": self.model.get_input_embeddings()(tokens_T)[None].to(self.dtype)}
+        embedded_TD = self.model.get_input_embeddings()(tokens_T).to(self.dtype)
+        if self.engine is not None and self.engine.exact:
+            return read(self.decoder, embedded_TD, view, self.cache)
         return self.decoder(
-            **read,
+            inputs_embeds=embedded_TD[None],
             position_ids=view.position_T[None],
             past_key_values=self.cache,
             use_cache=True,

@@ -91,3 +91,37 @@ def test_a_linear_layer_on_a_weight_that_is_there():
     linear = linear_of(weight)
     assert linear.weight.data_ptr() == weight.data_ptr()
     assert torch.equal(linear(torch.eye(8)), weight.T)
+
+
+def test_with_a_context_keys_and_values_are_made_of_that(tiny_model, tiny_network):
+    """A drafter's layer: the prompt, then two blocks of a tree."""
+    decoder = tiny_model("llama-gqa", 3).get_decoder()
+    layer = tiny_network(decoder, k=2).layer
+    layer.attend_by(implementation("sdpa"))
+    native = NativeLayer(deepcopy(layer).float(), "fp32")
+    assert native.family is family_of(layer) is type(decoder.layers[0])
+    generator, caches = torch.Generator().manual_seed(2), []
+    views = [
+        View(0, torch.arange(6), None),
+        View(6, torch.tensor([0, 1, 0, 1]), torch.block_diag(torch.ones(2, 2), torch.ones(2, 2)).bool()),
+    ]
+    for one, dtype in ((layer, torch.float64), (native, torch.float32)):
+        generator.manual_seed(2)
+        cache = StaticCache(1, 2, 8, 64, dtype, torch.device("cpu"), capacity=64)
+        caches.append([])
+        for view in views:
+            rows = len(view.depth_T)
+            start, context = (torch.randn(1, rows, 32, generator=generator, dtype=torch.float64) for _ in range(2))
+            rotary = decoder.rotary_emb(start.to(dtype), view.position_T[None])
+            outputs = one(
+                start.to(dtype),
+                context_BLD=context.to(dtype),
+                position_embeddings=rotary,
+                past_key_values=cache,
+                falcon_view=view,
+            )
+            cache.commit(range(rows))
+            caches[-1].append(outputs.double())
+        caches[-1].append(cache.buffer_PCBGSH.double())
+    for ours, exact in zip(caches[1], caches[0], strict=True):
+        torch.testing.assert_close(ours, exact, rtol=2e-5, atol=2e-5)

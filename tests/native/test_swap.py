@@ -4,7 +4,7 @@ from torch import nn
 
 from falcon_cli.core import Draft
 from falcon_cli.native.layer import NativeLayer, NativeLinear
-from falcon_cli.native.swap import swap_linears, swap_model
+from falcon_cli.native.swap import swap_inside, swap_model
 from falcon_cli.target.model import TargetModel
 
 CPU = torch.device("cpu")
@@ -87,7 +87,7 @@ def test_bytes_are_those_of_the_packed_weights(tiny_model):
 
 def test_linear_layers_are_found_wherever_they_are():
     module = nn.Sequential(nn.Linear(8, 8), nn.Sequential(nn.GLU(), nn.Linear(16, 4)), nn.Linear(12, 8))
-    swap_linears(module, "fp32")
+    swap_inside(module, "fp32")
     assert isinstance(module[0], NativeLinear)
     assert isinstance(module[1][1], NativeLinear)
     assert type(module[2]) is nn.Linear
