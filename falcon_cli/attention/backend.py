@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import AttentionInterface
 
 from falcon_cli.attention.flash_hybrid import flash_hybrid
+from falcon_cli.attention.flex import flex
 from falcon_cli.attention.sdpa import sdpa
 from falcon_cli.attention.view import View
 from falcon_cli.errors import FalconError, UsageError
@@ -19,7 +20,7 @@ from falcon_cli.spelling import did_you_mean
 
 Backend = Callable[[Tensor, Tensor, Tensor, View, float, int | None], Tensor]
 
-BACKENDS: dict[str, Backend] = {"sdpa": sdpa, "flash": flash_hybrid}
+BACKENDS: dict[str, Backend] = {"sdpa": sdpa, "flash": flash_hybrid, "flex": flex}
 
 
 def pick_backend(wanted: str, device: torch.device, dtype: torch.dtype) -> str:

@@ -56,7 +56,8 @@ Device = Annotated[
     Text, _option("--device", "auto, cpu, cuda, cuda:N (default: auto: a GPU if there is one).", "NAME", _TARGET)
 ]
 Attention = Annotated[
-    Text, _option("--attention", "auto, sdpa, flash (default: auto: flash where flash-attn runs).", "NAME", _TARGET)
+    Text,
+    _option("--attention", "auto, sdpa, flash, flex (default: auto: flash where flash-attn runs).", "NAME", _TARGET),
 ]
 Kernels = Annotated[
     Text, _option("--kernels", "auto, native, torch (default: auto: native on AVX2 CPUs).", "NAME", _TARGET)

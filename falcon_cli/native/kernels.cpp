@@ -8,7 +8,7 @@
 //     panel 0    w[0..P-1, 0] w[0..P-1, 1] ... w[0..P-1, K-1]        one stream of memory, read once
 //     panel 1    w[P..2P-1, 0] ...
 //
-// and a tile of up to TILE rows meets a panel with all its sums in registers: TILE x 2 vectors of W floats.
+// and a tile of up to TILE rows (int8: SMALL_TILE) meets a panel with all its sums in registers: 2 vectors a row.
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <ATen/record_function.h>
@@ -27,7 +27,7 @@ using at::Tensor;
 using F8 = __m256;
 
 #if defined(__AVX512F__)
-constexpr int W = 16, TILE = 12;
+constexpr int W = 16, TILE = 12, SMALL_TILE = 12;
 using F = __m512;
 using I = __m512i;
 inline F load(const float* p) { return _mm512_loadu_ps(p); }
@@ -51,7 +51,7 @@ inline I dot(I sum, I size, I x, I w) {  // sum += x * w in fours, where size = 
 #endif
 }
 #else
-constexpr int W = 8, TILE = 6;
+constexpr int W = 8, TILE = 6, SMALL_TILE = 4;
 using F = __m256;
 using I = __m256i;
 inline F load(const float* p) { return _mm256_loadu_ps(p); }
@@ -227,7 +227,8 @@ void panel_of(int64_t rows, const A&... rest) {
 void product(Rows rows, const Matrix& w, float* y, int64_t stride, End end) {
   RECORD_FUNCTION("falcon::product", {});
   if (w.data.scalar_type() == at::kChar) rows.quantise();
-  int64_t tiles = (rows.count + TILE - 1) / TILE, bytes = w.data[0].nbytes();
+  int64_t most = w.data.scalar_type() == at::kChar ? SMALL_TILE : TILE;
+  int64_t tiles = (rows.count + most - 1) / most, bytes = w.data[0].nbytes();
   int64_t turns = w.data.size(1), step = (bytes / tiles / turns + 1);
   at::parallel_for(0, w.data.size(0), 1, [&](int64_t first, int64_t last) {
     for (int64_t number = first; number < last; number++) {
@@ -284,39 +285,47 @@ std::vector<Seen> visible(int64_t rows, int64_t committed, const Tensor& seen) {
   return all;
 }
 
-// One query over the slots it sees, in their order: what is seen decides the sums, not where it lies
-void attend_one(const float* q, const Cache& cache, int64_t g, const Seen& seen, float scale, float* out,
-                std::vector<float>& p) {
-  int64_t H = cache.head, count = seen.count();
-  p.resize(count + 8);
-  F8 top = _mm256_set1_ps(-std::numeric_limits<float>::infinity());
+// Scores of one query over the slots it sees: the share of N vectors of the head, from h on
+template <int N>
+void dot_keys(const float* q, const Cache& cache, int64_t g, const Seen& seen, int64_t h, float* p) {
+  int64_t count = seen.count();
+  F8 query[N];
+  for (int n = 0; n < N; n++) query[n] = _mm256_loadu_ps(q + h + 8 * n);
   for (int64_t s = 0; s < count; s += 8) {
     F8 v[8];
     for (int64_t i = 0; i < 8; i++) {  // behind the last slot, the last again
-      const float* key = cache.key(g, seen.slot(std::min(s + i, count - 1)));
-      F8 total = _mm256_loadu_ps(q) * _mm256_loadu_ps(key);
-      for (int64_t h = 8; h < H; h += 8) total = _mm256_fmadd_ps(_mm256_loadu_ps(q + h), _mm256_loadu_ps(key + h), total);
-      v[i] = total;
+      const float* key = cache.key(g, seen.slot(std::min(s + i, count - 1))) + h;
+      v[i] = query[0] * _mm256_loadu_ps(key);
+      for (int n = 1; n < N; n++) v[i] = _mm256_fmadd_ps(query[n], _mm256_loadu_ps(key + 8 * n), v[i]);
     }
-    F8 scores = sums(v) * scale;
-    top = _mm256_max_ps(top, scores);
-    _mm256_storeu_ps(p.data() + s, scores);
+    _mm256_storeu_ps(p + s, h ? _mm256_loadu_ps(p + s) + sums(v) : sums(v));
   }
-  float best = largest(top), total = 0.f;
+}
+
+template <int N>
+void weigh_values(const float* p, float total, const Cache& cache, int64_t g, const Seen& seen, int64_t h, float* out) {
+  F8 v[N];
+  for (F8& one : v) one = _mm256_setzero_ps();
+  for (int64_t s = 0; s < seen.count(); s++) {
+    const float* value = cache.value(g, seen.slot(s)) + h;
+    for (int n = 0; n < N; n++) v[n] = _mm256_fmadd_ps(_mm256_set1_ps(p[s]), _mm256_loadu_ps(value + 8 * n), v[n]);
+  }
+  for (int n = 0; n < N; n++) _mm256_storeu_ps(out + h + 8 * n, v[n] / total);
+}
+
+// One query over the slots it sees, in their order: what is seen decides the sums, not where it lies
+void attend_one(const float* q, const Cache& cache, int64_t g, const Seen& seen, float scale, float* out,
+                std::vector<float>& p) {
+  int64_t H = cache.head, count = seen.count(), wide = H / 64 * 64;
+  p.resize(count + 8);
+  for (int64_t h = 0; h < wide; h += 64) dot_keys<8>(q, cache, g, seen, h, p.data());
+  for (int64_t h = wide; h < H; h += 8) dot_keys<1>(q, cache, g, seen, h, p.data());
+  float top = *std::max_element(p.data(), p.data() + count) * scale, total = 0.f;
   for (int64_t s = 0; s < count; s += 8)
-    _mm256_storeu_ps(p.data() + s, exponential(_mm256_loadu_ps(p.data() + s) - best));
+    _mm256_storeu_ps(p.data() + s, exponential(_mm256_loadu_ps(p.data() + s) * scale - top));
   for (int64_t s = 0; s < count; s++) total += p[s];
-  for (int64_t begin = 0; begin < H; begin += 64) {
-    int64_t width = std::min<int64_t>(8, (H - begin) / 8);
-    F8 v[8];
-    for (int64_t i = 0; i < width; i++) v[i] = _mm256_setzero_ps();
-    for (int64_t s = 0; s < count; s++) {
-      const float* value = cache.value(g, seen.slot(s)) + begin;
-      F8 share = _mm256_set1_ps(p[s]);
-      for (int64_t i = 0; i < width; i++) v[i] = _mm256_fmadd_ps(share, _mm256_loadu_ps(value + 8 * i), v[i]);
-    }
-    for (int64_t i = 0; i < width; i++) _mm256_storeu_ps(out + begin + 8 * i, v[i] / total);
-  }
+  for (int64_t h = 0; h < wide; h += 64) weigh_values<8>(p.data(), total, cache, g, seen, h, out);
+  for (int64_t h = wide; h < H; h += 8) weigh_values<1>(p.data(), total, cache, g, seen, h, out);
 }
 
 void attend_all(const float* q, int64_t q_stride, int64_t rows, int64_t heads, const Cache& cache, int64_t committed,

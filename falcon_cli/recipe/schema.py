@@ -21,7 +21,7 @@ class TargetRecipe:
     dtype: DType = "auto"
     device: str = "auto"
     attention: str = "auto"
-    """auto, sdpa or flash."""
+    """auto, sdpa, flash or flex."""
     threads: int | None = None
     """CPU threads; None leaves the choice to PyTorch."""
     kernels: Kernels = "auto"

@@ -91,8 +91,11 @@ def _native_kind(recipe: TargetRecipe, device: torch.device, dtype: str) -> Kind
     """
     asked = recipe.kernels == "native" or recipe.quantize != "none"
     kind: Kind = "fp32" if recipe.quantize == "none" else recipe.quantize
-    if recipe.kernels == "torch" or (not asked and (device.type, dtype) != ("cpu", "fp32")):
+    suits = (device.type, dtype, recipe.attention) == ("cpu", "fp32", "auto")
+    if recipe.kernels == "torch" or not (asked or suits):
         return None
+    if recipe.attention != "auto":
+        raise UsageError(f"native kernels have an attention of their own: leave out --attention {recipe.attention}")
     if device.type != "cpu":
         raise UsageError(f"native kernels and --quantize are for the CPU, not for {device}: leave them out")
     try:

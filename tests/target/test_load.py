@@ -171,6 +171,7 @@ def test_pick_dtype_follows_the_device_unless_told(monkeypatch):
         ({"quantize": "bf16", "dtype": "bf16"}, "bf16"),
         ({"kernels": "torch"}, None),
         ({"dtype": "bf16"}, None),
+        ({"attention": "sdpa"}, None),
     ],
 )
 def test_native_kernels_serve_where_they_are_asked_for_or_suit(saved_model, changes, kind):
@@ -189,6 +190,11 @@ def test_where_native_kernels_cannot_run_torchs_serve_and_one_line_says_why(save
     for asked in ({"kernels": "native"}, {"quantize": "int8"}):
         with pytest.raises(NoKernelsError, match="no C"):
             load_target(recipe(saved_model, **asked))
+
+
+def test_native_kernels_have_an_attention_of_their_own(saved_model):
+    with pytest.raises(UsageError, match="leave out --attention sdpa"):
+        load_target(recipe(saved_model, kernels="native", attention="sdpa"))
 
 
 def test_quantised_weights_need_native_kernels():
