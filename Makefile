@@ -3,6 +3,7 @@
 # make setup    only the virtual environment
 # make fix      format, and mend what can be mended
 # make profile  show where a cycle's time goes (ARGS="target.kernels=torch", any keys of a bench recipe)
+# make quality  show what bf16 and int8 weights cost in quality (ARGS as above)
 # make docs     write docs/cli from the commands' own help
 
 PYTHON ?= python3
@@ -12,7 +13,7 @@ PIP    := $(PY) -m pip --disable-pip-version-check --no-input
 TORCH  := torch==2.13.0
 STAMP  := $(VENV)/.set-up
 
-.PHONY: setup demo check lint types test fix docs profile torch
+.PHONY: setup demo check lint types test fix docs profile quality torch
 
 setup: $(STAMP)
 
@@ -37,6 +38,9 @@ fix: setup
 
 profile: setup
 	$(PY) -m falcon_cli.bench.profile $(ARGS)
+
+quality: setup
+	$(PY) -m falcon_cli.bench.quality $(ARGS)
 
 docs: setup
 	$(PY) tests/house/cli_pages.py

@@ -43,4 +43,5 @@ def flex(
 def _kernel(device: str) -> Callable[..., Any]:
     from torch.nn.attention.flex_attention import flex_attention
 
-    return torch.compile(flex_attention, dynamic=True) if device == "cuda" else flex_attention
+    kernel: Any = flex_attention
+    return torch.compile(kernel, dynamic=True) if device == "cuda" else kernel
