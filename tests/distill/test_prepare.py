@@ -23,7 +23,7 @@ def ready(chat_target, tmp_path):
     lines = [{"id": f"d{n}", "messages": [question, reply]} for n, question in enumerate(asked)]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     corpus = CorpusRecipe(sources=(str(path),), held_out=2, min_answer_tokens=2, exclude=())
-    target = load_target(TargetRecipe(str(chat_target)))
+    target = load_target(TargetRecipe(str(chat_target), kernels="torch"))
     return DistillRecipe(corpus=corpus, generation=AnswersRecipe(8, 4)), target, RunFolder(Path(tmp_path))
 
 
