@@ -27,6 +27,8 @@ from falcon_cli.recipe.load import load_recipe
 from falcon_cli.recipe.schema import BenchRecipe
 
 PREFILL, TARGET, DRAFTER, TREE, HEAD = (f"falcon/{name}" for name in ("prefill", "target", "drafter", "tree", "head"))
+HEADS = {HEAD, "falcon::best"}
+"""What an LM head's products happen in."""
 KINDS = {
     "linear layers": (
         "falcon::product",
@@ -130,7 +132,7 @@ def shares_of(events: Sequence[Any]) -> dict[tuple[str, str], float]:
         around = list(_names_upwards(event))
         owner = next((name for name in around if name in (PREFILL, TARGET, DRAFTER, TREE)), PREFILL)
         if owner != PREFILL:
-            spent[owner.removeprefix("falcon/"), _kind(event.name, HEAD in around)] += event.self_cpu_time_total
+            spent[owner.removeprefix("falcon/"), _kind(event.name, not HEADS.isdisjoint(around))] += event.self_cpu_time_total
     whole = sum(spent.values())
     return {key: time / whole for key, time in spent.items()}
 

@@ -23,15 +23,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from falcon_cli.attention.view import View
 from falcon_cli.core import WIDEST_DRAFT, Draft, Scores, Verdict
+from falcon_cli.drafter.engine import engine_of
 from falcon_cli.drafter.network import DrafterNetwork, LstmState
 from falcon_cli.errors import FalconError, UsageError
 from falcon_cli.kv_cache import StaticCache
-from falcon_cli.native.layer import NativeLinear, linear_of
-from falcon_cli.native.swap import swap_inside
 from falcon_cli.target.model import TargetModel
 from falcon_cli.tree.passes import Pass, Slot, moved, passes_of, positions_of
 from falcon_cli.tree.shape import TreeShape
@@ -81,7 +80,7 @@ class Falcon:
     """A tree drafted by Falcon's network.
 
     Args:
-        network: The drafter; its attention is switched to the target's backend.
+        network: The drafter; its attention is switched to the target's backend, or its layers to the target's kernels.
         target: The target it was distilled from; embedding and LM head are its own.
         shape: The tree.
         vocabulary_W: Ascending ids of the tokens that may be drafted; None is all.
@@ -93,18 +92,14 @@ class Falcon:
     def __init__(
         self, network: DrafterNetwork, target: TargetModel, shape: TreeShape, vocabulary_W: Tensor | None = None
     ):
-        self.network, self.shape, self.k, self.device = network, shape, network.k, target.device
-        network.attend_by(target.attention)
+        self.shape, self.k, self.chained, self.device = shape, network.k, network.chained, target.device
         self.dtype = next(network.parameters()).dtype
         self.vocabulary_W = None if vocabulary_W is None else vocabulary_W.to(self.device)
         self.embedding_VD: Tensor = target.model.get_input_embeddings().weight
         head_VD: Tensor = target.head.weight
         head_WD = (head_VD if self.vocabulary_W is None else head_VD[self.vocabulary_W]).to(self.dtype)
         _check(shape, len(head_WD))
-        self.head: nn.Module = linear_of(head_WD)
-        if target.engine is not None:  # whatever is drafted, the target decides: here rounding costs nothing
-            swap_inside(network, "int8")
-            self.head = NativeLinear(self.head, "int8")
+        self.engine = engine_of(network, target, head_WD)
         self.chunk = target.chunk
         self._plans: dict[int, Plan] = {}
         held = target.cache.buffer_PCBGSH
@@ -168,7 +163,7 @@ class Falcon:
         features_TD = hidden_RKD.new_zeros(len(tokens_T), hidden_RKD.shape[-1])
         for number, step in enumerate(plan.passes):
             if number > 0:
-                mixed = self.network.mix(
+                mixed = self.engine.mix(
                     self._embed(tokens_T[step.block_RK]),
                     features_TD[step.above_RK],
                     None if state is None else (state[0][:, step.parent_R], state[1][:, step.parent_R]),
@@ -178,7 +173,7 @@ class Falcon:
                 state = mixed.state
             for place, slot in enumerate(step.slots):
                 before_ED = self._embed(tokens_T[slot.said_E]) if place else None
-                features_ED = self.network.finish(hidden_RKD.flatten(0, 1)[slot.output_E], before_ED)
+                features_ED = self.engine.finish(hidden_RKD.flatten(0, 1)[slot.output_E], before_ED)
                 features_TD[slot.parents_P] = features_ED[slot.feature_P]
                 tokens_T[slot.begin : slot.end] = self._candidates(features_ED, slot)
             yield features_TD
@@ -186,8 +181,7 @@ class Falcon:
 
     def _candidates(self, features_ED: Tensor, slot: Slot) -> Tensor:
         """The tokens [N] of the nodes that a slot drafts."""
-        logits_EW = self.head(features_ED)
-        best_N = logits_EW.topk(slot.width).indices.flatten()[slot.choice_N]
+        best_N = self.engine.best(features_ED, slot.width).flatten()[slot.choice_N]
         return best_N if self.vocabulary_W is None else self.vocabulary_W[best_N]
 
     def _read_committed(self) -> Tensor:
@@ -209,7 +203,7 @@ class Falcon:
 
     def _mix_on(self, tokens_L: Tensor, features_LD: Tensor) -> Tensor:
         """Mix the next committed positions [1, L, D]."""
-        mixed = self.network.mix(self._embed(tokens_L[None]), features_LD[None].to(self.dtype), self._state)
+        mixed = self.engine.mix(self._embed(tokens_L[None]), features_LD[None].to(self.dtype), self._state)
         self._state = mixed.state
         return mixed.hidden_BLD
 
@@ -220,10 +214,7 @@ class Falcon:
         """
         rows = mixed_BLD.shape[1]
         self.cache.reserve(rows)
-        last_BL = (torch.arange(rows, device=self.device) // block * block + block - 1)[None]
-        hidden_BLD = self.network.attend(
-            mixed_BLD, view.position_T[None], last_BL, past_key_values=self.cache, falcon_view=view
-        )
+        hidden_BLD = self.engine.attend(mixed_BLD, view, block, self.cache)
         self.cache.commit(range(rows))
         return hidden_BLD
 
@@ -233,7 +224,7 @@ class Falcon:
     def _plan(self, depth: int) -> Plan:
         if depth not in self._plans:
             shape = FalconOptions(depth=depth).trim(self.shape) if depth else TreeShape(())
-            self._plans[depth] = Plan.of(shape, self.k, self.network.chained, self.device)
+            self._plans[depth] = Plan.of(shape, self.k, self.chained, self.device)
         return self._plans[depth]
 
     def _nothing(self) -> Tensor:

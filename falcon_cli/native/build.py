@@ -19,7 +19,8 @@ from falcon_cli.console import say
 from falcon_cli.errors import FalconError
 from falcon_cli.sources import atomic_folder, home, locked
 
-SOURCE = Path(__file__).with_name("kernels.cpp")
+SOURCE = Path(__file__).with_name("kernels")
+"""A folder of C++."""
 FLAGS = ["-O3", "-march=native", "-ffp-contract=off", "-fopenmp", "-std=c++20"]
 NEEDED = ("avx2", "fma")
 
@@ -69,7 +70,15 @@ def _processor() -> str:
 
 def _folder() -> Path:
     version = subprocess.run([_compiler(), "--version"], capture_output=True, text=True, check=False).stdout
-    parts = [SOURCE.read_text(), *FLAGS, version, torch.__version__, sys.version, platform.machine(), _processor()]
+    parts = [
+        *(path.read_text() for path in sorted(SOURCE.iterdir())),
+        *FLAGS,
+        version,
+        torch.__version__,
+        sys.version,
+        platform.machine(),
+        _processor(),
+    ]
     return home() / "native" / hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
@@ -82,7 +91,7 @@ def _compile(folder: Path) -> None:
         with atomic_folder(folder) as unfinished:
             load(
                 name="falcon_kernels",
-                sources=[str(SOURCE)],
+                sources=sorted(map(str, SOURCE.glob("*.cpp"))),
                 extra_cflags=FLAGS,
                 extra_ldflags=["-fopenmp"],
                 build_directory=str(unfinished),

@@ -1,15 +1,20 @@
-"""A model's parts on the kernels, each in the place of transformers' own and called like it.
+"""A model's parts on the kernels.
 
-Shapes: T rows of a forward, D hidden size, H head size, C uncommitted rows of the cache.
+Shapes: T rows of a forward, D hidden size, H head size, C uncommitted rows of the cache, S positions of a rotary table.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from falcon_cli.attention.view import View
+from falcon_cli.kv_cache import StaticCache
 from falcon_cli.native.weights import Kind, Matrix, packed, packed_gate_up, product
+
+Rotary = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""transformers' rotary embedding: any tensor of a dtype, positions [1, S] → cosines and sines [1, S, H]."""
 
 
 class NativeLinear(nn.Module):
@@ -32,97 +37,94 @@ class NativeLinear(nn.Module):
         return product(rows.float(), self.matrix)
 
 
-class NativeNorm(nn.Module):
-    """An RMS norm over the last dimension."""
+class Packed(nn.Module):
+    """Stands where a decoder layer stood whose weights a `NativeDecoder` has taken; remembers its class."""
 
-    def __init__(self, norm: Any):  # every family has a class of its own
+    def __init__(self, layer: nn.Module):
         super().__init__()
-        self.weight, self.epsilon = nn.Parameter(norm.weight.detach().float(), False), norm.variance_epsilon
-
-    def forward(self, rows: Tensor) -> Tensor:
-        """Rows [..., D], normalised."""
-        normed: Tensor = torch.ops.falcon.rms_norm(rows, self.weight, self.epsilon)
-        return normed
+        self.family = family_of(layer)
 
 
-class NativeLayer(nn.Module):
-    """A decoder layer in one operator, whatever the number of rows.
+class NativeDecoder(nn.Module):
+    """Decoder layers, and the norm behind them, in one operator whatever the number of rows.
 
     Args:
-        layer: transformers' layer; `swap.FAMILIES` tells which ones.
+        layers: transformers' layers (`swap.FAMILIES` tells which ones); each leaves a `Packed` in its place, so that
+            never more than one layer is held twice.
+        norm: The final norm; None leaves it out.
+        rotary: The rotary embedding.
         kind: How the weights are held.
     """
 
-    def __init__(self, layer: Any, kind: Kind):  # transformers' models are untyped
+    def __init__(self, layers: nn.ModuleList, norm: Any, rotary: Rotary, kind: Kind):
         super().__init__()
-        own, mlp = layer.self_attn, layer.mlp
-        self.family, self.index, self.factor = family_of(layer), own.layer_idx, own.scaling
-        self.matrices: list[Matrix] = [
-            packed([own.q_proj, own.k_proj, own.v_proj], kind),
-            packed([own.o_proj], kind),
-            packed_gate_up(mlp.gate_proj, mlp.up_proj, kind),
-            packed([mlp.down_proj], kind),
-        ]
-        norms = [layer.input_layernorm, layer.post_attention_layernorm]
-        if hasattr(own, "q_norm"):
-            norms += [own.q_norm, own.k_norm]
+        first: Any = layers[0]
+        self.factor: float = first.self_attn.scaling
+        self.epsilon: float = first.input_layernorm.variance_epsilon
+        self.matrices: list[Matrix] = []
+        self.norms: list[Tensor] = []
+        for index, layer in enumerate(layers):
+            self._take(layer, kind)
+            layers[index] = Packed(layer)
+        if norm is not None:
+            self.norms.append(_weight(norm))
         self.weights = (
             [matrix.data for matrix in self.matrices],
             [matrix.scale_N for matrix in self.matrices],
             [matrix.bias_N for matrix in self.matrices],
             [matrix.outputs for matrix in self.matrices],
-            [norm.weight.detach().float() for norm in norms],
+            self.norms,
         )
-        self.epsilon: float = layer.input_layernorm.variance_epsilon
+        self._rotary, self._tables_SH = rotary, (torch.empty(0, 0), torch.empty(0, 0))
 
-    def forward(
-        self,
-        hidden_BTD: Tensor,
-        *,
-        position_embeddings: tuple[Tensor, Tensor],
-        past_key_values: Any,
-        falcon_view: View,
-        context_BLD: Tensor | None = None,
-        **_: object,
-    ) -> Tensor:
-        """The rows' outputs [1, T, D]; their keys and values are written behind what the cache holds.
+    def forward(self, hidden_TD: Tensor, view: View, cache: StaticCache, context_TD: Tensor | None = None) -> Tensor:
+        """The rows' outputs [T, D]; their keys and values are written behind what the cache holds.
 
-        Given a context, keys and values are made of that (`drafter/layer.py`).
+        Given a context, keys and values of all layers are made of that (a drafter's one layer).
         """
-        cache = past_key_values.layers[self.index]
-        cosine_TH, sine_TH = position_embeddings
-        seen_TC = falcon_view.ancestors_TC
-        outputs: Tensor = torch.ops.falcon.decoder_layer(
-            hidden_BTD,
-            _NONE if context_BLD is None else context_BLD.contiguous(),
+        if cache.capacity > len(self._tables_SH[0]):
+            self._tables_SH = self._rotate_up_to(cache.capacity)
+        outputs_TD: Tensor = torch.ops.falcon.decoder(
+            hidden_TD,
+            _NONE if context_TD is None else context_TD.contiguous(),
             *self.weights,
-            cosine_TH.contiguous(),
-            sine_TH.contiguous(),
-            cache.keys,
-            cache.values,
-            falcon_view.committed,
-            _ALL if seen_TC is None else seen_TC.contiguous(),
+            *self._tables_SH,
+            view.depth_T,
+            cache.buffer_PCBGSH,
+            view.committed,
+            _ALL if view.ancestors_TC is None else view.ancestors_TC.contiguous(),
             self.epsilon,
             self.factor,
         )
-        return outputs
+        return outputs_TD
+
+    def _take(self, layer: Any, kind: Kind) -> None:
+        own, mlp = layer.self_attn, layer.mlp
+        self.matrices += [
+            packed([own.q_proj, own.k_proj, own.v_proj], kind),
+            packed([own.o_proj], kind),
+            packed_gate_up(mlp.gate_proj, mlp.up_proj, kind),
+            packed([mlp.down_proj], kind),
+        ]
+        self.norms += [_weight(layer.input_layernorm), _weight(layer.post_attention_layernorm)]
+        if hasattr(own, "q_norm"):
+            self.norms += [_weight(own.q_norm), _weight(own.k_norm)]
+
+    def _rotate_up_to(self, positions: int) -> tuple[Tensor, Tensor]:
+        cosine, sine = self._rotary(torch.empty(0), torch.arange(positions)[None])
+        return cosine[0].contiguous(), sine[0].contiguous()
 
 
-def read(decoder: Any, embedded_TD: Tensor, view: View, cache: Any) -> Tensor:
-    """A forward of a decoder that is all `NativeLayer`s: features [T, D]."""
-    hidden_BTD = embedded_TD[None].float()
-    rotary = decoder.rotary_emb(hidden_BTD, view.position_T[None])
-    for layer in decoder.layers:
-        hidden_BTD = layer.forward(hidden_BTD, position_embeddings=rotary, past_key_values=cache, falcon_view=view)
-    features_TD: Tensor = decoder.norm(hidden_BTD)[0]
-    return features_TD
+def _weight(norm: Any) -> Tensor:
+    weight_D: Tensor = norm.weight.detach().float()
+    return weight_D
 
 
 _ALL, _NONE = torch.empty(0, dtype=torch.bool), torch.empty(0)
 
 
 def family_of(layer: nn.Module) -> type:
-    """transformers' class of a decoder layer, which a `NativeLayer` and a drafter's own layer remember."""
+    """transformers' class of a decoder layer, which a `Packed` one and a drafter's own layer remember."""
     family: type = getattr(layer, "family", type(layer))
     return family
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from falcon_cli.native.layer import NativeLayer, NativeLinear, NativeNorm, family_of
+from falcon_cli.native.layer import NativeDecoder, NativeLinear, family_of
 from falcon_cli.native.weights import Kind, suits
 
 FAMILIES = {"Llama", "Mistral", "Qwen2", "Qwen3"}
@@ -20,10 +20,15 @@ class Engine:
 
     kind: Kind
     """How the weights are held."""
-    exact: bool
-    """Whether every row of the whole model is independent of its neighbours, bit for bit."""
+    decoder: NativeDecoder | None
+    """All layers and the norm in one operator; None where the kernels know only the linear layers."""
     weight_bytes: int
     """Read to decode one token."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether every row of the whole model is independent of its neighbours, bit for bit."""
+        return self.decoder is not None
 
 
 def swap_model(model: Any, kind: Kind) -> Engine:
@@ -31,32 +36,41 @@ def swap_model(model: Any, kind: Kind) -> Engine:
 
     Layers of another make keep their own attention and norms; only their linear layers are swapped.
     """
-    decoder, head = model.get_decoder(), model.get_output_embeddings()
-    family = type(decoder).__name__.removesuffix("Model")
-    known = family in FAMILIES and suits(head) and all(_known(layer) for layer in decoder.layers)
-    swap_inside(decoder.layers, kind)
-    if known:
-        decoder.norm = NativeNorm(decoder.norm)
+    inner, head = model.get_decoder(), model.get_output_embeddings()
+    decoder = None
+    if suits(head) and suits_decoder(inner):
+        decoder = NativeDecoder(inner.layers, inner.norm, inner.rotary_emb, kind)
+    else:
+        swap_inside(inner.layers, kind)
     if suits(head):
         model.set_output_embeddings(NativeLinear(head, kind, keep=True))
-    matrices = [module.matrices for module in model.modules() if isinstance(module, NativeLayer)]
-    matrices += [[module.matrix] for module in model.modules() if isinstance(module, NativeLinear)]
-    return Engine(kind, known, sum(matrix.bytes for group in matrices for matrix in group))
+    matrices = [module.matrix for module in model.modules() if isinstance(module, NativeLinear)]
+    matrices += [] if decoder is None else decoder.matrices
+    return Engine(kind, decoder, sum(matrix.bytes for matrix in matrices))
 
 
 def swap_inside(module: nn.Module, kind: Kind) -> None:
-    """Put every known decoder layer, and every other linear layer, inside a module on the kernels."""
+    """Put every linear layer inside a module on the kernels."""
     for name, child in module.named_children():
-        if _known(child):
-            setattr(module, name, NativeLayer(child, kind))
-        elif suits(child):
+        if suits(child):
             assert isinstance(child, nn.Linear)
             setattr(module, name, NativeLinear(child, kind))
         else:
             swap_inside(child, kind)
 
 
-def _known(layer: Any) -> bool:
+def suits_decoder(decoder: Any) -> bool:
+    """Whether the kernels compute what a model between embedding and LM head does."""
+    fixed = getattr(decoder.config, "rope_parameters", None) or {}
+    return (
+        type(decoder).__name__.removesuffix("Model") in FAMILIES
+        and fixed.get("rope_type", "default") not in ("dynamic", "longrope")  # their angles change with the length
+        and all(suits_layer(layer) for layer in decoder.layers)
+    )
+
+
+def suits_layer(layer: Any) -> bool:
+    """Whether the kernels compute what a decoder layer does."""
     if family_of(layer).__name__.removesuffix("DecoderLayer") not in FAMILIES:
         return False
     own, config = layer.self_attn, layer.self_attn.config

@@ -1,9 +1,14 @@
-"""Weights as the kernels read them: panels of outputs, in fp32, bf16 or int8.
+"""Weights as the kernels read them: panels of outputs, in fp32, bf16, int8 or int4.
 
     fp32, bf16   [N / P, K, P]        the P outputs of a panel side by side for each input
-    int8         [N / P, K / 4, 4·P]  the same for four neighbouring inputs at a time, with a scale for each output
+    int8         [N / P, K / 4, 4·P]  the same for four neighbouring inputs at a time, as w + 128; a scale an output
+    int4         [N / P, K / 32, 20·P]  blocks of 32 inputs: w = step·q + least, q in 0..15 as GGUF's Q4_1 has it
 
-Shapes: N outputs (padded to whole panels), K inputs, P outputs of a panel (the processor's choice).
+A block of int4: for four inputs at a time 2·P bytes, whose lower bits are of the panel's first half and whose higher
+bits are of its second; then P steps and P least values in fp16.
+
+Shapes: N outputs (padded to whole panels), K inputs (whole numbers: padded to whole blocks), P outputs of a panel (the
+processor's choice).
 """
 
 from collections.abc import Sequence
@@ -14,7 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-Kind = Literal["fp32", "bf16", "int8"]
+Kind = Literal["fp32", "bf16", "int8", "int4"]
+
+BLOCK = 32
+"""Inputs that share a scale."""
 
 
 @dataclass(frozen=True)
@@ -61,23 +69,44 @@ def pack(weight_NK: Tensor, kind: Kind, bias_N: Tensor | None = None) -> Matrix:
     """A matrix in panels.
 
     Args:
-        weight_NK: Any floating dtype; K is a multiple of 4.
-        kind: int8 is rounded to 1/127 of each output's largest weight.
+        weight_NK: Any floating dtype; K is a multiple of 8.
+        kind: int8 is rounded to 1/127 of each output's largest weight; int4 to 1/15 of the range of each block of 32,
+            which leaves weights from a GGUF file of that kind as they are.
         bias_N: Added to the outputs.
     """
     outputs, panel = len(weight_NK), torch.ops.falcon.panel()
     missing = -outputs % panel
     weight_NK = pad(weight_NK, (0, 0, 0, missing))
     bias = torch.empty(0) if bias_N is None else pad(bias_N.float(), (0, missing))
-    if kind != "int8":
+    if kind in ("fp32", "bf16"):
         dtype = torch.float32 if kind == "fp32" else torch.bfloat16
         data = weight_NK.to(dtype).unflatten(0, (-1, panel)).transpose(1, 2).contiguous()
         return Matrix(data, torch.empty(0), bias, outputs)
-    largest_N = weight_NK.float().abs().amax(1)
+    weight_NK = pad(weight_NK.float(), (0, -weight_NK.shape[1] % BLOCK))
+    if kind == "int4":
+        return Matrix(_int4(weight_NK, panel), torch.empty(0), bias, outputs)
+    largest_N = weight_NK.abs().amax(1)
     scale_N = torch.where(largest_N > 0, largest_N / 127, torch.ones_like(largest_N))
-    whole_NK = (weight_NK.float() / scale_N[:, None]).round().to(torch.int8)
+    whole_NK = ((weight_NK / scale_N[:, None]).round() + 128).to(torch.uint8)
     data = whole_NK.unflatten(0, (-1, panel)).unflatten(2, (-1, 4)).transpose(1, 2).flatten(2).contiguous()
     return Matrix(data, scale_N, bias, outputs)
+
+
+def _int4(weight_NK: Tensor, panel: int) -> Tensor:
+    """Blocks of 4-bit weights with their steps and least values, [N / P, K / 32, 20·P] bytes."""
+    blocks_NBK = weight_NK.unflatten(1, (-1, BLOCK))
+    least_NB = blocks_NBK.amin(2)
+    step_NB = (blocks_NBK.amax(2) - least_NB) / 15
+    least_NB, step_NB = (part.half() for part in (least_NB, step_NB))
+    safe_NB = torch.where(step_NB > 0, step_NB, torch.ones_like(step_NB)).float()
+    whole_NBK = ((blocks_NBK - least_NB.float()[..., None]) / safe_NB[..., None]).round().clamp(0, 15).to(torch.uint8)
+    low, high = whole_NBK.view(-1, 2, panel // 2, *whole_NBK.shape[1:]).unbind(1)  # [N / P, P / 2, B, 32]
+    both = (low | high << 4).unflatten(3, (-1, 4)).permute(0, 2, 3, 1, 4).flatten(2)
+    ends = [
+        part.view(-1, panel, part.shape[1]).transpose(1, 2).contiguous().view(torch.uint8)
+        for part in (step_NB, least_NB)
+    ]
+    return torch.cat([both, *ends], 2).contiguous()
 
 
 def product(rows: Tensor, matrix: Matrix) -> Tensor:

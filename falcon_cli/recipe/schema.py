@@ -9,7 +9,7 @@ from falcon_cli.errors import FalconError
 
 DType = Literal["auto", "fp32", "bf16", "fp16"]
 Kernels = Literal["auto", "native", "torch"]
-Quantize = Literal["none", "bf16", "int8"]
+Quantize = Literal["none", "bf16", "int8", "int4"]
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """A reference becomes a target: weights, tokenizer and stop tokens."""
 
+import gc
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,7 @@ def load_target(recipe: TargetRecipe) -> LoadedTarget:
         model = with_adapter(model, recipe.adapter)
     stop_ids = _stop_ids(model, tokenizer)
     held = _hooked(recipe.model, model.to(device), attention, native)
+    gc.freeze()  # a model's many objects are here to stay: no later collection need walk them
     return LoadedTarget(recipe.model, held, tokenizer, stop_ids, dtype)
 
 

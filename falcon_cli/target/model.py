@@ -15,7 +15,6 @@ from falcon_cli.attention.view import View
 from falcon_cli.core import WIDEST_DRAFT, Draft, Scores
 from falcon_cli.errors import FalconError
 from falcon_cli.kv_cache import StaticCache
-from falcon_cli.native.layer import read
 from falcon_cli.native.swap import Engine
 
 
@@ -137,8 +136,9 @@ class TargetModel:
         self.cache.reserve(len(tokens_T))
         view = View(self.cache.length, depth_T, ancestors_TT)
         embedded_TD = self.model.get_input_embeddings()(tokens_T).to(self.dtype)
-        if self.engine is not None and self.engine.exact:
-            return read(self.decoder, embedded_TD, view, self.cache)
+        if self.engine is not None and self.engine.decoder is not None:
+            features_TD: Tensor = self.engine.decoder(embedded_TD, view, self.cache)
+            return features_TD
         return self.decoder(
             inputs_embeds=embedded_TD[None],
             position_ids=view.position_T[None],

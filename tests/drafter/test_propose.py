@@ -75,7 +75,7 @@ def check_draft(reference, drafter, draft, features_TD, shape):
         whole_LD = reference.predict(draft.tokens_T[way].tolist(), [features_TD[above] for above in way[:read]])
         expected = whole_LD[-k + depth % k]
         torch.testing.assert_close(features_TD[node], expected, rtol=1e-9, atol=1e-9)
-        best = drafter.head(expected).topk(8).indices
+        best = drafter.engine.best(expected[None], 8)[0]
         for child in (child for child, parent in enumerate(draft.parents) if parent == node and child):
             token = best[shape.ranks[child]]
             assert draft.tokens_T[child] == (token if drafter.vocabulary_W is None else drafter.vocabulary_W[token])

@@ -21,7 +21,7 @@ def drafter(chat_target, tiny_network, tmp_path_factory):
     return str(folder)
 
 
-@pytest.mark.parametrize("quantize", ["none", "bf16", "int8"])
+@pytest.mark.parametrize("quantize", ["none", "bf16", "int8", "int4"])
 def test_every_method_is_exact_on_every_kind_of_weights(chat_target, drafter, quantize):
     target = load_target(TargetRecipe(str(chat_target), quantize=quantize, kernels="native"))
     kit = Kit(target, load_target(TargetRecipe(str(chat_target), kernels="torch")), drafter)

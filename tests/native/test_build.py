@@ -41,8 +41,9 @@ def test_a_machine_without_a_compiler_is_told(monkeypatch, tmp_path):
 
 
 def test_source_that_does_not_compile_is_one_line_and_leaves_nothing(monkeypatch, tmp_path):
-    source = tmp_path / "broken.cpp"
-    source.write_text("int main() { return missing; }")
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "broken.cpp").write_text("int main() { return missing; }")
     monkeypatch.setattr(build, "SOURCE", source)
     monkeypatch.setenv("FALCON_HOME", str(tmp_path / "home"))
     with pytest.raises(NoKernelsError, match="the compiler failed") as error:
@@ -58,8 +59,9 @@ def test_another_processor_or_source_gets_another_library(monkeypatch):
 
 
 def test_two_processes_at_once_compile_once_and_a_third_finds_it(tmp_path):
-    source = tmp_path / "probe.cpp"
-    source.write_text(PROBE)
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "probe.cpp").write_text(PROBE)
     start = {
         "args": [sys.executable, "-c", SCRIPT, str(source)],
         "env": {**__import__("os").environ, "FALCON_HOME": str(tmp_path / "home")},

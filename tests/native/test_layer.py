@@ -2,13 +2,15 @@ from copy import deepcopy
 
 import pytest
 import torch
+from torch import nn
 
 from falcon_cli.attention.backend import implementation
 from falcon_cli.attention.view import View
 from falcon_cli.kv_cache import StaticCache
-from falcon_cli.native.layer import NativeLayer, NativeNorm, family_of, linear_of
+from falcon_cli.native.layer import NativeDecoder, Packed, family_of, linear_of
 from falcon_cli.tree.shape import ancestors_of, depths_of
 
+CPU = torch.device("cpu")
 FAMILIES = ("llama-mha", "llama-gqa", "llama-wide-head", "mistral", "qwen2", "qwen3")
 
 
@@ -18,33 +20,44 @@ def cache_of(model, dtype):
     return StaticCache(2, config.num_key_value_heads, size, 64, dtype, torch.device("cpu"), capacity=64)
 
 
-def run(layer, model, cache, hidden, view):
-    rotary = model.get_decoder().rotary_emb(hidden, view.position_T[None])
-    return layer(
-        hidden, attention_mask=None, position_embeddings=rotary, past_key_values=cache, falcon_view=view, use_cache=True
-    )
-
-
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_layer_is_transformers_own_in_double_precision(tiny_model, random_parents, family):
-    """A prompt, then a tree behind it: outputs, keys and values."""
+def test_a_decoder_is_transformers_own_in_double_precision(tiny_model, random_parents, family):
+    """A prompt, then a tree behind it: features, keys and values."""
     model = tiny_model(family, 3)
     model.set_attn_implementation(implementation("sdpa"))
-    layer = model.get_decoder().layers[1]
-    native = NativeLayer(deepcopy(layer).float(), "fp32")
-    generator = torch.Generator().manual_seed(1)
+    decoder = model.get_decoder()
     exact, ours = cache_of(model, torch.float64), cache_of(model, torch.float32)
+    copy = deepcopy(decoder).float()
+    native = NativeDecoder(copy.layers, copy.norm, copy.rotary_emb, "fp32")
+    assert all(isinstance(layer, Packed) for layer in copy.layers)
+    generator = torch.Generator().manual_seed(1)
     parents = random_parents(11, generator)
     depths = torch.tensor(depths_of(parents))
-    views = [View(0, torch.arange(9), None), View(9, depths, ancestors_of(tuple(parents)))]
-    for view in views:
-        hidden = torch.randn(1, len(view.depth_T), 32, generator=generator, dtype=torch.float64)
-        expected = run(layer, model, exact, hidden, view)
-        given = run(native, model, ours, hidden.float(), view)
+    for view in (View(0, torch.arange(9), None), View(9, depths, ancestors_of(tuple(parents)))):
+        rows = torch.randn(len(view.depth_T), 32, generator=generator, dtype=torch.float64)
+        expected = decoder(
+            inputs_embeds=rows[None], position_ids=view.position_T[None], past_key_values=exact, falcon_view=view
+        ).last_hidden_state[0]
+        given = native(rows.float(), view, ours)
         torch.testing.assert_close(given.double(), expected, rtol=2e-5, atol=2e-5)  # fp32
         exact.commit(range(9))
         ours.commit(range(9))
     torch.testing.assert_close(ours.buffer_PCBGSH.double(), exact.buffer_PCBGSH, rtol=2e-5, atol=2e-5)
+
+
+def test_rotary_tables_grow_with_the_cache(tiny_model):
+    model = tiny_model("llama-gqa", 3, dtype=torch.float32)
+    decoder = model.get_decoder()
+    native = NativeDecoder(decoder.layers, None, decoder.rotary_emb, "fp32")
+    cache, rows = StaticCache(2, 2, 8, 64, torch.float32, CPU, capacity=16), torch.randn(12, 32)
+    native(rows, View(0, torch.arange(12), None), cache)
+    cache.commit(range(12))
+    cache.reserve(12)
+    grown = native(rows, View(12, torch.arange(12), None), cache)
+    fresh = StaticCache(2, 2, 8, 64, torch.float32, CPU, capacity=64)
+    native(rows, View(0, torch.arange(12), None), fresh)
+    fresh.commit(range(12))
+    assert torch.equal(native(rows, View(12, torch.arange(12), None), fresh), grown)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 7, 8, 17, 64])
@@ -74,16 +87,11 @@ def test_attention_to_scores_of_any_size(size):
     torch.testing.assert_close(given[:, 0].double(), expected, rtol=1e-5, atol=1e-5 * max(1.0, size))
 
 
-def test_norms_are_torchs(tiny_model):
-    norm = tiny_model("llama-gqa", 2).get_decoder().norm
-    rows = torch.randn(3, 5, 32, dtype=torch.float64)
-    native = NativeNorm(deepcopy(norm).float())
-    torch.testing.assert_close(native(rows.float()).double(), norm(rows), rtol=1e-6, atol=1e-6)
-
-
 def test_the_family_is_remembered(tiny_model):
-    layer = tiny_model("qwen3").get_decoder().layers[0]
-    assert family_of(layer) is family_of(NativeLayer(layer.float(), "int8")) is type(layer)
+    decoder = tiny_model("qwen3", dtype=torch.float32).get_decoder()
+    family = type(decoder.layers[0])
+    NativeDecoder(decoder.layers, decoder.norm, decoder.rotary_emb, "int8")
+    assert family_of(decoder.layers[0]) is family
 
 
 def test_a_linear_layer_on_a_weight_that_is_there():
@@ -98,30 +106,27 @@ def test_with_a_context_keys_and_values_are_made_of_that(tiny_model, tiny_networ
     decoder = tiny_model("llama-gqa", 3).get_decoder()
     layer = tiny_network(decoder, k=2).layer
     layer.attend_by(implementation("sdpa"))
-    native = NativeLayer(deepcopy(layer).float(), "fp32")
-    assert native.family is family_of(layer) is type(decoder.layers[0])
-    generator, caches = torch.Generator().manual_seed(2), []
+    ours = deepcopy(layer).float()
+    native = NativeDecoder(nn.ModuleList([ours]), None, decoder.rotary_emb, "fp32")
+    generator = torch.Generator().manual_seed(2)
     views = [
         View(0, torch.arange(6), None),
         View(6, torch.tensor([0, 1, 0, 1]), torch.block_diag(torch.ones(2, 2), torch.ones(2, 2)).bool()),
     ]
-    for one, dtype in ((layer, torch.float64), (native, torch.float32)):
-        generator.manual_seed(2)
-        cache = StaticCache(1, 2, 8, 64, dtype, torch.device("cpu"), capacity=64)
-        caches.append([])
-        for view in views:
-            rows = len(view.depth_T)
-            start, context = (torch.randn(1, rows, 32, generator=generator, dtype=torch.float64) for _ in range(2))
-            rotary = decoder.rotary_emb(start.to(dtype), view.position_T[None])
-            outputs = one(
-                start.to(dtype),
-                context_BLD=context.to(dtype),
-                position_embeddings=rotary,
-                past_key_values=cache,
-                falcon_view=view,
-            )
+    caches = [StaticCache(1, 2, 8, 64, dtype, CPU, capacity=64) for dtype in (torch.float64, torch.float32)]
+    for view in views:
+        rows = len(view.depth_T)
+        start, context = (torch.randn(1, rows, 32, generator=generator, dtype=torch.float64) for _ in range(2))
+        expected = layer(
+            start,
+            context_BLD=context,
+            position_embeddings=decoder.rotary_emb(start, view.position_T[None]),
+            past_key_values=caches[0],
+            falcon_view=view,
+        )
+        given = native(start[0].float(), view, caches[1], context[0].float())
+        torch.testing.assert_close(given.double(), expected[0], rtol=2e-5, atol=2e-5)
+        for cache in caches:
             cache.commit(range(rows))
-            caches[-1].append(outputs.double())
-        caches[-1].append(cache.buffer_PCBGSH.double())
-    for ours, exact in zip(caches[1], caches[0], strict=True):
-        torch.testing.assert_close(ours, exact, rtol=2e-5, atol=2e-5)
+    exact, held = (cache.buffer_PCBGSH.double() for cache in caches)
+    torch.testing.assert_close(held, exact, rtol=2e-5, atol=2e-5)

@@ -3,12 +3,12 @@ import torch
 from torch import nn
 
 from falcon_cli.core import Draft
-from falcon_cli.native.layer import NativeLayer, NativeLinear
+from falcon_cli.native.layer import NativeLinear, Packed
 from falcon_cli.native.swap import swap_inside, swap_model
 from falcon_cli.target.model import TargetModel
 
 CPU = torch.device("cpu")
-KINDS = ("fp32", "bf16", "int8")
+KINDS = ("fp32", "bf16", "int8", "int4")
 PROMPT = torch.arange(3, 24)
 
 
@@ -37,7 +37,7 @@ def test_a_tree_scores_bit_for_bit_like_its_tokens_one_by_one(tiny_model, random
                 assert torch.equal(alone.features_TD[0], together.features_TD[one])
 
 
-@pytest.mark.parametrize(("kind", "near"), [("fp32", 1e-4), ("bf16", 0.1), ("int8", 0.3)])
+@pytest.mark.parametrize(("kind", "near"), [("fp32", 1e-4), ("bf16", 0.1), ("int8", 0.3), ("int4", 0.5)])
 def test_the_swapped_model_says_what_the_model_says(tiny_model, kind, near):
     plain = TargetModel(tiny_model("llama-gqa", 4, dtype=torch.float32)).prefill(PROMPT)
     scores = native_target(tiny_model, kind).prefill(PROMPT)
@@ -67,7 +67,7 @@ def test_layers_that_the_kernels_do_not_compute_keep_their_attention(tiny_model,
     plain = TargetModel(tiny_model(family, 4, dtype=torch.float32)).prefill(PROMPT)
     target = TargetModel(model, engine=swap_model(model, "fp32"))
     assert not target.engine.exact
-    assert not any(isinstance(module, NativeLayer) for module in model.modules())
+    assert not any(isinstance(module, Packed) for module in model.modules())
     assert isinstance(model.get_decoder().layers[0].mlp.up_proj, NativeLinear)
     torch.testing.assert_close(target.prefill(PROMPT).logits_TV, plain.logits_TV, rtol=1e-4, atol=1e-4)
 
@@ -83,6 +83,7 @@ def test_bytes_are_those_of_the_packed_weights(tiny_model):
     sizes = {kind: native_target(tiny_model, kind).engine.weight_bytes for kind in KINDS}
     assert sizes["fp32"] == 2 * sizes["bf16"]
     assert sizes["bf16"] / 2 < sizes["int8"] < sizes["bf16"]  # scales
+    assert sizes["int4"] < sizes["int8"]
 
 
 def test_linear_layers_are_found_wherever_they_are():

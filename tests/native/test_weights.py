@@ -1,12 +1,14 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import pad
 
 from falcon_cli.native.layer import NativeLinear
 from falcon_cli.native.weights import pack, packed, packed_gate_up, product, suits
 
-KINDS = ("fp32", "bf16", "int8")
-TOLERANCE = {"fp32": 3e-6, "bf16": 4e-3, "int8": 2e-2}  # of the outputs' norm: rounding of sums, of 8 bits, of 1/127
+KINDS = ("fp32", "bf16", "int8", "int4")
+# of the outputs' norm: rounding of sums, of 8 bits, of inputs to 1/63 of their block, of weights to 1/15 of theirs
+TOLERANCE = {"fp32": 3e-6, "bf16": 4e-3, "int8": 2e-2, "int4": 0.1}
 
 
 def rows_of(count, width, seed=0):
@@ -18,7 +20,20 @@ def held(weight_NK, kind):
     if kind == "int8":
         scale = weight_NK.double().abs().amax(1, keepdim=True).clamp_min(1e-300) / 127
         return (weight_NK.double() / scale).round() * scale
+    if kind == "int4":
+        return in_blocks(weight_NK).double()
     return weight_NK.to(torch.bfloat16 if kind == "bf16" else torch.float32).double()
+
+
+def in_blocks(weight_NK):
+    """Weights as GGUF's Q4_1 holds them: blocks of 32, w = step · q + least, both in fp16."""
+    wide = pad(weight_NK, (0, -weight_NK.shape[1] % 32))
+    blocks = wide.unflatten(1, (-1, 32))
+    least = blocks.amin(2, keepdim=True)
+    step = ((blocks.amax(2, keepdim=True) - least) / 15).half().float()
+    least = least.half().float()
+    whole = ((blocks - least) / step.clamp_min(1e-30)).round().clamp(0, 15)
+    return (whole * step + least).flatten(1)[:, : weight_NK.shape[1]]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -47,7 +62,8 @@ def test_inputs_of_any_size(kind, scale):
     expected = rows.double() @ held(weight, kind).T
     given = product(rows, pack(weight, kind))
     assert torch.isfinite(given).all()
-    assert (given - expected).norm() <= TOLERANCE["int8" if kind == "int8" else "fp32"] * expected.norm()
+    rounding = {"int8": 2e-2, "int4": 1e-2}  # of inputs to 1/63 and 1/127 of their block
+    assert (given - expected).norm() <= rounding.get(kind, 3e-6) * expected.norm()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -57,16 +73,29 @@ def test_weights_of_zero_and_of_one_sign(kind):
     rows = rows_of(3, 16, 2).abs()
     given, expected = product(rows, pack(weight, kind)), rows.double() @ weight.double().T
     assert (given[:, 3] == 0).all()
+    expected = rows.double() @ held(weight, kind).T
     assert (given - expected).norm() <= TOLERANCE[kind] * expected.norm()
 
 
 def test_int8_sums_are_exact_integers():
     generator = torch.Generator().manual_seed(5)
     weight = torch.randint(-127, 128, (48, 1024), generator=generator).float()
-    rows = torch.randint(-127, 128, (7, 1024), generator=generator).float()
-    weight[:, 0], rows[:, 0] = 127, -127  # so that both scales are 1; the worst pairs stand side by side
-    weight[0], rows[0] = 127, 127
+    rows = torch.randint(-63, 64, (7, 1024), generator=generator).float()
+    weight[:, 0] = 127  # so that all scales are 1
+    rows[:, ::32] = -63
+    weight[0], rows[0] = 127, 63  # the worst pairs stand side by side
     assert torch.equal(product(rows, pack(weight, "int8")), rows @ weight.T)
+
+
+def test_4_bit_weights_of_a_gguf_file_stay_as_they_are():
+    generator = torch.Generator().manual_seed(6)
+    weight = in_blocks(torch.randn(64, 96, generator=generator))
+    assert torch.equal(in_blocks(weight), weight)
+    rows = torch.randint(-127, 128, (5, 96), generator=generator).float()
+    rows[:, ::32] = 127  # so that inputs are whole numbers already
+    expected = rows.double() @ weight.double().T
+    given = product(rows, pack(weight, "int4"))
+    assert (given - expected).norm() <= 1e-6 * expected.norm()
 
 
 def test_an_outlier_in_one_row_leaves_the_others_alone():

@@ -1,0 +1,132 @@
+// Attention of few queries to the slots of a cache; runs inside a parallel region, by all its threads together.
+#pragma once
+#include "product.h"
+
+namespace falcon {
+
+struct Cache {  // of one layer
+  float *keys, *values;
+  int64_t groups, stride, head;  // floats from one group to the next; head size
+  float* key(int64_t g, int64_t slot) const { return keys + g * stride + slot * head; }
+  float* value(int64_t g, int64_t slot) const { return values + g * stride + slot * head; }
+};
+
+struct Seen {  // the slots that a row sees: the first ones, and some of its own forward
+  int64_t first;
+  std::vector<int64_t> own;
+  int64_t count() const { return first + own.size(); }
+  int64_t slot(int64_t n) const { return n < first ? n : own[n - first]; }
+};
+
+// Rows see all committed slots, and of the C slots behind them those that `seen` [T, C] marks (none given: those of the
+// rows before them and their own)
+inline std::vector<Seen> visible(int64_t rows, int64_t committed, const Tensor& seen) {
+  std::vector<Seen> all(rows);
+  int64_t columns = seen.numel() ? seen.size(1) : 0;
+  for (int64_t t = 0; t < rows; t++) {
+    all[t].first = committed + (columns ? 0 : t + 1);
+    for (int64_t c = 0; c < columns; c++)
+      if (seen.const_data_ptr<bool>()[t * columns + c]) all[t].own.push_back(committed + c);
+  }
+  return all;
+}
+
+// Scores of one query over the slots begin .. end - 1 of those it sees: the share of N vectors of the head, from h on
+template <int N>
+void dot_keys(const float* q, const Cache& cache, int64_t g, const Seen& seen, int64_t begin, int64_t end, int64_t h, float* p) {
+  F8 query[N];
+  for (int n = 0; n < N; n++) query[n] = _mm256_loadu_ps(q + h + 8 * n);
+  for (int64_t s = begin; s < end; s += 8) {
+    F8 v[8];
+    for (int64_t i = 0; i < 8; i++) {  // behind the last slot, the last again
+      const float* key = cache.key(g, seen.slot(std::min(s + i, end - 1))) + h;
+      v[i] = query[0] * _mm256_loadu_ps(key);
+      for (int n = 1; n < N; n++) v[i] = _mm256_fmadd_ps(query[n], _mm256_loadu_ps(key + 8 * n), v[i]);
+    }
+    _mm256_storeu_ps(p + s, h ? _mm256_loadu_ps(p + s) + sums(v) : sums(v));
+  }
+}
+
+// out += the values of the slots begin .. end - 1, weighed by p
+template <int N>
+void weigh_values(const float* p, const Cache& cache, int64_t g, const Seen& seen, int64_t begin, int64_t end, int64_t h, float* out) {
+  F8 v[N];
+  for (int n = 0; n < N; n++) v[n] = _mm256_loadu_ps(out + h + 8 * n);
+  for (int64_t s = begin; s < end; s++) {
+    const float* value = cache.value(g, seen.slot(s)) + h;
+    for (int n = 0; n < N; n++) v[n] = _mm256_fmadd_ps(_mm256_set1_ps(p[s]), _mm256_loadu_ps(value + 8 * n), v[n]);
+  }
+  for (int n = 0; n < N; n++) _mm256_storeu_ps(out + h + 8 * n, v[n]);
+}
+
+// p = e^(scale p - most) of `count` scores, and behind them one over their sum; lane by lane, in their order
+inline void soften(float* p, int64_t count, float scale) {
+  const int64_t whole = (count + 7) / 8 * 8;
+  std::fill(p + count, p + whole, p[0]);
+  F8 most = _mm256_loadu_ps(p), total = _mm256_setzero_ps();
+  for (int64_t s = 8; s < whole; s += 8) most = _mm256_max_ps(most, _mm256_loadu_ps(p + s));
+  const float top = largest(most) * scale;
+  for (int64_t s = 0; s < whole; s += 8) _mm256_storeu_ps(p + s, exponential(_mm256_loadu_ps(p + s) * scale - top));
+  std::fill(p + count, p + whole, 0.f);
+  for (int64_t s = 0; s < whole; s += 8) total += _mm256_loadu_ps(p + s);
+  p[count] = 1.f / sum(total);
+}
+
+struct Query {
+  const float* q;
+  float* out;
+  const Seen& seen;
+  float* p;  // room for its scores, and 8 more
+};
+
+// Some queries of one group, block by block of slots, so that keys and values are fetched from far once for all of
+// them. Each sums over its slots in their order, whatever the others do.
+inline void attend(const std::vector<Query>& queries, const Cache& cache, int64_t g, float scale) {
+  const int64_t H = cache.head, wide = H / 64 * 64, span = 64;
+  int64_t most = 0;
+  for (const Query& one : queries) most = std::max(most, one.seen.count());
+  auto blocks = [&](auto&& work) {
+    for (int64_t begin = 0; begin < most; begin += span)
+      for (const Query& one : queries)
+        if (begin < one.seen.count()) work(one, begin, std::min(begin + span, one.seen.count()));
+  };
+  blocks([&](const Query& one, int64_t begin, int64_t end) {
+    for (int64_t h = 0; h < wide; h += 64) dot_keys<8>(one.q, cache, g, one.seen, begin, end, h, one.p);
+    for (int64_t h = wide; h < H; h += 8) dot_keys<1>(one.q, cache, g, one.seen, begin, end, h, one.p);
+  });
+  for (const Query& one : queries) {
+    soften(one.p, one.seen.count(), scale);
+    std::fill_n(one.out, H, 0.f);
+  }
+  blocks([&](const Query& one, int64_t begin, int64_t end) {
+    for (int64_t h = 0; h < wide; h += 64) weigh_values<8>(one.p, cache, g, one.seen, begin, end, h, one.out);
+    for (int64_t h = wide; h < H; h += 8) weigh_values<1>(one.p, cache, g, one.seen, begin, end, h, one.out);
+  });
+  for (const Query& one : queries)
+    for (int64_t h = 0; h < H; h++) one.out[h] *= one.p[one.seen.count()];
+}
+
+// All query heads of all rows: q [T, q_stride] of which the first `heads` heads are queries, out [T, heads, H]
+inline void attend_all(const float* q, int64_t q_stride, int64_t heads, const Cache& cache, const std::vector<Seen>& slots,
+                       float scale, float* out) {
+  FALCON_TOLD("falcon::attention");
+  const int64_t rows = slots.size(), shared = heads / cache.groups, of_group = rows * shared;
+  const int64_t each = std::max<int64_t>(1, of_group * cache.groups / (8 * omp_get_num_threads()));
+  const int64_t parts = (of_group + each - 1) / each;
+  std::vector<float> room;
+  std::vector<Query> queries;
+#pragma omp for schedule(dynamic, 1)
+  for (int64_t n = 0; n < cache.groups * parts; n++) {
+    int64_t g = n / parts, begin = n % parts * each, end = std::min(begin + each, of_group), width = 0;
+    for (const Seen& one : slots) width = std::max(width, one.count() + 9);
+    room.resize((end - begin) * width), queries.clear();
+    for (int64_t i = begin; i < end; i++) {
+      int64_t t = i / shared, head = g * shared + i % shared;
+      const float* query = q + t * q_stride + head * cache.head;
+      queries.push_back({query, out + (t * heads + head) * cache.head, slots[t], room.data() + (i - begin) * width});
+    }
+    attend(queries, cache, g, scale);
+  }
+}
+
+}  // namespace falcon
