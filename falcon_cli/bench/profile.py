@@ -132,7 +132,9 @@ def shares_of(events: Sequence[Any]) -> dict[tuple[str, str], float]:
         around = list(_names_upwards(event))
         owner = next((name for name in around if name in (PREFILL, TARGET, DRAFTER, TREE)), PREFILL)
         if owner != PREFILL:
-            spent[owner.removeprefix("falcon/"), _kind(event.name, not HEADS.isdisjoint(around))] += event.self_cpu_time_total
+            spent[owner.removeprefix("falcon/"), _kind(event.name, not HEADS.isdisjoint(around))] += (
+                event.self_cpu_time_total
+            )
     whole = sum(spent.values())
     return {key: time / whole for key, time in spent.items()}
 

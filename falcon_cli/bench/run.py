@@ -11,9 +11,9 @@ import torch
 from falcon_cli.bench.bandwidth import bandwidth_bound
 from falcon_cli.bench.certificate import Ids, certify, first_difference
 from falcon_cli.bench.folder import RunFolder
-from falcon_cli.bench.peers import check_peer
+from falcon_cli.bench.peers import check_peer, peer_answers
 from falcon_cli.bench.records import TurnRecord
-from falcon_cli.bench.runner import Contest, digest, method_answer, peer_answer
+from falcon_cli.bench.runner import Contest, digest, method_answer
 from falcon_cli.bench.summary import BASELINE, summarise
 from falcon_cli.console import progress, say, warn
 from falcon_cli.data.datasets import Loaded, load
@@ -22,7 +22,6 @@ from falcon_cli.errors import FalconError
 from falcon_cli.methods import Choice, Kit, choose, default_methods
 from falcon_cli.recipe.provenance import provenance
 from falcon_cli.recipe.schema import BenchRecipe
-from falcon_cli.target.load import load_target
 
 
 def bench(recipe: BenchRecipe, argv: Sequence[str], out: Path | None = None, resume: bool = False) -> dict[str, Any]:
@@ -50,7 +49,7 @@ def bench(recipe: BenchRecipe, argv: Sequence[str], out: Path | None = None, res
 def _choices(recipe: BenchRecipe, methods: Sequence[str]) -> list[Choice]:
     """The methods, the baseline first, each once."""
     for peer in recipe.peers:
-        check_peer(peer)
+        check_peer(peer, recipe.target)
     choices = [choose(name) for name in dict.fromkeys([BASELINE, *methods])]
     for choice in choices:
         choice.check(recipe)
@@ -59,11 +58,7 @@ def _choices(recipe: BenchRecipe, methods: Sequence[str]) -> list[Choice]:
 
 def _contest(recipe: BenchRecipe, kit: Kit, choices: Sequence[Choice]) -> Contest:
     answers = {choice.name: method_answer(kit.target, choice.build(kit)) for choice in choices}
-    if recipe.peers:
-        plain = kit.target  # peers run transformers' own layers
-        if plain.model.engine is not None:
-            plain = load_target(replace(recipe.target, kernels="torch", quantize="none"))
-        answers |= {peer: peer_answer(plain, peer) for peer in recipe.peers}
+    answers |= peer_answers(recipe.peers, recipe.target, kit.target)
     return Contest(kit.target, answers, recipe.max_new_tokens, recipe.repeats, recipe.seed, recipe.template)
 
 

@@ -5,23 +5,19 @@ machine that slows down slows them all. A question's records are written as soon
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from random import Random
 
-from falcon_cli.bench.peers import peer_complete
+from falcon_cli.bench.peers import Answer
 from falcon_cli.bench.records import TurnRecord
 from falcon_cli.core import Drafter
 from falcon_cli.data.chat import render
 from falcon_cli.data.prompts import Message, Question
 from falcon_cli.decode.loop import complete
-from falcon_cli.decode.stats import Completion
 from falcon_cli.decode.stop import Stop
 from falcon_cli.errors import FalconError
 from falcon_cli.target.load import LoadedTarget
-
-Answer = Callable[[list[int], int], Completion]
-"""(prompt, most new tokens) → the answer and its timing."""
 
 
 @dataclass(frozen=True)
@@ -94,11 +90,6 @@ class Contest:
 def method_answer(target: LoadedTarget, drafter: Drafter) -> Answer:
     """How one of our methods answers."""
     return lambda prompt, limit: complete(target.model, drafter, prompt, Stop(target.stop_ids, limit))
-
-
-def peer_answer(target: LoadedTarget, peer: str) -> Answer:
-    """How a peer answers."""
-    return lambda prompt, limit: peer_complete(peer, target, prompt, limit)
 
 
 def digest(ids: list[int]) -> str:

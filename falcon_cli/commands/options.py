@@ -63,7 +63,7 @@ Kernels = Annotated[
     Text, _option("--kernels", "auto, native, torch (default: auto: native on AVX2 CPUs).", "NAME", _TARGET)
 ]
 Quantize = Annotated[
-    Text, _option("--quantize", "none, bf16, int8 weights of native kernels (default: none).", "TYPE", _TARGET)
+    Text, _option("--quantize", "none, bf16, int8, int4 weights of native kernels (default: none).", "TYPE", _TARGET)
 ]
 Threads = Annotated[Number, _option("--threads", "CPU threads (default: PyTorch's choice).", "N", _TARGET)]
 Revision = Annotated[Text, _option("--revision", "Branch, tag or commit of a hub model.", "REF", _TARGET)]
@@ -124,7 +124,9 @@ Methods = Annotated[
         "NAME[:OPTION=VALUE,...]",
     ),
 ]
-Peers = Annotated[Texts, _option("--peer", "Other engines in the same run: hf, hf-pld (repeatable).", "NAME")]
+Peers = Annotated[
+    Texts, _option("--peer", "Other engines in the same run: hf, hf-pld, llama-cpp (repeatable).", "NAME")
+]
 Limit = Annotated[Number, _option("--limit", "Take N questions, evenly spaced over the data set.", "N")]
 Repeats = Annotated[Number, _option("--repeats", "Ask every question N times (default: 1).", "N")]
 Seed = Annotated[Number, _option("--seed", "For the order of the methods and the bootstrap (default: 0).", "N")]

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from falcon_cli.bench.peers import peer_complete
+from falcon_cli.bench.peers import generate
 from falcon_cli.bench.run import bench
 from falcon_cli.data.chat import render
 from falcon_cli.decode.loop import complete
@@ -45,7 +45,7 @@ def test_it_knows_the_capital_of_france(target):
 def test_plain_decoding_says_what_transformers_generate_says(target):
     prompt, completion = ask(target, "ar", "Name three colours.", 24)
     bare = load_target(replace(TARGET, kernels="torch"))
-    assert completion.ids == peer_complete("hf", bare, prompt, 24).ids
+    assert completion.ids == generate("hf", bare, prompt, 24).ids
 
 
 def test_every_method_is_certified(run):
