@@ -2,7 +2,8 @@
 
 Every kind of weights reads the same texts: the data set's questions, and the full-precision target's own greedy
 answers to them. Told are the perplexity of the questions' text and of the answers, how often the first choice is the
-full-precision one (teacher-forced), and how much of a free-running answer comes before the first other token.
+full-precision one (teacher-forced), and how much of a free-running answer comes before the first other token; for
+GSM8K also how many of the free-running answers end in the right number.
 """
 
 import sys
@@ -17,8 +18,9 @@ from torch import Tensor
 from falcon_cli.baselines.autoregressive import Autoregressive
 from falcon_cli.bench.certificate import first_difference
 from falcon_cli.bench.runner import Contest
-from falcon_cli.console import show
+from falcon_cli.console import progress, show
 from falcon_cli.data.datasets import load
+from falcon_cli.data.gsm8k import solved
 from falcon_cli.decode.loop import complete
 from falcon_cli.decode.stop import Stop
 from falcon_cli.recipe.load import load_recipe
@@ -34,6 +36,8 @@ class Text:
 
     prompt: Ids
     answer: Ids
+    reference: str | None = None
+    """The right number, where the question has one."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,8 @@ class Quality:
     """Share of the answers' tokens that are its first choice too."""
     alike: float
     """Share of a free-running answer before its first other token."""
+    solved: int | None
+    """Questions answered right, of those that have a reference; None when none has."""
 
 
 def greedy(target: LoadedTarget, prompt: Ids, limit: int) -> Ids:
@@ -57,7 +63,7 @@ def greedy(target: LoadedTarget, prompt: Ids, limit: int) -> Ids:
 @torch.inference_mode()
 def quality(target: LoadedTarget, texts: Sequence[Text], limit: int) -> Quality:
     """Read every text once, teacher-forced, and answer every prompt."""
-    of_prompts, of_answers, agreed, alike = [], [], [], []
+    of_prompts, of_answers, agreed, alike, right = [], [], [], [], []
     for text in texts:
         ids_L = torch.tensor(text.prompt + text.answer)
         logits_LV = target.model.head(target.model.prefill(ids_L).features_TD)[:-1].float()
@@ -66,9 +72,18 @@ def quality(target: LoadedTarget, texts: Sequence[Text], limit: int) -> Quality:
         of_prompts.append(loss_L[:begin])
         of_answers.append(loss_L[begin:])
         agreed.append((logits_LV.argmax(-1) == ids_L[1:])[begin:].float())
-        place = first_difference(text.answer, greedy(target, text.prompt, limit))
+        own = greedy(target, text.prompt, limit)
+        place = first_difference(text.answer, own)
         alike.append(1.0 if place is None else place / len(text.answer))
-    return Quality(exp(_mean(of_prompts)), exp(_mean(of_answers)), _mean(agreed), sum(alike) / len(alike))
+        if text.reference is not None:
+            right.append(solved(target.tokenizer.decode(own, skip_special_tokens=True), text.reference))
+    return Quality(
+        exp(_mean(of_prompts)),
+        exp(_mean(of_answers)),
+        _mean(agreed),
+        sum(alike) / len(alike),
+        sum(right) if right else None,
+    )
 
 
 def main(settings: Sequence[str]) -> None:
@@ -76,7 +91,7 @@ def main(settings: Sequence[str]) -> None:
     from rich.table import Table
 
     recipe = load_recipe(BenchRecipe, None, ["limit=20", "max_new_tokens=128", *settings])
-    table = Table("weights", "perplexity: questions", "answers", "first choice alike", "answer alike until")
+    table = Table("weights", "perplexity: questions", "answers", "first choice alike", "answer alike until", "solved")
     texts: list[Text] = []
     for kind in get_args(Quantize):
         target = load_target(replace(recipe.target, quantize=kind, kernels="native"))
@@ -88,6 +103,7 @@ def main(settings: Sequence[str]) -> None:
             f"{found.answer_perplexity:.3f}",
             f"{100 * found.agreement:.1f} %",
             f"{100 * found.alike:.0f} %",
+            "–" if found.solved is None else f"{found.solved} of {len(texts)}",
         )
     table.title = f"{recipe.target.model}: {len(texts)} questions of {recipe.dataset}"
     show(table)
@@ -95,8 +111,14 @@ def main(settings: Sequence[str]) -> None:
 
 def _texts(target: LoadedTarget, recipe: BenchRecipe) -> list[Text]:
     contest: Any = Contest(target, {}, recipe.max_new_tokens)
-    prompts = [contest.prompt(question, 0, ()) for question in load(recipe.dataset, recipe.limit).questions]
-    return [Text(prompt, greedy(target, prompt, recipe.max_new_tokens)) for prompt in prompts]
+    texts = []
+    with progress("answering in full precision", recipe.limit or 0, "questions") as bar:
+        for question in load(recipe.dataset, recipe.limit).questions:
+            prompt = contest.prompt(question, 0, ())
+            reference = question.reference if recipe.dataset == "gsm8k" else None
+            texts.append(Text(prompt, greedy(target, prompt, recipe.max_new_tokens), reference))
+            bar.advance()
+    return texts
 
 
 def _mean(parts: Sequence[Tensor]) -> float:

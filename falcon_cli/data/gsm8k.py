@@ -1,5 +1,6 @@
 """GSM8K, test split: 1319 grade-school maths problems (Cobbe et al. 2021, arXiv 2110.14168; MIT)."""
 
+import re
 from typing import Any
 
 from falcon_cli.data.prompts import Question, Record, read_jsonl, text_of
@@ -43,3 +44,9 @@ def _question(record: Record, number: int) -> Question:
     if not mark:
         raise ValueError('its "answer" has no final number after ####')
     return Question(str(number), (question,), "math", reference=answer.strip().replace(",", ""))
+
+
+def solved(answer: str, reference: str) -> bool:
+    """Whether the last number of an answer is the reference."""
+    found = re.findall(r"-?\d[\d,]*(?:\.\d+)?", answer)
+    return bool(found) and float(found[-1].replace(",", "")) == float(reference)

