@@ -33,6 +33,8 @@ class TurnRecord:
     """Digest of the prompt's token ids: equal for all methods, or they were not asked the same."""
     completion: Completion
     text: str
+    peak_bytes: int | None = None
+    """Most memory held while answering; None where no system tells."""
 
 
 def to_json(record: TurnRecord) -> dict[str, Any]:
@@ -47,6 +49,7 @@ def to_json(record: TurnRecord) -> dict[str, Any]:
         "prompt_tokens": record.prompt_tokens,
         "prompt_sha": record.prompt_sha,
         "text": record.text,
+        "peak_bytes": record.peak_bytes,
         "finish": completion.finish,
         "ids": list(completion.ids),
         "prefill_seconds": round(completion.prefill_seconds, _MICROSECOND),
@@ -73,6 +76,7 @@ def from_json(entry: dict[str, Any]) -> TurnRecord:
         prompt_sha=entry["prompt_sha"],
         completion=completion,
         text=entry["text"],
+        peak_bytes=entry.get("peak_bytes"),
     )
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from falcon_cli.bench.summary import BASELINE
-from falcon_cli.bench.wording import ABSENT, circumstances, interval, percent, time_shares, times, verdict
+from falcon_cli.bench.wording import ABSENT, circumstances, gigabytes, interval, percent, time_shares, times, verdict
 
 _COUNTING = """\
 - A speedup is a ratio of decode speeds in one run: total tokens over total seconds, the method's against plain
@@ -19,6 +19,8 @@ _COUNTING = """\
 - Lossless: a method's ids must be plain autoregression's. Where they part, the text before is scored afresh: if both
   tokens' logits lie within the dtype's rounding of the best, it is a near-tie, else a failure. The margin is the gap
   between the best logit and the worse of the two.
+- Peak memory is the most that the whole process held while a method answered (on a GPU: that torch had allocated),
+  the weights and caches of all methods of the run included.
 - Peers run outside this engine, on the same prompts; their tokens are counted the same way.
 """
 
@@ -90,7 +92,7 @@ def _speed_row(name: str, figures: dict[str, Any]) -> list[str]:
 
 
 def _time(methods: dict[str, Any]) -> str:
-    head = ["method", "tokens", "cycles", "prefill s", "decode s", "draft", "verify", "other"]
+    head = ["method", "tokens", "cycles", "prefill s", "decode s", "draft", "verify", "other", "peak memory"]
     rows = [
         [
             f"`{name}`",
@@ -99,6 +101,7 @@ def _time(methods: dict[str, Any]) -> str:
             f"{figures['prefill_seconds']:.2f}",
             f"{figures['decode_seconds']:.2f}",
             *(percent(share) for share in time_shares(figures)),
+            gigabytes(figures.get("peak_memory_bytes")),
         ]
         for name, figures in methods.items()
     ]

@@ -7,8 +7,10 @@ machine that slows down slows them all. A question's records are written as soon
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 
+from falcon_cli.bench.memory import with_peak_memory
 from falcon_cli.bench.peers import Answer
 from falcon_cli.bench.records import TurnRecord
 from falcon_cli.core import Drafter
@@ -72,7 +74,8 @@ class Contest:
         texts: list[str] = []
         for turn in range(len(question.turns)):
             prompt = self.prompt(question, turn, texts)
-            completion = self.answers[method](prompt, self.max_new_tokens)
+            answer = partial(self.answers[method], prompt, self.max_new_tokens)
+            completion, peak = with_peak_memory(answer, self.target.model.device)
             texts.append(self.target.tokenizer.decode(completion.ids, skip_special_tokens=True))
             yield TurnRecord(
                 question_id=question.id,
@@ -84,6 +87,7 @@ class Contest:
                 prompt_sha=digest(prompt),
                 completion=completion,
                 text=texts[-1],
+                peak_bytes=peak,
             )
 
 

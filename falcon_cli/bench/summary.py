@@ -78,7 +78,13 @@ def summarise(
             document["peers"][name] = _peer_figures(whole, loop_free, seed)
         else:
             document["methods"][name] = _method_figures(whole, loop_free, categories, seed)
+            document["methods"][name]["peak_memory_bytes"] = _peak(records, name)
     return document
+
+
+def _peak(records: Iterable[TurnRecord], method: str) -> int | None:
+    """Most memory held while a method answered."""
+    return max((record.peak_bytes or 0 for record in records if record.method == method), default=0) or None
 
 
 _Ends = Mapping[tuple[str, str, int], int | None]

@@ -22,6 +22,11 @@ def percent(share: float) -> str:
     return f"{100 * share:.0f} %"
 
 
+def gigabytes(count: int | None) -> str:
+    """Word a number of bytes: `1.25 GB`."""
+    return ABSENT if count is None else f"{count / 1e9:.2f} GB"
+
+
 def time_shares(figures: dict[str, Any]) -> tuple[float, float, float]:
     """Split a method's decode time into the shares of draft, verification and everything else; zeros without any."""
     decode = figures["decode_seconds"]

@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from falcon_cli.bench.runner import Contest, digest
 from falcon_cli.data.prompts import Question
@@ -43,7 +44,9 @@ def contest():
         if prompt_tokens + new_tokens > 200:
             raise FalconError("too long")
 
-    target = SimpleNamespace(tokenizer=Words(), model=SimpleNamespace(check_room=check_room))
+    target = SimpleNamespace(
+        tokenizer=Words(), model=SimpleNamespace(check_room=check_room, device=torch.device("cpu"))
+    )
     contest = Contest(
         target, {name: answer(name) for name in ("ar", "pld", "la")}, max_new_tokens=16, repeats=2, seed=3
     )

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -127,3 +128,13 @@ def test_the_same_seed_gives_the_same_document(records):
     assert summarise(records, seed=1) == summarise(iter(records), seed=1)
     one, two = (summarise(records, seed=seed)["methods"]["pld"]["speedup_ci95"] for seed in (1, 2))
     assert one != two
+
+
+def test_peak_memory_is_the_largest_of_a_methods_answers():
+    records = [
+        *(replace(record("ar", [1, 2], 1, str(n)), peak_bytes=peak) for n, peak in enumerate((5, 9, 7))),
+        record("pld", [1, 2], 1),
+    ]
+    methods = summarise(records)["methods"]
+    assert methods["ar"]["peak_memory_bytes"] == 9
+    assert methods["pld"]["peak_memory_bytes"] is None

@@ -1,12 +1,13 @@
 import pytest
 
-from falcon_cli.bench.wording import circumstances, interval, percent, time_shares, times, verdict
+from falcon_cli.bench.wording import circumstances, gigabytes, interval, percent, time_shares, times, verdict
 
 
 def test_speedups_and_shares():
     assert times(1.416) == "1.42x"
     assert times(None) == "–"
     assert percent(0.125) == "12 %"
+    assert (gigabytes(1_254_000_000), gigabytes(None)) == ("1.25 GB", "–")
 
 
 @pytest.mark.parametrize(("bounds", "words"), [([1.349, 1.5], "[1.35, 1.50]"), ([1.0, 1.0], ""), ([None, None], "")])
