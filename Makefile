@@ -3,6 +3,7 @@
 # make setup    only the virtual environment
 # make fix      format, and mend what can be mended
 # make profile  show where a cycle's time goes (ARGS="target.kernels=torch", any keys of a bench recipe)
+# make cost     what a forward costs by nodes and context (ARGS="shape=7b", "contexts=[0,2048,8000]")
 # make quality  show what bf16 and int8 weights cost in quality (ARGS as above)
 # make docs     write docs/cli from the commands' own help
 
@@ -13,7 +14,7 @@ PIP    := $(PY) -m pip --disable-pip-version-check --no-input
 TORCH  := torch==2.13.0
 STAMP  := $(VENV)/.set-up
 
-.PHONY: setup demo check lint types test fix docs profile quality torch
+.PHONY: setup demo check lint types test fix cost docs profile quality torch
 
 setup: $(STAMP)
 
@@ -38,6 +39,9 @@ fix: setup
 
 profile: setup
 	$(PY) -m falcon_cli.bench.profile $(ARGS)
+
+cost: setup
+	$(PY) -m falcon_cli.bench.cost $(ARGS)
 
 quality: setup
 	$(PY) -m falcon_cli.bench.quality $(ARGS)
