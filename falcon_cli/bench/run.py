@@ -126,6 +126,7 @@ def _document(
             "dtype": target.dtype,
             "kernels": "torch" if target.model.engine is None else "native",
             "weights": target.dtype if target.model.engine is None else target.model.engine.kind,
+            "compiled_graphs": None if target.model.graphs is None else target.model.graphs.made,
             "device": str(target.model.device),
             "threads": torch.get_num_threads(),
             "max_new_tokens": recipe.max_new_tokens,

@@ -21,6 +21,7 @@ def generate(
     attention: options.Attention = None,
     kernels: options.Kernels = None,
     quantize: options.Quantize = None,
+    compile_: options.Compile = None,
     threads: options.Threads = None,
     revision: options.Revision = None,
     trust_remote_code: options.TrustRemoteCode = None,

@@ -65,6 +65,9 @@ Kernels = Annotated[
 Quantize = Annotated[
     Text, _option("--quantize", "none, bf16, int8, int4 weights of native kernels (default: none).", "TYPE", _TARGET)
 ]
+Compile = Annotated[
+    Switch, _switch("--compile", "Score drafts by compiled graphs of fixed shapes (GPUs; slow to start).", _TARGET)
+]
 Threads = Annotated[Number, _option("--threads", "CPU threads (default: PyTorch's choice).", "N", _TARGET)]
 Revision = Annotated[Text, _option("--revision", "Branch, tag or commit of a hub model.", "REF", _TARGET)]
 TrustRemoteCode = Annotated[Switch, _switch("--trust-remote-code", "Let a hub model run its own Python code.", _TARGET)]
@@ -144,6 +147,7 @@ DistillSeed = Annotated[Number, _option("--seed", "For weights, batches, noise a
 _TARGET_NAMES = ("dtype", "device", "attention", "kernels", "quantize", "threads", "revision", "trust_remote_code")
 _OF_TARGET = {
     "target": "model",
+    "compile_": "compile",
     **{name: name for name in _TARGET_NAMES},
 }
 

@@ -28,6 +28,8 @@ class TargetRecipe:
     """native: falcon's own (x86 CPUs, fp32 activations); torch: its operators; auto: native where it runs."""
     quantize: Quantize = "none"
     """How native kernels hold the weights, whatever they were loaded in."""
+    compile: bool = False
+    """Score drafts by compiled graphs of fixed shapes, on torch's operators."""
     revision: str | None = None
     """Branch, tag or commit on the hub."""
     trust_remote_code: bool = False
@@ -41,6 +43,10 @@ class TargetRecipe:
         one_of(self, "quantize", get_args(Quantize))
         if self.quantize != "none" and self.kernels == "torch":
             raise FalconError(f"quantize {self.quantize} needs the native kernels: leave out kernels torch")
+        if self.compile and (self.kernels == "native" or self.quantize != "none"):
+            raise FalconError("compile is for torch's operators: leave out kernels native and quantize")
+        if self.compile and self.attention not in ("auto", "sdpa"):
+            raise FalconError(f"compile needs attention sdpa, not {self.attention}")
 
 
 @dataclass(frozen=True)

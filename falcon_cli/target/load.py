@@ -71,7 +71,7 @@ def load_target(recipe: TargetRecipe) -> LoadedTarget:
         torch.set_num_threads(recipe.threads)
     device = pick_device(recipe.device)
     dtype = pick_dtype(recipe.dtype, device)
-    attention = pick_backend(recipe.attention, device, DTYPES[dtype])
+    attention = pick_backend("sdpa" if recipe.compile else recipe.attention, device, DTYPES[dtype])
     where = resolve_target(recipe.model)
     if isinstance(where, Path) and where.suffix == ".gguf":
         where = converted(where)
@@ -80,7 +80,7 @@ def load_target(recipe: TargetRecipe) -> LoadedTarget:
     if recipe.adapter is not None:
         model = with_adapter(model, recipe.adapter)
     stop_ids = _stop_ids(model, tokenizer)
-    held = _hooked(recipe.model, model.to(device), attention, native)
+    held = _hooked(recipe.model, model.to(device), attention, native, recipe.compile)
     gc.freeze()  # a model's many objects are here to stay: no later collection need walk them
     return LoadedTarget(recipe.model, held, tokenizer, stop_ids, dtype)
 
@@ -94,7 +94,7 @@ def _native_kind(recipe: TargetRecipe, device: torch.device, dtype: str) -> Kind
     asked = recipe.kernels == "native" or recipe.quantize != "none"
     kind: Kind = "fp32" if recipe.quantize == "none" else recipe.quantize
     suits = (device.type, dtype, recipe.attention) == ("cpu", "fp32", "auto")
-    if recipe.kernels == "torch" or not (asked or suits):
+    if recipe.kernels == "torch" or recipe.compile or not (asked or suits):
         return None
     if recipe.attention != "auto":
         raise UsageError(f"native kernels have an attention of their own: leave out --attention {recipe.attention}")
@@ -110,10 +110,11 @@ def _native_kind(recipe: TargetRecipe, device: torch.device, dtype: str) -> Kind
     return kind
 
 
-def _hooked(name: str, model: Any, attention: str, native: Kind | None) -> TargetModel:
+def _hooked(name: str, model: Any, attention: str, native: Kind | None, compiled: bool) -> TargetModel:
     """The target on our attention and cache, tried on two tokens: a model of another make says so here, not later."""
     try:
-        target = TargetModel(model, attention, engine=None if native is None else swap_model(model, native))
+        engine = None if native is None else swap_model(model, native)
+        target = TargetModel(model, attention, engine=engine, compiled=compiled)
         target.prefill(torch.zeros(2, dtype=torch.long, device=target.device))
     except (ValueError, TypeError, RuntimeError, AttributeError) as error:
         kind = type(model).__name__

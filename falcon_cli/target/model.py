@@ -16,6 +16,7 @@ from falcon_cli.core import WIDEST_DRAFT, Draft, Scores
 from falcon_cli.errors import FalconError
 from falcon_cli.kv_cache import StaticCache
 from falcon_cli.native.swap import Engine
+from falcon_cli.target.graphs import FixedReader
 
 
 class TargetModel:
@@ -26,16 +27,23 @@ class TargetModel:
         attention: Name of the attention backend.
         chunk: Prompt tokens read in one forward.
         engine: What its layers have been swapped for, if they have (`native/`).
+        compiled: Score drafts by compiled graphs of fixed shapes (`graphs.py`); needs the attention sdpa.
     """
 
     def __init__(  # transformers' models are untyped
-        self, model: Any, attention: str = "sdpa", chunk: int = 512, engine: Engine | None = None
+        self,
+        model: Any,
+        attention: str = "sdpa",
+        chunk: int = 512,
+        engine: Engine | None = None,
+        compiled: bool = False,
     ):
         self.model, self.engine = model.eval().requires_grad_(False), engine
         self.backend, self.attention = attention, implementation(attention)
         self.model.set_attn_implementation(self.attention)
         self.decoder, self.head = model.get_decoder(), model.get_output_embeddings()
         self.chunk = chunk
+        self.graphs = FixedReader(self.decoder) if compiled else None
         self.sharded = False
         """Its layers are spread over processes: forwards must be run by all of them together."""
         self.device = self.head.weight.device
@@ -139,6 +147,8 @@ class TargetModel:
         if self.engine is not None and self.engine.decoder is not None:
             features_TD: Tensor = self.engine.decoder(embedded_TD, view, self.cache)
             return features_TD
+        if self.graphs is not None and ancestors_TT is not None:
+            return self.graphs.read(embedded_TD, view, self.cache)
         return self.decoder(
             inputs_embeds=embedded_TD[None],
             position_ids=view.position_T[None],
