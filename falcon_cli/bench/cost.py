@@ -108,8 +108,8 @@ def random_model(shape: str) -> Any:
 
 
 def untrained_falcon(decoder: Any, target: TargetModel) -> Falcon:
-    """Falcon's drafter (k = 2) with random weights, and its built-in tree."""
-    network = DrafterNetwork(NetworkRecipe(), decoder)
+    """Falcon's drafter (k = 2, linear mixer) with random weights, and its built-in tree."""
+    network = DrafterNetwork(NetworkRecipe(mixer="linear"), decoder)
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.02)
     return Falcon(network.requires_grad_(False), target, default_tree(network.k))
