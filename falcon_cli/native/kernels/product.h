@@ -231,8 +231,8 @@ void panel_of(int64_t rows, const A&... rest) {
   if constexpr (M > 1) panel_of<M - 1>(rows, rest...);
 }
 
-// y [rows, outputs] of x [rows, inputs] and a packed matrix; every thread of the team takes panels as it gets free.
-// Rows may have been made by the threads that a static schedule gives them to.
+// y [rows, outputs] of x [rows, inputs] and a packed matrix; every thread of the team takes a stretch of panels as it
+// gets free, a long one where the next panel is fetched ahead. Rows may have been made by the threads that a static schedule gives them to.
 inline void product(const Rows& rows, const Matrix& w, float* y, int64_t stride, End end) {
   FALCON_TOLD("falcon::product");
   if (w.whole()) {
@@ -243,7 +243,7 @@ inline void product(const Rows& rows, const Matrix& w, float* y, int64_t stride,
   }
   const int64_t most = w.whole() ? SMALL_TILE : TILE, tiles = (rows.count + most - 1) / most, panels = w.data.size(0);
   const int64_t bytes = w.data.stride(0) * w.data.element_size(), turns = rows.width;
-  const int64_t step = bytes / tiles / turns + 1, share = std::max<int64_t>(1, panels / (16 * omp_get_num_threads()));
+  const int64_t step = bytes / tiles / turns + 1, share = std::max<int64_t>(1, panels / ((w.whole() ? 16 : 2) * omp_get_num_threads()));
 #pragma omp for schedule(dynamic, share)
   for (int64_t number = 0; number < panels; number++) {
     const char* next = (const char*)w.data.const_data_ptr() + (number + 1) * bytes;
