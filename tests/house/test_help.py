@@ -82,5 +82,5 @@ def test_no_test_outlives_its_module():
     mirrored = [path.relative_to(ROOT / "tests") for path in (ROOT / "tests").rglob("test_*.py")]
     excused = {"tests/" + str(path) for path in mirrored} & set(TESTED_ELSEWHERE.values())
     for path in mirrored:
-        if path.parts[0] not in ("house", "lossless", "golden") and f"tests/{path}" not in excused:
+        if path.parts[0] not in ("house", "lossless", "golden", "gpu") and f"tests/{path}" not in excused:
             assert (PACKAGE / path.with_name(path.name.removeprefix("test_"))).is_file(), path
