@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from falcon_cli.native.arena import ARENA
+
 Kind = Literal["fp32", "bf16", "int8", "int4"]
 
 BLOCK = 32
@@ -81,15 +83,15 @@ def pack(weight_NK: Tensor, kind: Kind, bias_N: Tensor | None = None) -> Matrix:
     if kind in ("fp32", "bf16"):
         dtype = torch.float32 if kind == "fp32" else torch.bfloat16
         data = weight_NK.to(dtype).unflatten(0, (-1, panel)).transpose(1, 2).contiguous()
-        return Matrix(data, torch.empty(0), bias, outputs)
+        return Matrix(ARENA.settle(data), torch.empty(0), bias, outputs)
     weight_NK = pad(weight_NK.float(), (0, -weight_NK.shape[1] % BLOCK))
     if kind == "int4":
-        return Matrix(_int4(weight_NK, panel), torch.empty(0), bias, outputs)
+        return Matrix(ARENA.settle(_int4(weight_NK, panel)), torch.empty(0), bias, outputs)
     largest_N = weight_NK.abs().amax(1)
     scale_N = torch.where(largest_N > 0, largest_N / 127, torch.ones_like(largest_N))
     whole_NK = ((weight_NK / scale_N[:, None]).round() + 128).to(torch.uint8)
     data = whole_NK.unflatten(0, (-1, panel)).unflatten(2, (-1, 4)).transpose(1, 2).flatten(2).contiguous()
-    return Matrix(data, scale_N, bias, outputs)
+    return Matrix(ARENA.settle(data), scale_N, bias, outputs)
 
 
 def _int4(weight_NK: Tensor, panel: int) -> Tensor:

@@ -31,32 +31,36 @@ inline std::vector<Seen> visible(int64_t rows, int64_t committed, const Tensor& 
   return all;
 }
 
-// Scores of one query over the slots begin .. end - 1 of those it sees: the share of N vectors of the head, from h on
-template <int N>
+// Scores of one query over the slots begin .. end - 1 of those it sees: the share of N vectors V of the head, from h on
+template <typename V, int N>
 void dot_keys(const float* q, const Cache& cache, int64_t g, const Seen& seen, int64_t begin, int64_t end, int64_t h, float* p) {
-  F8 query[N];
-  for (int n = 0; n < N; n++) query[n] = _mm256_loadu_ps(q + h + 8 * n);
+  constexpr int64_t lanes = sizeof(V) / 4;
+  V query[N];
+  for (int n = 0; n < N; n++) query[n] = get<V>(q + h + lanes * n);
   for (int64_t s = begin; s < end; s += 8) {
-    F8 v[8];
+    F8 folded[8];
     for (int64_t i = 0; i < 8; i++) {  // behind the last slot, the last again
       const float* key = cache.key(g, seen.slot(std::min(s + i, end - 1))) + h;
-      v[i] = query[0] * _mm256_loadu_ps(key);
-      for (int n = 1; n < N; n++) v[i] = _mm256_fmadd_ps(query[n], _mm256_loadu_ps(key + 8 * n), v[i]);
+      V v = query[0] * get<V>(key);
+      for (int n = 1; n < N; n++) v = fma(query[n], get<V>(key + lanes * n), v);
+      folded[i] = fold(v);
     }
-    _mm256_storeu_ps(p + s, h ? _mm256_loadu_ps(p + s) + sums(v) : sums(v));
+    _mm256_storeu_ps(p + s, h ? _mm256_loadu_ps(p + s) + sums(folded) : sums(folded));
   }
 }
 
 // out += the values of the slots begin .. end - 1, weighed by p
-template <int N>
+template <typename V, int N>
 void weigh_values(const float* p, const Cache& cache, int64_t g, const Seen& seen, int64_t begin, int64_t end, int64_t h, float* out) {
-  F8 v[N];
-  for (int n = 0; n < N; n++) v[n] = _mm256_loadu_ps(out + h + 8 * n);
+  constexpr int64_t lanes = sizeof(V) / 4;
+  V v[N];
+  for (int n = 0; n < N; n++) v[n] = get<V>(out + h + lanes * n);
   for (int64_t s = begin; s < end; s++) {
     const float* value = cache.value(g, seen.slot(s)) + h;
-    for (int n = 0; n < N; n++) v[n] = _mm256_fmadd_ps(_mm256_set1_ps(p[s]), _mm256_loadu_ps(value + 8 * n), v[n]);
+    const V weight = spread<V>(p[s]);
+    for (int n = 0; n < N; n++) v[n] = fma(weight, get<V>(value + lanes * n), v[n]);
   }
-  for (int n = 0; n < N; n++) _mm256_storeu_ps(out + h + 8 * n, v[n]);
+  for (int n = 0; n < N; n++) put(out + h + lanes * n, v[n]);
 }
 
 // p = e^(scale p - most) of `count` scores, and behind them one over their sum; lane by lane, in their order
@@ -91,16 +95,16 @@ inline void attend(const std::vector<Query>& queries, const Cache& cache, int64_
         if (begin < one.seen.count()) work(one, begin, std::min(begin + span, one.seen.count()));
   };
   blocks([&](const Query& one, int64_t begin, int64_t end) {
-    for (int64_t h = 0; h < wide; h += 64) dot_keys<8>(one.q, cache, g, one.seen, begin, end, h, one.p);
-    for (int64_t h = wide; h < H; h += 8) dot_keys<1>(one.q, cache, g, one.seen, begin, end, h, one.p);
+    for (int64_t h = 0; h < wide; h += 64) dot_keys<F, 64 / W>(one.q, cache, g, one.seen, begin, end, h, one.p);
+    for (int64_t h = wide; h < H; h += 8) dot_keys<F8, 1>(one.q, cache, g, one.seen, begin, end, h, one.p);
   });
   for (const Query& one : queries) {
     soften(one.p, one.seen.count(), scale);
     std::fill_n(one.out, H, 0.f);
   }
   blocks([&](const Query& one, int64_t begin, int64_t end) {
-    for (int64_t h = 0; h < wide; h += 64) weigh_values<8>(one.p, cache, g, one.seen, begin, end, h, one.out);
-    for (int64_t h = wide; h < H; h += 8) weigh_values<1>(one.p, cache, g, one.seen, begin, end, h, one.out);
+    for (int64_t h = 0; h < wide; h += 64) weigh_values<F, 64 / W>(one.p, cache, g, one.seen, begin, end, h, one.out);
+    for (int64_t h = wide; h < H; h += 8) weigh_values<F8, 1>(one.p, cache, g, one.seen, begin, end, h, one.out);
   });
   for (const Query& one : queries)
     for (int64_t h = 0; h < H; h++) one.out[h] *= one.p[one.seen.count()];

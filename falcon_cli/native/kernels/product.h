@@ -11,7 +11,6 @@
 #include <ATen/record_function.h>
 #include <omp.h>
 
-#include <cstring>
 #include <vector>
 
 #include "vectors.h"
@@ -21,7 +20,7 @@ namespace falcon {
 using at::Tensor;
 using Tensors = std::vector<Tensor>;
 
-constexpr int64_t BLOCK = 32;
+constexpr int64_t BLOCK = 32, SOON = 2048;  // inputs that share a scale; bytes
 enum class End { store, add, silu, glu };  // y = s, y += s, or of the panel's halves a, b: y = silu(a) b, y = sigmoid(a) b
 
 // Events for torch's profiler, of one thread only
@@ -85,12 +84,15 @@ struct Scratch {  // room for rows as whole numbers, for any product of a call
   Rows rows(const float* x, int64_t count, int64_t width) { return {x, count, width, small, scale, total}; }
 };
 
-// The lines of the next panel, fetched while this one is at work: each tile over a panel fetches its share. (One row
-// alone waits for memory anyway, and whole numbers come quickly enough by themselves.)
+// Lines fetched while others are at work: a single tile fetches what it soon meets, each of several its share of the
+// next panel.
 struct Ahead {
   const char* line;
   int64_t step;  // bytes for each turn of the loop
-  void turn() { _mm_prefetch(line, _MM_HINT_T1), line += step; }
+  void turn() {
+    for (int64_t at = 0; at < step; at += 64) _mm_prefetch(line + at, _MM_HINT_T0);
+    line += step;
+  }
 };
 
 inline int four(const int8_t* p) {
@@ -107,7 +109,7 @@ __attribute__((noinline)) void tile(const T* w, const Rows& rows, int64_t m0, F*
   const int64_t K = rows.width;
   const float* x = rows.x + m0 * K;
   for (int64_t k = 0; k < K; k++, w += P) {
-    if constexpr (M > 1) next.turn();
+    next.turn();
     F low = widen(w), high = widen(w + W);
 #pragma GCC unroll 12
     for (int m = 0; m < M; m++) {
@@ -121,7 +123,7 @@ __attribute__((noinline)) void tile(const T* w, const Rows& rows, int64_t m0, F*
 
 // int8 weights, held as w + 128: sums of a block begin at -128 times its inputs' sum, and are exact
 template <int M>
-__attribute__((noinline)) void tile_int8(const uint8_t* w, const Rows& rows, int64_t m0, F* sums) {
+__attribute__((noinline)) void tile_int8(const uint8_t* w, const Rows& rows, int64_t m0, F* sums, Ahead next) {
   F s[2 * M];
   for (F& one : s) one = all(0.f);
   const int64_t blocks = rows.blocks(), K = blocks * BLOCK;
@@ -133,6 +135,7 @@ __attribute__((noinline)) void tile_int8(const uint8_t* w, const Rows& rows, int
     for (int m = 0; m < M; m++) t[2 * m] = t[2 * m + 1] = all(-128 * total[m * blocks + b]);
 #pragma GCC unroll 1
     for (int64_t k = b * BLOCK; k < (b + 1) * BLOCK; k += 4, w += 4 * P) {
+      next.turn();
       I low = bytes(w), high = bytes(w + 2 * P);
 #pragma GCC unroll 12
       for (int m = 0; m < M; m++) {
@@ -152,7 +155,7 @@ __attribute__((noinline)) void tile_int8(const uint8_t* w, const Rows& rows, int
 
 // 4-bit weights 0 .. 15 in blocks, each followed by its P steps and its P least values in fp16: w = step q + least
 template <int M>
-__attribute__((noinline)) void tile_int4(const uint8_t* w, const Rows& rows, int64_t m0, F* sums) {
+__attribute__((noinline)) void tile_int4(const uint8_t* w, const Rows& rows, int64_t m0, F* sums, Ahead next) {
   F s[2 * M];
   for (F& one : s) one = all(0.f);
   const int64_t blocks = rows.blocks(), K = blocks * BLOCK;
@@ -164,6 +167,7 @@ __attribute__((noinline)) void tile_int4(const uint8_t* w, const Rows& rows, int
     for (I& one : t) one = all(0);
 #pragma GCC unroll 1
     for (int64_t k = b * BLOCK; k < (b + 1) * BLOCK; k += 4, w += 2 * P) {
+      next.turn();
       I both = bytes(w), low = low_bits(both), high = high_bits(both);
 #pragma GCC unroll 12
       for (int m = 0; m < M; m++) {
@@ -212,11 +216,11 @@ void panel(const Rows& rows, int64_t m0, const Matrix& w, int64_t number, float*
   const float* bias = w.bias.numel() ? w.bias.const_data_ptr<float>() + number * P : nullptr;
   F s[2 * M];
   if (w.int8()) {
-    tile_int8<M>((const uint8_t*)data, rows, m0, s);
+    tile_int8<M>((const uint8_t*)data, rows, m0, s, next);
     const float* scale = w.scale.const_data_ptr<float>() + number * P;
     for (int n = 0; n < 2 * M; n++) s[n] *= load(scale + n % 2 * W);
   } else if (w.whole()) {
-    tile_int4<M>((const uint8_t*)data, rows, m0, s);
+    tile_int4<M>((const uint8_t*)data, rows, m0, s, next);
   } else if (w.data.scalar_type() == at::kBFloat16) {
     tile<M>((const at::BFloat16*)data, rows, m0, s, next);
   } else {
@@ -232,7 +236,7 @@ void panel_of(int64_t rows, const A&... rest) {
 }
 
 // y [rows, outputs] of x [rows, inputs] and a packed matrix; every thread of the team takes a stretch of panels as it
-// gets free, a long one where the next panel is fetched ahead. Rows may have been made by the threads that a static schedule gives them to.
+// gets free, a long one of floats. Rows may have been made by the threads that a static schedule gives them to.
 inline void product(const Rows& rows, const Matrix& w, float* y, int64_t stride, End end) {
   FALCON_TOLD("falcon::product");
   if (w.whole()) {
@@ -242,14 +246,16 @@ inline void product(const Rows& rows, const Matrix& w, float* y, int64_t stride,
 #pragma omp barrier
   }
   const int64_t most = w.whole() ? SMALL_TILE : TILE, tiles = (rows.count + most - 1) / most, panels = w.data.size(0);
-  const int64_t bytes = w.data.stride(0) * w.data.element_size(), turns = rows.width;
-  const int64_t step = bytes / tiles / turns + 1, share = std::max<int64_t>(1, panels / ((w.whole() ? 16 : 2) * omp_get_num_threads()));
+  const int64_t bytes = w.data.stride(0) * w.data.element_size(), turns = w.whole() ? rows.blocks() * BLOCK / 4 : rows.width;
+  const int64_t step = (bytes + tiles * turns - 1) / (tiles * turns);
+  const int64_t share = std::max<int64_t>(1, panels / ((w.whole() ? 16 : 2) * omp_get_num_threads()));
 #pragma omp for schedule(dynamic, share)
   for (int64_t number = 0; number < panels; number++) {
-    const char* next = (const char*)w.data.const_data_ptr() + (number + 1) * bytes;
+    const char* data = (const char*)w.data.const_data_ptr() + number * bytes;
     for (int64_t t = 0; t < tiles; t++) {
-      int64_t m0 = rows.count * t / tiles, m1 = rows.count * (t + 1) / tiles;
-      panel_of<std::max(TILE, SMALL_TILE)>(m1 - m0, rows, m0, w, number, y, stride, end, Ahead{next + t * bytes / tiles, step});
+      const int64_t m0 = rows.count * t / tiles, m1 = rows.count * (t + 1) / tiles;
+      const char* soon = tiles == 1 ? data + SOON : data + bytes + t * bytes / tiles;
+      panel_of<std::max(TILE, SMALL_TILE)>(m1 - m0, rows, m0, w, number, y, stride, end, Ahead{soon, step});
     }
   }
 }

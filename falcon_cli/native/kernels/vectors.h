@@ -5,12 +5,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 namespace falcon {
 
 using F8 = __m256;
 
-#if defined(__AVX512F__) && defined(__AVX512BW__)
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__)
 constexpr int W = 16, TILE = 12, SMALL_TILE = 8;  // rows of a tile: as many as leave all sums in registers
 using F = __m512;
 using I = __m512i;
@@ -18,6 +19,8 @@ inline F load(const float* p) { return _mm512_loadu_ps(p); }
 inline void store(float* p, F v) { _mm512_storeu_ps(p, v); }
 inline F all(float v) { return _mm512_set1_ps(v); }
 inline F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
+inline F8 fma(F8 a, F8 b, F8 c) { return _mm256_fmadd_ps(a, b, c); }
+inline F8 fold(F v) { return _mm512_castps512_ps256(v) + _mm512_extractf32x8_ps(v, 1); }
 inline F widen(const at::BFloat16* p) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16));
 }
@@ -62,6 +65,23 @@ inline I join_pairs(I sum) { return _mm256_madd_epi16(sum, _mm256_set1_epi16(1))
 inline F widen(const float* p) { return load(p); }
 
 constexpr int P = 2 * W;
+
+// The same for F8 and F, by type
+template <typename V>
+V get(const float* p) {
+  V v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+template <typename V>
+void put(float* p, V v) {
+  std::memcpy(p, &v, sizeof v);
+}
+template <typename V>
+V spread(float v) {
+  return v - V{};
+}
+inline F8 fold(F8 v) { return v; }
 
 // e^x within 2 units in the last place, for x <= 88: 2^n times a polynomial in what is left
 inline F8 exponential(F8 x) {

@@ -1,0 +1,27 @@
+"""Memory for packed weights: a few large blocks in huge pages, in the order in which a forward reads them."""
+
+import torch
+from torch import Tensor
+
+_BLOCK = 1 << 26
+_LINE = 64
+
+
+class Arena:
+    """Hands out pieces of blocks; a block lives as long as one of its pieces."""
+
+    def __init__(self) -> None:
+        self._left_B = torch.empty(0, dtype=torch.uint8)
+
+    def settle(self, tensor: Tensor) -> Tensor:
+        """A copy of a contiguous tensor."""
+        size = tensor.numel() * tensor.element_size()
+        taken = -(-size // _LINE) * _LINE
+        if taken > len(self._left_B):
+            self._left_B = torch.ops.falcon.huge(max(taken, _BLOCK))
+        piece_B, self._left_B = self._left_B[:size], self._left_B[taken:]
+        return piece_B.view(tensor.dtype).view(tensor.shape).copy_(tensor)
+
+
+ARENA = Arena()
+"""Of all models of the process."""
