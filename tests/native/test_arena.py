@@ -17,12 +17,12 @@ def test_pieces_hold_what_was_settled_and_never_overlap(dtype):
         assert settled[number].data_ptr() % 64 == 0, "a whole cache line, for the kernels' loads"
 
 
-def test_pieces_follow_each_other_in_one_block(kernels):
+def test_pieces_follow_each_other_in_one_block():
     arena = Arena()
     first, second = (arena.settle(torch.ones(100)) for _ in range(2))
     assert 0 < second.data_ptr() - first.data_ptr() < 1024
 
 
-def test_what_no_block_holds_gets_its_own(kernels):
+def test_what_no_block_holds_gets_its_own():
     large = Arena().settle(torch.ones(20_000_000))
     assert large.sum() == 20_000_000
