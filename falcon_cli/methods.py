@@ -13,14 +13,17 @@ from falcon_cli.baselines.autoregressive import Autoregressive
 from falcon_cli.baselines.lookahead import Lookahead, LookaheadOptions
 from falcon_cli.baselines.pld import PldOptions, PromptLookup
 from falcon_cli.baselines.sps import SpeculativeSampling, SpsOptions
+from falcon_cli.console import say, warn
 from falcon_cli.core import Drafter
-from falcon_cli.drafter.checkpoint import load_drafter, read_config, shipped
+from falcon_cli.drafter.checkpoint import SavedDrafter, load_drafter, read_config, shipped
 from falcon_cli.drafter.propose import Falcon, FalconOptions
+from falcon_cli.drafter.tuned import find_tree, misfit
 from falcon_cli.errors import FalconError, UsageError
 from falcon_cli.recipe.schema import TargetRecipe
 from falcon_cli.spelling import did_you_mean
 from falcon_cli.target.load import LoadedTarget, load_target
-from falcon_cli.tree.store import default_tree, load_tree
+from falcon_cli.target.setting import Setting
+from falcon_cli.tree.store import StoredTree, default_tree, load_tree
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,10 @@ class Means(Protocol):
     def drafter(self) -> str | None:
         """A drafter's folder, for falcon."""
 
+    @property
+    def tree(self) -> str:
+        """A tree's file, or auto, for falcon."""
+
 
 @dataclass(frozen=True)
 class Kit:
@@ -52,6 +59,8 @@ class Kit:
     draft_model: LoadedTarget | None = None
     drafter: str | None = None
     """Folder of a distilled drafter."""
+    tree: str = "auto"
+    """Its tree: a file, or auto."""
 
     @classmethod
     def load(cls, means: Means, choices: Iterable["Choice"]) -> "Kit":
@@ -64,7 +73,7 @@ class Kit:
         drafting = None
         if means.draft_model is not None and needed:
             drafting = load_target(replace(means.target, model=means.draft_model, revision=None, adapter=None))
-        return cls(load_target(means.target), drafting, means.drafter)
+        return cls(load_target(means.target), drafting, means.drafter, means.tree)
 
 
 @dataclass(frozen=True)
@@ -116,12 +125,26 @@ def _sps(kit: Kit, options: SpsOptions) -> Drafter:
 def _falcon(kit: Kit, options: FalconOptions) -> Drafter:
     folder = drafter_folder(options.drafter or kit.drafter, kit.target.name)
     saved = load_drafter(folder, kit.target)
-    tuned = Path(options.tree) if options.tree else folder / "tree.json"
-    if options.tree or tuned.is_file():
-        shape = load_tree(tuned, saved.network.k).shape
-    else:
-        shape = default_tree(saved.network.k)
-    return Falcon(saved.network, kit.target.model, options.trim(shape), saved.vocabulary_W)
+    tree = _tree(options.tree or kit.tree, folder, saved, kit.target)
+    if tree.plain:
+        return Autoregressive(kit.target.model.device)
+    return Falcon(saved.network, kit.target.model, options.trim(tree.shape), saved.vocabulary_W)
+
+
+def _tree(wanted: str, folder: Path, saved: SavedDrafter, target: LoadedTarget) -> StoredTree:
+    """The tree of a file, or with `auto` the best one known here."""
+    k, setting = saved.network.k, Setting.of(target)
+    if wanted == "auto":
+        tree = find_tree(folder, saved.about, k, setting) or StoredTree(k, default_tree(k))
+        if tree.plain:
+            say(
+                "falcon tune-tree found plain decoding faster here than any tree: decoding plainly (--tree FILE drafts)"
+            )
+        return tree
+    tree = load_tree(Path(wanted).expanduser(), k)
+    if why := misfit(tree, saved.about, setting):
+        warn(f"{wanted}: {why}; falcon tune-tree makes one for this")
+    return tree
 
 
 def drafter_folder(given: str | None, target_name: str) -> Path:

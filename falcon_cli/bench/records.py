@@ -5,14 +5,14 @@ and the methods stay paired.
 """
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from falcon_cli.decode.stats import Completion, Cycle
 from falcon_cli.errors import FalconError
+from falcon_cli.sources import append_line, whole_lines
 
 _MICROSECOND = 6
 
@@ -91,11 +91,7 @@ def _unpack(emitted: int, nodes: int, draft: float, verify: float, whole: float)
 
 @dataclass(frozen=True)
 class RecordLog:
-    """An append-only file of questions, one JSON line each.
-
-    A line counts once its newline is on disk: a last line without one was torn by a kill or a full disk. Reading
-    passes over it and appending cuts it off.
-    """
+    """An append-only file of questions, one JSON line each."""
 
     path: Path
 
@@ -108,13 +104,9 @@ class RecordLog:
         """
         if len({record.question_id for record in records}) != 1:
             raise ValueError("a line holds the records of exactly one question")
-        line = json.dumps([to_json(record) for record in records], separators=(",", ":")) + "\n"
+        line = json.dumps([to_json(record) for record in records], separators=(",", ":"))
         try:
-            with self.path.open("a+b") as file:
-                _drop_torn_line(file)
-                file.write(line.encode())
-                file.flush()
-                os.fsync(file.fileno())
+            append_line(self.path, line)
         except OSError as error:
             raise FalconError(
                 f"cannot write {self.path}: {error.strerror}; the questions before this one are kept, "
@@ -128,9 +120,7 @@ class RecordLog:
             FalconError: the file cannot be read, or a whole line is not a question's records; names file and line.
         """
         try:
-            *lines, _torn = self.path.read_bytes().split(b"\n")
-        except FileNotFoundError:
-            return []
+            lines = whole_lines(self.path)
         except OSError as error:
             raise FalconError(f"cannot read {self.path}: {error.strerror}") from error
         return [self._parse(line, number) for number, line in enumerate(lines, start=1)]
@@ -142,13 +132,3 @@ class RecordLog:
             raise FalconError(
                 f"{self.path}, line {number}: not a question's records; delete that line or start a new --out folder"
             ) from error
-
-
-def _drop_torn_line(file: BinaryIO) -> None:
-    end = file.seek(0, os.SEEK_END)
-    if end == 0:
-        return
-    file.seek(end - 1)
-    if file.read(1) != b"\n":
-        file.seek(0)
-        file.truncate(file.read().rfind(b"\n") + 1)

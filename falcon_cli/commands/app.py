@@ -15,6 +15,7 @@ from falcon_cli.commands import options
 from falcon_cli.commands.bench import bench
 from falcon_cli.commands.distill import distill
 from falcon_cli.commands.generate import generate
+from falcon_cli.commands.tune_tree import tune_tree
 from falcon_cli.console import error, say
 from falcon_cli.errors import FalconError
 
@@ -25,6 +26,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
 app.command()(distill)
+app.command("tune-tree")(tune_tree)
 app.command()(generate)
 app.command()(bench)
 

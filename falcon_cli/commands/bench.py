@@ -29,6 +29,7 @@ def bench(
     trust_remote_code: options.TrustRemoteCode = None,
     draft_model: options.DraftModel = None,
     drafter: options.DrafterFolder = None,
+    tree: options.Tree = None,
     template: options.Template = None,
     recipe: options.RecipeFile = None,
     set_: options.Set = None,

@@ -27,6 +27,7 @@ def generate(
     trust_remote_code: options.TrustRemoteCode = None,
     draft_model: options.DraftModel = None,
     drafter: options.DrafterFolder = None,
+    tree: options.Tree = None,
     template: options.Template = None,
     recipe: options.RecipeFile = None,
     set_: options.Set = None,

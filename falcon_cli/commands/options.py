@@ -75,6 +75,10 @@ DraftModel = Annotated[Text, _option("--draft-model", "Small model of the same v
 DrafterFolder = Annotated[
     Text, _option("--drafter", "Folder of the drafter for falcon (default: the target's own, if any).", "DIR", _TARGET)
 ]
+Tree = Annotated[
+    Text,
+    _option("--tree", "Tree for falcon: auto or a JSON file (default: auto: the one tuned here).", "NAME", _TARGET),
+]
 Template = Annotated[
     Text,
     _option(
@@ -143,6 +147,23 @@ DistillOut = Annotated[Text, _option("--out", "Run folder (default: the recipe's
 DistillResume = Annotated[bool, _switch("--resume", "Go on with the run that the folder holds.", None)]
 DryRun = Annotated[bool, _switch("--dry-run", "Print the plan (tokens, disk, memory, steps, hours) and stop.", None)]
 DistillSeed = Annotated[Number, _option("--seed", "For weights, batches, noise and glances (default: 0).", "N")]
+
+Drafters = Annotated[
+    Texts,
+    _option("--drafter", "Drafter's folder (repeatable, one for each k; default: the target's own).", "DIR", _TARGET),
+]
+TuneDataset = Annotated[
+    Text, _option("--dataset", "Prompts to fit to: sharegpt, another name or FILE.jsonl (default: sharegpt).", "NAME")
+]
+Prompts = Annotated[Number, _option("--prompts", "Prompts whose answers are looked at (default: 48).", "N")]
+TuneTokens = Annotated[Number, _option("--max-new-tokens", "Longest answer in tokens (default: 96).", "N")]
+Nodes = Annotated[Number, _option("--nodes", "Most drafted nodes of a tree (default: 64).", "N")]
+Cost = Annotated[
+    Text, _option("--cost", "Cost table of another machine, or measure: anew (default: as measured here).", "FILE")
+]
+Quick = Annotated[bool, _switch("--quick", "Fewer prompts and sizes: some three minutes.", None)]
+TuneOut = Annotated[Text, _option("--out", "Folder for tree, report and pictures.", "DIR", _ANSWERS)]
+TuneSeed = Annotated[Number, _option("--seed", "For the order in which trees are run (default: 0).", "N")]
 
 _TARGET_NAMES = ("dtype", "device", "attention", "kernels", "quantize", "threads", "revision", "trust_remote_code")
 _OF_TARGET = {

@@ -19,7 +19,8 @@ Shapes: A new committed positions, L positions, R rows, K slots, D hidden size, 
 head reads, T nodes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from copy import copy
 from dataclasses import dataclass
 
 import torch
@@ -35,6 +36,9 @@ from falcon_cli.target.model import TargetModel
 from falcon_cli.tree.passes import Pass, Slot, moved, passes_of, positions_of
 from falcon_cli.tree.shape import TreeShape
 
+Choose = Callable[[Tensor, Slot], Tensor]
+"""Features [E, D] and the slot that they are for → the tokens [N] of its nodes."""
+
 
 @dataclass(frozen=True)
 class FalconOptions:
@@ -43,7 +47,7 @@ class FalconOptions:
     drafter: str | None = None
     """Folder of the drafter; None takes --drafter, else the one shipped for the target."""
     tree: str | None = None
-    """JSON file of the tree; None takes the drafter's own, else the built-in one."""
+    """JSON file of the tree, or auto; None takes --tree."""
     depth: int = 0
     """Deepest level of the tree kept; 0 is all."""
     nodes: int = 0
@@ -92,22 +96,28 @@ class Falcon:
     def __init__(
         self, network: DrafterNetwork, target: TargetModel, shape: TreeShape, vocabulary_W: Tensor | None = None
     ):
-        self.shape, self.k, self.chained, self.device = shape, network.k, network.chained, target.device
+        self.k, self.chained, self.device = network.k, network.chained, target.device
         self.dtype = next(network.parameters()).dtype
         self.vocabulary_W = None if vocabulary_W is None else vocabulary_W.to(self.device)
         self.embedding_VD: Tensor = target.model.get_input_embeddings().weight
         head_VD: Tensor = target.head.weight
         head_WD = (head_VD if self.vocabulary_W is None else head_VD[self.vocabulary_W]).to(self.dtype)
-        _check(shape, len(head_WD))
         self.engine = engine_of(network, target, head_WD)
-        self.chunk = target.chunk
+        self.chunk, self.choices = target.chunk, len(head_WD)
+        self._context, self._head_shape = target.context_limit, target.cache.buffer_PCBGSH.shape
+        self.choose: Choose = self.candidates
+        self._plant(shape)
+
+    def _plant(self, shape: TreeShape) -> None:
+        """Begin anew with a tree."""
+        _check(shape, self.choices)
+        self.shape = shape
         self._plans: dict[int, Plan] = {}
-        held = target.cache.buffer_PCBGSH
         self.cache = StaticCache(
             layers=1,
-            kv_heads=held.shape[3],
-            head_size=held.shape[-1],
-            limit=target.context_limit + positions_of(self._plan(shape.height).passes),
+            kv_heads=self._head_shape[3],
+            head_size=self._head_shape[-1],
+            limit=self._context + positions_of(self._plan(shape.height).passes),
             dtype=self.dtype,
             device=self.device,
         )
@@ -119,6 +129,21 @@ class Falcon:
         """Tokens of the pending positions: the root, or accepted ones."""
         self._features: list[Tensor] = []
         """The target's features that go with them, each of the token before."""
+
+    def with_tree(self, shape: TreeShape, choose: Choose | None = None) -> "Falcon":
+        """The same drafter with another tree: weights are shared, what it has read is not.
+
+        Args:
+            shape: The tree.
+            choose: Fills nodes with other tokens than the best ones.
+
+        Raises:
+            FalconError: As above.
+        """
+        other = copy(self)
+        other.choose = choose or other.candidates
+        other._plant(shape)
+        return other
 
     @torch.inference_mode()
     def start(self, prompt_L: Tensor, scores: Scores) -> None:
@@ -161,25 +186,29 @@ class Falcon:
         if hidden_RKD.shape[1] < self.k:
             return
         features_TD = hidden_RKD.new_zeros(len(tokens_T), hidden_RKD.shape[-1])
-        for number, step in enumerate(plan.passes):
-            if number > 0:
-                mixed = self.engine.mix(
-                    self._embed(tokens_T[step.block_RK]),
-                    features_TD[step.above_RK],
-                    None if state is None else (state[0][:, step.parent_R], state[1][:, step.parent_R]),
-                )
-                view = View(committed, step.depth_Q, step.ancestors_QC, step.earlier_U)
-                hidden_RKD = self._attend(mixed.hidden_BLD.flatten(0, 1)[None], view, self.k).view_as(mixed.hidden_BLD)
-                state = mixed.state
-            for place, slot in enumerate(step.slots):
-                before_ED = self._embed(tokens_T[slot.said_E]) if place else None
-                features_ED = self.engine.finish(hidden_RKD.flatten(0, 1)[slot.output_E], before_ED)
-                features_TD[slot.parents_P] = features_ED[slot.feature_P]
-                tokens_T[slot.begin : slot.end] = self._candidates(features_ED, slot)
-            yield features_TD
-        self.cache.rewind(committed)
+        try:
+            for number, step in enumerate(plan.passes):
+                if number > 0:
+                    mixed = self.engine.mix(
+                        self._embed(tokens_T[step.block_RK]),
+                        features_TD[step.above_RK],
+                        None if state is None else (state[0][:, step.parent_R], state[1][:, step.parent_R]),
+                    )
+                    view = View(committed, step.depth_Q, step.ancestors_QC, step.earlier_U)
+                    hidden_RKD = self._attend(mixed.hidden_BLD.flatten(0, 1)[None], view, self.k).view_as(
+                        mixed.hidden_BLD
+                    )
+                    state = mixed.state
+                for place, slot in enumerate(step.slots):
+                    before_ED = self._embed(tokens_T[slot.said_E]) if place else None
+                    features_ED = self.engine.finish(hidden_RKD.flatten(0, 1)[slot.output_E], before_ED)
+                    features_TD[slot.parents_P] = features_ED[slot.feature_P]
+                    tokens_T[slot.begin : slot.end] = self.choose(features_ED, slot)
+                yield features_TD
+        finally:
+            self.cache.rewind(committed)
 
-    def _candidates(self, features_ED: Tensor, slot: Slot) -> Tensor:
+    def candidates(self, features_ED: Tensor, slot: Slot) -> Tensor:
         """The tokens [N] of the nodes that a slot drafts."""
         best_N = self.engine.best(features_ED, slot.width).flatten()[slot.choice_N]
         return best_N if self.vocabulary_W is None else self.vocabulary_W[best_N]

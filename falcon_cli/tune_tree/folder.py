@@ -1,0 +1,111 @@
+"""The folder of one tuning: what was measured, so that nothing is measured twice, and the report.
+
+answers.jsonl       the target's greedy answers       tree.json      the winner
+ranks-NAME.jsonl    each drafter's rank paths         tree.svg       the winner, drawn
+costs.json          what a cycle costs here           ranks.png      acceptance by depth and rank
+proof.jsonl         the finalists' runs               speed.png      tokens a second by size
+results.json        the document of --json            report.md      all of it for people
+recipe.yaml, provenance.json
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from falcon_cli.errors import UsageError
+from falcon_cli.recipe.load import dump, load_recipe
+from falcon_cli.recipe.provenance import provenance
+from falcon_cli.recipe.tune import TuneTreeRecipe
+from falcon_cli.sources import append_line, atomic_file, disk_errors, home, whole_lines
+from falcon_cli.target.model import TargetModel
+from falcon_cli.tune_tree.calibration import GreedyText
+from falcon_cli.tune_tree.ranks import RankPath, WatchedText, Witness
+
+
+@dataclass(frozen=True)
+class TuningFolder:
+    """An opened folder."""
+
+    path: Path
+
+    @classmethod
+    def open(cls, recipe: TuneTreeRecipe, argv: Sequence[str], drafters: Sequence[str], setting: str) -> "TuningFolder":
+        """Begin a tuning, or go on with the same one.
+
+        Args:
+            recipe: Its `out` names the folder; None takes one in the cache, the same for the same tuning.
+            argv: The command.
+            drafters: Names of the drafters' weights.
+            setting: What it runs on.
+
+        Raises:
+            UsageError: The folder holds another tuning.
+            FalconError: It cannot be written.
+        """
+        plan = "\n".join([dump(replace(recipe, out=None, cost=None)), *drafters, setting])
+        key = hashlib.sha256(plan.encode()).hexdigest()[:16]
+        folder = cls(Path(recipe.out).expanduser() if recipe.out else home() / "tuning" / key)
+        kept = folder.path / "recipe.yaml"
+        if kept.is_file():
+            before = load_recipe(TuneTreeRecipe, kept)
+            if folder.path.joinpath("key").read_text() != key or before.cost != recipe.cost:
+                raise UsageError(f"{folder.path} holds another tuning: name another --out, or remove it")
+            return folder
+        with disk_errors(folder.path):
+            folder.path.mkdir(parents=True, exist_ok=True)
+            folder.put("provenance.json", json.dumps(provenance(argv), indent=2) + "\n")
+            folder.put("key", key)
+            folder.put("recipe.yaml", dump(recipe))
+        return folder
+
+    @property
+    def answers(self) -> Path:
+        """The log of the target's answers."""
+        return self.path / "answers.jsonl"
+
+    @property
+    def proof(self) -> Path:
+        """The log of the finalists' runs."""
+        return self.path / "proof.jsonl"
+
+    def put(self, name: str, text: str) -> None:
+        """Write a file whole."""
+        with atomic_file(self.path / name) as unfinished:
+            unfinished.write_text(text, encoding="utf-8")
+
+    def watched(
+        self,
+        drafter: str,
+        witness: Witness,
+        texts: Sequence[GreedyText],
+        target: TargetModel,
+        tick: Callable[[], None],
+    ) -> tuple[WatchedText, ...]:
+        """A drafter's rank paths on every text; those that the folder holds are not taken again."""
+        log = self.path / f"ranks-{drafter}.jsonl"
+        known = {entry["text"]: entry for entry in map(json.loads, whole_lines(log))}
+        found = []
+        for text in texts:
+            name = _name(text, witness)
+            if name not in known:
+                seen = witness.watch(target, text.prompt.ids, text.answer)
+                known[name] = {
+                    "text": name,
+                    "context": seen.context,
+                    "ranks": [one.ranks for one in seen.paths],
+                    "open": [place for place, one in enumerate(seen.paths) if not one.whole],
+                }
+                with disk_errors(self.path):
+                    append_line(log, json.dumps(known[name], separators=(",", ":")))
+            entry, ends = known[name], set(known[name]["open"])
+            paths = tuple(RankPath(tuple(ranks), place not in ends) for place, ranks in enumerate(entry["ranks"]))
+            found.append(WatchedText(entry["context"], paths))
+            tick()
+        return tuple(found)
+
+
+def _name(text: GreedyText, witness: Witness) -> str:
+    words = (text.prompt.ids, text.answer, witness.depth, witness.width)
+    return hashlib.sha256(repr(words).encode()).hexdigest()[:16]

@@ -1,0 +1,237 @@
+"""`falcon tune-tree` from recipe to winner: answers, ranks, costs, search, proof."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from falcon_cli.baselines.autoregressive import Autoregressive
+from falcon_cli.console import progress, say
+from falcon_cli.core import Drafter
+from falcon_cli.drafter.checkpoint import SavedDrafter, load_drafter, read_config
+from falcon_cli.drafter.propose import Falcon
+from falcon_cli.drafter.tuned import drafter_name, find_tree, tuned_file
+from falcon_cli.errors import FalconError, UsageError
+from falcon_cli.methods import drafter_folder
+from falcon_cli.recipe.tune import TuneTreeRecipe
+from falcon_cli.sources import home
+from falcon_cli.target.load import LoadedTarget, load_target
+from falcon_cli.target.setting import Setting
+from falcon_cli.tree.shape import TreeShape
+from falcon_cli.tree.store import StoredTree, default_tree, save_tree
+from falcon_cli.tune_tree.calibration import NEEDED, answers_to, prompts_of, share_out
+from falcon_cli.tune_tree.cost import CostTable, load_costs, save_costs
+from falcon_cli.tune_tree.folder import TuningFolder
+from falcon_cli.tune_tree.measure import Rounds, draft_costs, rest_cost, verify_costs
+from falcon_cli.tune_tree.optimum import cross_validated
+from falcon_cli.tune_tree.proof import PLAIN, prove
+from falcon_cli.tune_tree.ranks import Witness, tokens_per_cycle
+from falcon_cli.tune_tree.results import Tuning
+from falcon_cli.tune_tree.search import (
+    Candidate,
+    Drafting,
+    candidates,
+    finalists,
+    foreseen_tokens_per_cycle,
+    priced,
+)
+
+MEASURE = "measure"
+_NODES = (1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A drafter that takes part."""
+
+    folder: Path
+    saved: SavedDrafter
+    drafter: Falcon
+
+    @property
+    def name(self) -> str:
+        """Of its weights."""
+        return drafter_name(self.saved.about)
+
+
+def tune_tree(recipe: TuneTreeRecipe, argv: Sequence[str]) -> Tuning:
+    """Fit a tree to drafter, text and machine.
+
+    Raises:
+        FalconError: Anything of the recipe cannot be used.
+    """
+    folders = _folders(recipe)
+    table = load_costs(Path(recipe.cost).expanduser()) if recipe.cost not in (None, MEASURE) else None
+    target = load_target(recipe.target)
+    setting = Setting.of(target)
+    entries = _entries(folders, target)
+    folder = TuningFolder.open(recipe, argv, [one.name for one in entries.values()], str(setting))
+    try:
+        return _tune(recipe, argv, folder, target, setting, entries, table)
+    except KeyboardInterrupt:
+        say(f"what was measured is kept in {folder.path}; the same command goes on")
+        raise
+
+
+def _tune(
+    recipe: TuneTreeRecipe,
+    argv: Sequence[str],
+    folder: TuningFolder,
+    target: LoadedTarget,
+    setting: Setting,
+    entries: dict[int, Entry],
+    table: CostTable | None,
+) -> Tuning:
+    calibration, proof = share_out(prompts_of(recipe, target), recipe)
+    first = next(iter(entries.values()))
+    current = _current(first, setting)
+    now = Autoregressive(target.model.device) if current.plain else first.drafter.with_tree(current.shape)
+    with progress("answering", len(calibration), "prompts") as bar:
+        texts = answers_to(calibration, target, now, recipe.max_new_tokens, folder.answers, bar.advance)
+    draftings = {}
+    with progress("ranking", len(texts) * len(entries), "answers") as bar:
+        for k, entry in entries.items():
+            witness = Witness(entry.drafter, recipe.passes * k, recipe.width)
+            watched = folder.watched(entry.name, witness, texts, target.model, bar.advance)
+            _check_enough([path.whole for text in watched for path in text.paths])
+            weight = cross_validated(watched, recipe.passes * k, witness.width, k)
+            draftings[k] = Drafting(k, entry.drafter.chained, watched, witness.width, weight)
+    context = sum(len(one.prompt.ids) + len(one.answer) / 2 for one in texts) / len(texts)
+    table = table or _costs(recipe, target, setting, entries)
+    _check_prices(table, entries)
+    found = [
+        one
+        for drafting in draftings.values()
+        for one in candidates(drafting, table, context, recipe.nodes, recipe.passes)
+    ]
+    best = [_foreseen(one, draftings[one.k]) for one in finalists(found, recipe.finalists)]
+    so_far = _so_far(current, draftings, table, context)
+    if so_far is not None and so_far.shape in [one.shape for one in best if one.k == so_far.k]:
+        so_far = None
+    tuning = Tuning(recipe, setting, table, context, draftings, tuple(found), tuple(best), so_far, folder.path)
+    if table.device == setting.device and proof:
+        trees = {name: entries[one.k].drafter.with_tree(one.shape) for name, one in tuning.contenders.items()}
+        contenders: dict[str, Drafter] = {PLAIN: Autoregressive(target.model.device), **trees}
+        with progress("proving", len(proof), "prompts") as bar:
+            measured = prove(contenders, proof, target, recipe.max_new_tokens, recipe.seed, folder.proof, bar.advance)
+        tuning = replace(tuning, measured=measured)
+    return _kept(tuning, entries, argv)
+
+
+def _so_far(current: StoredTree, draftings: dict[int, Drafting], table: CostTable, context: float) -> Candidate | None:
+    """The tree in use with its price."""
+    if current.plain:
+        return None
+    drafting = draftings[current.k]
+    odds = drafting.odds(current.shape.height)
+    chances = (1.0, *(odds.chance(path) for path in current.shape.paths))
+    one = priced(current.shape, chances, drafting, table, context)
+    return replace(one, tokens_per_cycle=tokens_per_cycle(drafting.texts, current.shape))
+
+
+def _kept(tuning: Tuning, entries: dict[int, Entry], argv: Sequence[str]) -> Tuning:
+    """The tuning with its winner written down, where `--tree auto` looks if it was run here."""
+    winner = tuning.winner
+    k = next(iter(entries)) if winner is None else winner.k
+    about = entries[k].saved.about
+    tree = StoredTree(k, TreeShape(()) if winner is None else winner.shape, _made_by(tuning, about))
+    save_tree(tuning.folder / "tree.json", tree)
+    if tuning.measured:
+        save_tree(tuned_file(about, tuning.setting), tree)
+    save_costs(tuning.folder / "costs.json", tuning.table)
+    return replace(tuning, tree=tree, drafter=str(entries[k].folder), argv=tuple(argv))
+
+
+def _made_by(tuning: Tuning, about: dict[str, Any]) -> dict[str, Any]:
+    winner = tuning.winner
+    made_by: dict[str, Any] = {
+        "by": "falcon tune-tree",
+        "date": date.today().isoformat(),
+        "drafter": drafter_name(about),
+    }
+    made_by |= {"target": tuning.setting.target, "device": tuning.table.device, "weights": tuning.table.weights}
+    if winner is None:
+        return made_by | {"plain": True}
+    made_by |= {"predicted_tokens_per_second": round(winner.tokens_per_second, 2)}
+    made_by |= {"predicted_tokens_per_cycle": round(winner.tokens_per_cycle, 3)}
+    outcome = tuning.measured.get(str(tuning.winner_name))
+    if outcome:
+        made_by |= {"measured_tokens_per_second": round(outcome.tokens_per_second, 2)}
+        made_by |= {"measured_tokens_per_cycle": round(outcome.tokens_per_cycle, 3)}
+        made_by |= {"speedup_over_plain": round(outcome.speedup, 3)}
+    return made_by
+
+
+def _folders(recipe: TuneTreeRecipe) -> list[Path]:
+    """Folders of the drafters, each looked at before anything is loaded."""
+    folders = [drafter_folder(name, recipe.target.model) for name in recipe.drafters or (None,)]
+    for folder in folders:
+        read_config(folder)
+    return folders
+
+
+def _entries(folders: Sequence[Path], target: LoadedTarget) -> dict[int, Entry]:
+    """k → its drafter, in the order given."""
+    entries: dict[int, Entry] = {}
+    for folder in folders:
+        saved = load_drafter(folder, target)
+        k = saved.network.k
+        if k in entries:
+            raise UsageError(f"{entries[k].folder} and {folder} both have k = {k}: name one drafter for each k")
+        drafter = Falcon(saved.network, target.model, TreeShape.chain(k), saved.vocabulary_W)
+        entries[k] = Entry(folder, saved, drafter)
+    return entries
+
+
+def _current(entry: Entry, setting: Setting) -> StoredTree:
+    """What `--tree auto` takes before this tuning."""
+    k = entry.drafter.k
+    return find_tree(entry.folder, entry.saved.about, k, setting) or StoredTree(k, default_tree(k))
+
+
+def _costs(recipe: TuneTreeRecipe, target: LoadedTarget, setting: Setting, entries: dict[int, Entry]) -> CostTable:
+    """Prices on this setting, measured once."""
+    names = "-".join(one.name for one in entries.values())
+    kept = home() / "costs" / f"{setting.key}-{names}-{recipe.nodes}.json"
+    if kept.is_file() and recipe.cost != MEASURE:
+        say(f"costs as measured before ({kept}; --cost measure measures anew)")
+        return load_costs(kept)
+    nodes = (*(one for one in _NODES if one <= recipe.nodes), recipe.nodes + 1)
+    room = target.model.context_limit - max(nodes)
+    contexts = tuple(sorted({min(one, room) for one in recipe.contexts}))
+    plan = Rounds(contexts, nodes, recipe.rounds)
+    with progress("measuring costs", plan.total, "rounds") as bar:
+        table = CostTable(
+            device=setting.device,
+            target=setting.target,
+            weights=setting.weights,
+            verify=verify_costs(target.model, plan, bar.advance),
+            draft=draft_costs(target.model, {k: one.drafter for k, one in entries.items()}, plan, bar.advance),
+            rest=rest_cost(target.model),
+            made_by={"measured": date.today().isoformat(), "rounds": plan.rounds, "setting": str(setting)},
+        )
+    save_costs(kept, table)
+    return table
+
+
+def _foreseen(one: Candidate, drafting: Drafting) -> Candidate:
+    """A finalist with what its loop is foreseen to give on other texts, instead of the sum of its chances."""
+    return replace(one, tokens_per_cycle=foreseen_tokens_per_cycle(drafting, one))
+
+
+def _check_enough(whole: Sequence[bool]) -> None:
+    drafts = sum(whole)
+    if drafts < NEEDED:
+        raise FalconError(
+            f"the calibration text gives {drafts} drafts, and a stable tree takes {NEEDED}: raise --prompts or "
+            "--max-new-tokens"
+        )
+
+
+def _check_prices(table: CostTable, entries: dict[int, Entry]) -> None:
+    if missing := sorted(set(entries) - set(table.draft)):
+        raise FalconError(
+            f"the cost table knows drafts of k = {', '.join(map(str, sorted(table.draft)))}, not of k = {missing[0]}: "
+            "add it, or leave that drafter out"
+        )

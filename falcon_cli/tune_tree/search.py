@@ -1,0 +1,152 @@
+"""The tree, the number of passes and the k that give most tokens a second.
+
+    tokens a second = (1 + expected accepted) / (verify(nodes) + passes and their rows + rest)
+
+For each drafter, number of passes and most rows of a pass, the likeliest paths are the best trees of every size; the
+cost table prices them.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from falcon_cli.tree.passes import passes_of
+from falcon_cli.tree.shape import TreeShape
+from falcon_cli.tune_tree.cost import CostTable
+from falcon_cli.tune_tree.optimum import Likely, Odds, likeliest, odds_of
+from falcon_cli.tune_tree.ranks import WatchedText
+
+SIZES = (*range(1, 17), 18, 20, 22, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128)
+"""Drafted nodes that are tried."""
+_ROWS = (1, 2, 4, 8, None)
+"""Most rows of a pass that are tried."""
+_APART = 0.2
+"""Trees whose sizes differ by less than this share are alike."""
+
+
+@dataclass(frozen=True)
+class Drafting:
+    """What a drafter is to the search."""
+
+    k: int
+    chained: bool
+    texts: tuple[WatchedText, ...]
+    """Its rank paths on the calibration texts."""
+    width: int
+    weight: float
+    """α of its odds."""
+
+    def odds(self, depth: int) -> Odds:
+        """On all texts."""
+        return odds_of(self.texts, depth, self.width, self.weight)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A tree with what is expected of it."""
+
+    k: int
+    passes: int
+    rows: int | None
+    """Most rows of a pass; None: as many as there are."""
+    shape: TreeShape
+    chances: tuple[float, ...]
+    """Of each node to be reached, the root included."""
+    tokens_per_cycle: float
+    cycle_ms: float
+
+    @property
+    def nodes(self) -> int:
+        """Drafted nodes."""
+        return len(self.shape) - 1
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Expected."""
+        return 1000 * self.tokens_per_cycle / self.cycle_ms
+
+
+def candidates(drafting: Drafting, table: CostTable, context: float, nodes: int, passes: int) -> list[Candidate]:
+    """The best trees of every size, number of passes and rows, each once.
+
+    Args:
+        drafting: The drafter.
+        table: Prices.
+        context: Tokens of the text before, on average.
+        nodes: Most drafted nodes.
+        passes: Most passes.
+    """
+    found: dict[tuple[tuple[int, ...], ...], Candidate] = {}
+    sizes = [size for size in SIZES if size <= nodes]
+    for count in range(1, passes + 1):
+        depth = count * drafting.k
+        odds = drafting.odds(depth)
+        for rows in _ROWS if count > 1 else (None,):
+            best = likeliest(odds, sizes[-1], depth, drafting.k, rows)
+            for size in sizes[: sum(one <= len(best) for one in sizes)]:
+                shape, chances = planted(best[:size])
+                if shape.paths not in found:
+                    found[shape.paths] = priced(shape, chances, drafting, table, context, rows)
+    return list(found.values())
+
+
+def planted(paths: Sequence[Likely]) -> tuple[TreeShape, tuple[float, ...]]:
+    """A tree of these paths, and the chance of each of its nodes."""
+    chance = {one.path: one.chance for one in paths}
+    shape = TreeShape.from_paths(chance)
+    return shape, (1.0, *(chance[path] for path in shape.paths))
+
+
+def priced(
+    shape: TreeShape,
+    chances: tuple[float, ...],
+    drafting: Drafting,
+    table: CostTable,
+    context: float,
+    rows: int | None = None,
+) -> Candidate:
+    """A tree with its expected tokens and its price."""
+    passes = passes_of(shape, drafting.k, drafting.chained)
+    cycle = table.cycle_ms(passes, len(shape), drafting.k, context)
+    return Candidate(drafting.k, len(passes), rows, shape, chances, sum(chances), cycle)
+
+
+def frontier(found: Iterable[Candidate]) -> list[Candidate]:
+    """The fastest candidate of each size, smallest first."""
+    best: dict[int, Candidate] = {}
+    for one in found:
+        if one.nodes not in best or one.tokens_per_second > best[one.nodes].tokens_per_second:
+            best[one.nodes] = one
+    return [best[size] for size in sorted(best)]
+
+
+def finalists(found: Iterable[Candidate], count: int = 3) -> list[Candidate]:
+    """The fastest candidates that are not alike: another k, other passes, or a clearly different size."""
+    chosen: list[Candidate] = []
+    for one in sorted(found, key=lambda one: -one.tokens_per_second):
+        if len(chosen) < count and not any(_alike(one, other) for other in chosen):
+            chosen.append(one)
+    return chosen
+
+
+def foreseen_tokens_per_cycle(drafting: Drafting, candidate: Candidate, folds: int = 4) -> float:
+    """Tokens per cycle of the decoding loop, foreseen fairly: on each text with a like tree made of the other texts."""
+    emitted: list[int] = []
+    depth = candidate.passes * drafting.k
+    parts = [drafting.texts[fold::folds] for fold in range(min(folds, len(drafting.texts)))]
+    for part in parts:
+        others = [text for other in parts if other is not part for text in other] or list(part)
+        odds = odds_of(others, depth, drafting.width, drafting.weight)
+        shape, _ = planted(likeliest(odds, candidate.nodes, depth, drafting.k, candidate.rows))
+        emitted += [tokens for text in part for tokens in text.walk(shape)]
+    return sum(emitted) / len(emitted) if emitted else 1.0
+
+
+def best_of(found: Mapping[int, Sequence[Candidate]]) -> list[Candidate]:
+    """The fastest candidate of each k, fastest first."""
+    best = [max(some, key=lambda one: one.tokens_per_second) for some in found.values() if some]
+    return sorted(best, key=lambda one: -one.tokens_per_second)
+
+
+def _alike(one: Candidate, other: Candidate) -> bool:
+    near = abs(one.nodes - other.nodes) <= max(1, _APART * max(one.nodes, other.nodes))
+    return one.k == other.k and one.passes == other.passes and near
