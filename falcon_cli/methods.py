@@ -16,6 +16,7 @@ from falcon_cli.baselines.sps import SpeculativeSampling, SpsOptions
 from falcon_cli.console import say, warn
 from falcon_cli.core import Drafter
 from falcon_cli.drafter.checkpoint import SavedDrafter, load_drafter, read_config, shipped
+from falcon_cli.drafter.dynamic import DynamicFalcon
 from falcon_cli.drafter.propose import Falcon, FalconOptions
 from falcon_cli.drafter.tuned import find_tree, misfit
 from falcon_cli.errors import FalconError, UsageError
@@ -48,7 +49,7 @@ class Means(Protocol):
 
     @property
     def tree(self) -> str:
-        """A tree's file, or auto, for falcon."""
+        """A tree's file, auto or dynamic, for falcon."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Kit:
     drafter: str | None = None
     """Folder of a distilled drafter."""
     tree: str = "auto"
-    """Its tree: a file, or auto."""
+    """Its tree: a file, auto or dynamic."""
 
     @classmethod
     def load(cls, means: Means, choices: Iterable["Choice"]) -> "Kit":
@@ -128,12 +129,17 @@ def _falcon(kit: Kit, options: FalconOptions) -> Drafter:
     tree = _tree(options.tree or kit.tree, folder, saved, kit.target)
     if tree.plain:
         return Autoregressive(kit.target.model.device)
-    return Falcon(saved.network, kit.target.model, options.trim(tree.shape), saved.vocabulary_W)
+    kind = DynamicFalcon if tree.dynamic else Falcon
+    return kind(saved.network, kit.target.model, options.trim(tree.shape), saved.vocabulary_W)
 
 
 def _tree(wanted: str, folder: Path, saved: SavedDrafter, target: LoadedTarget) -> StoredTree:
-    """The tree of a file, or with `auto` the best one known here."""
+    """The tree of a file, or the best one known here: with `auto` as it is, with `dynamic` as a budget."""
     k, setting = saved.network.k, Setting.of(target)
+    if wanted == "dynamic":
+        tree = find_tree(folder, saved.about, k, setting)
+        budget = default_tree(k) if tree is None or tree.plain else tree.shape
+        return StoredTree(k, budget, {"dynamic": True})
     if wanted == "auto":
         tree = find_tree(folder, saved.about, k, setting) or StoredTree(k, default_tree(k))
         if tree.plain:

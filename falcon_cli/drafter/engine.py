@@ -16,7 +16,7 @@ from falcon_cli.drafter.network import DrafterNetwork, LstmState, Mixed
 from falcon_cli.kv_cache import StaticCache
 from falcon_cli.native.layer import NativeDecoder, NativeLinear, linear_of
 from falcon_cli.native.swap import suits_layer, swap_inside
-from falcon_cli.native.weights import Kind, Matrix, packed, packed_gate_up, suits
+from falcon_cli.native.weights import Kind, Matrix, packed, packed_gate_up, product, suits
 from falcon_cli.target.model import TargetModel
 
 
@@ -34,6 +34,9 @@ class Engine(Protocol):
 
     def best(self, features_ED: Tensor, count: int) -> Tensor:
         """The LM head's best tokens [E, K] of the draft vocabulary, best first."""
+
+    def likely(self, features_ED: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """Log-probabilities [E, K] of the best tokens within the draft vocabulary, and these tokens, best first."""
 
 
 def engine_of(network: DrafterNetwork, target: TargetModel, head_WD: Tensor) -> Engine:
@@ -78,6 +81,10 @@ class TorchEngine:
         """See `Engine`."""
         logits_EW: Tensor = self.head(features_ED)
         return logits_EW.topk(count).indices
+
+    def likely(self, features_ED: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """See `Engine`."""
+        return _likely(self.head(features_ED), count)
 
 
 class NativeEngine:
@@ -128,6 +135,10 @@ class NativeEngine:
         best_EK: Tensor = torch.ops.falcon.best(features_ED, _parts(self.head), self.head.outputs, count)
         return best_EK
 
+    def likely(self, features_ED: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """See `Engine`."""
+        return _likely(product(features_ED, self.head), count)
+
     def _places_of(self, rows: int, block: int) -> tuple[Tensor, Tensor]:
         """For each row, its block's last one and its slot."""
         if (rows, block) not in self._places:
@@ -140,6 +151,11 @@ class NativeEngine:
 def _last_of(rows: int, block: int, device: torch.device) -> Tensor:
     """For each row, the last row of its block."""
     return torch.arange(rows, device=device) // block * block + block - 1
+
+
+def _likely(logits_EW: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    best_EK, ids_EK = logits_EW.topk(count)
+    return best_EK - logits_EW.logsumexp(-1, keepdim=True), ids_EK
 
 
 def _parts(matrix: Matrix) -> list[Tensor]:

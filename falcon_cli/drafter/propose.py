@@ -20,7 +20,6 @@ head reads, T nodes.
 """
 
 from collections.abc import Callable, Iterator
-from copy import copy
 from dataclasses import dataclass
 
 import torch
@@ -47,7 +46,7 @@ class FalconOptions:
     drafter: str | None = None
     """Folder of the drafter; None takes --drafter, else the one shipped for the target."""
     tree: str | None = None
-    """JSON file of the tree, or auto; None takes --tree."""
+    """JSON file of the tree, auto or dynamic; None takes --tree."""
     depth: int = 0
     """Deepest level of the tree kept; 0 is all."""
     nodes: int = 0
@@ -130,17 +129,20 @@ class Falcon:
         self._features: list[Tensor] = []
         """The target's features that go with them, each of the token before."""
 
-    def with_tree(self, shape: TreeShape, choose: Choose | None = None) -> "Falcon":
+    def with_tree(self, shape: TreeShape, choose: Choose | None = None, kind: "type[Falcon] | None" = None) -> "Falcon":
         """The same drafter with another tree: weights are shared, what it has read is not.
 
         Args:
             shape: The tree.
             choose: Fills nodes with other tokens than the best ones.
+            kind: Another way to draft with it.
 
         Raises:
             FalconError: As above.
         """
-        other = copy(self)
+        kind = kind or type(self)
+        other = kind.__new__(kind)
+        other.__dict__.update(self.__dict__)
         other.choose = choose or other.candidates
         other._plant(shape)
         return other

@@ -67,7 +67,7 @@ class BenchRecipe:
     drafter: str | None = None
     """Folder of the drafter for falcon; None takes the one that comes with falcon for the target."""
     tree: str = "auto"
-    """falcon's tree: a JSON file, or auto: the one tuned here, else the drafter's own."""
+    """falcon's tree: a JSON file; auto: the one tuned here, else the drafter's own; dynamic: grown in every cycle."""
     max_new_tokens: int = 128
     repeats: int = 1
     seed: int = 0
@@ -95,7 +95,7 @@ class GenerateRecipe:
     drafter: str | None = None
     """Folder of the drafter for falcon; None takes the one that comes with falcon for the target."""
     tree: str = "auto"
-    """falcon's tree: a JSON file, or auto: the one tuned here, else the drafter's own."""
+    """falcon's tree: a JSON file; auto: the one tuned here, else the drafter's own; dynamic: grown in every cycle."""
     max_new_tokens: int = 256
     system: str | None = None
     """System message put before each prompt."""

@@ -1,7 +1,8 @@
 """Trees as files: {"k": 2, "paths": [[0], [1], [0, 0]], "made_by": {…}}, and the tree when there is no file.
 
 `k` is the drafter's: a tree's worth depends on where its passes begin. `made_by` is for people. No paths at all, with
-`"plain": true` under `made_by`, says that no tree is worth its price: decode plainly.
+`"plain": true` under `made_by`, says that no tree is worth its price: decode plainly. `"dynamic": true` says that the
+paths are but a budget for a tree grown anew in every cycle.
 """
 
 import json
@@ -28,6 +29,11 @@ class StoredTree:
     def plain(self) -> bool:
         """Whether decoding plainly is faster than with any tree."""
         return not self.shape.paths
+
+    @property
+    def dynamic(self) -> bool:
+        """Whether the paths are only a budget."""
+        return self.made_by.get("dynamic") is True
 
 
 def save_tree(file: File, tree: StoredTree) -> None:

@@ -14,7 +14,7 @@ from falcon_cli.tree.sketch import sketch
 from falcon_cli.tune_tree.folder import TuningFolder
 from falcon_cli.tune_tree.plots import Measured, Point, heat_map, speed_curve, tree_picture
 from falcon_cli.tune_tree.proof import PLAIN
-from falcon_cli.tune_tree.results import Tuning, document, to_json_line
+from falcon_cli.tune_tree.results import DYNAMIC, Tuning, document, to_json_line
 from falcon_cli.tune_tree.search import Candidate, frontier
 
 _SHOWN = (1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
@@ -110,9 +110,11 @@ def _proof_row(tuning: Tuning, name: str, one: Candidate | None) -> list[str]:
     speed, cycle = (one.tokens_per_second, one.tokens_per_cycle) if one else (tuning.plain_predicted, 1.0)
     if outcome is None:
         return [name, f"{speed:.1f}", "–", f"{cycle:.2f}", "–", f"{speed / tuning.plain_predicted:.2f}x", "–"]
+    foreseen = name != DYNAMIC
     alike = "exact" if outcome.alike == outcome.prompts else f"{outcome.prompts - outcome.alike} answers differ"
-    measured = [f"{outcome.tokens_per_second:.1f}", f"{cycle:.2f}", f"{outcome.tokens_per_cycle:.2f}"]
-    return [name, f"{speed:.1f}", *measured, f"{outcome.speedup:.2f}x", alike]
+    cells = [f"{speed:.1f}" if foreseen else "–", f"{outcome.tokens_per_second:.1f}"]
+    cells += [f"{cycle:.2f}" if foreseen else "–", f"{outcome.tokens_per_cycle:.2f}"]
+    return [name, *cells, f"{outcome.speedup:.2f}x", alike]
 
 
 def _drawn(title: str, head: Sequence[str], rows: Rows) -> Table:
@@ -146,7 +148,7 @@ def _draw(tuning: Tuning, folder: Path) -> None:
     dots = [
         Measured(one.nodes, one.tokens_per_second, tuning.measured[name].tokens_per_second, name)
         for name, one in tuning.contenders.items()
-        if name in tuning.measured
+        if name in tuning.measured and name != DYNAMIC
     ]
     plain = tuning.measured[PLAIN].tokens_per_second if tuning.measured else tuning.plain_predicted
     speed_curve(points, dots, plain, where, folder / "speed.png")

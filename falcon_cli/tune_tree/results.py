@@ -15,6 +15,8 @@ from falcon_cli.tune_tree.proof import PLAIN, Outcome
 from falcon_cli.tune_tree.search import Candidate, Drafting, frontier
 
 CURRENT = "tree so far"
+DYNAMIC = "dynamic"
+"""The first finalist's budget, its nodes chosen in every cycle."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ class Tuning:
     def contenders(self) -> dict[str, Candidate]:
         """Trees that ran, by name."""
         trees = {name_of(one): one for one in self.finalists}
+        if DYNAMIC in self.measured:
+            trees[DYNAMIC] = self.finalists[0]
         return trees if self.so_far is None else {**trees, CURRENT: self.so_far}
 
     @property
@@ -81,12 +85,15 @@ def document(tuning: Tuning) -> dict[str, Any]:
     return {
         "schema": 1,
         "winner": {"decode": "plainly"} if winner is None else _winner(tuning, winner),
-        "finalists": [_line(name, one, measured) for name, one in tuning.contenders.items() if name != CURRENT],
+        "finalists": [
+            _line(name, one, measured) for name, one in tuning.contenders.items() if name not in (CURRENT, DYNAMIC)
+        ],
         "plain": {
             "predicted_tokens_per_second": _short(tuning.plain_predicted),
             "measured_tokens_per_second": _short(measured[PLAIN].tokens_per_second) if measured else None,
         },
         "tree_so_far": None if tuning.so_far is None else _line(CURRENT, tuning.so_far, measured),
+        "dynamic": _line(DYNAMIC, tuning.finalists[0], measured) if DYNAMIC in measured else None,
         "frontier": [_line("", one, {}) for one in frontier(tuning.found)],
         "lossless": all(one.alike == one.prompts for one in measured.values()) if measured else None,
         "calibration": {

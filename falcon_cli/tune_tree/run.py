@@ -10,6 +10,7 @@ from falcon_cli.baselines.autoregressive import Autoregressive
 from falcon_cli.console import progress, say
 from falcon_cli.core import Drafter
 from falcon_cli.drafter.checkpoint import SavedDrafter, load_drafter, read_config
+from falcon_cli.drafter.dynamic import DynamicFalcon
 from falcon_cli.drafter.propose import Falcon
 from falcon_cli.drafter.tuned import drafter_name, find_tree, tuned_file
 from falcon_cli.errors import FalconError, UsageError
@@ -27,7 +28,7 @@ from falcon_cli.tune_tree.measure import Rounds, draft_costs, rest_cost, verify_
 from falcon_cli.tune_tree.optimum import cross_validated
 from falcon_cli.tune_tree.proof import PLAIN, prove
 from falcon_cli.tune_tree.ranks import Witness, tokens_per_cycle
-from falcon_cli.tune_tree.results import Tuning
+from falcon_cli.tune_tree.results import DYNAMIC, Tuning
 from falcon_cli.tune_tree.search import (
     Candidate,
     Drafting,
@@ -113,6 +114,8 @@ def _tune(
     if table.device == setting.device and proof:
         trees = {name: entries[one.k].drafter.with_tree(one.shape) for name, one in tuning.contenders.items()}
         contenders: dict[str, Drafter] = {PLAIN: Autoregressive(target.model.device), **trees}
+        for one in best[:1]:
+            contenders[DYNAMIC] = entries[one.k].drafter.with_tree(one.shape, kind=DynamicFalcon)
         with progress("proving", len(proof), "prompts") as bar:
             measured = prove(contenders, proof, target, recipe.max_new_tokens, recipe.seed, folder.proof, bar.advance)
         tuning = replace(tuning, measured=measured)
@@ -153,6 +156,8 @@ def _made_by(tuning: Tuning, about: dict[str, Any]) -> dict[str, Any]:
     made_by |= {"target": tuning.setting.target, "device": tuning.table.device, "weights": tuning.table.weights}
     if winner is None:
         return made_by | {"plain": True}
+    if tuning.winner_name == DYNAMIC:
+        made_by |= {"dynamic": True}
     made_by |= {"predicted_tokens_per_second": round(winner.tokens_per_second, 2)}
     made_by |= {"predicted_tokens_per_cycle": round(winner.tokens_per_cycle, 3)}
     outcome = tuning.measured.get(str(tuning.winner_name))
