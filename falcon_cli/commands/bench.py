@@ -36,8 +36,7 @@ def bench(
 ) -> None:
     """Time methods against plain decoding on real prompts, and certify that their output is the target's own."""
     given = {name: value for name, value in locals().items() if name not in ("recipe", "set_", "out", "resume", "json")}
-    from falcon_cli.bench.run import bench as run
-    from falcon_cli.bench.run import failed_methods, to_json_line
+    from falcon_cli.bench import run
     from falcon_cli.bench.table import table
     from falcon_cli.console import emit, say, show
     from falcon_cli.errors import LossyOutputError, UsageError
@@ -48,11 +47,11 @@ def bench(
         raise UsageError("--resume goes on with the run in a folder: name it with --out")
     given |= {"methods": given.pop("method"), "peers": given.pop("peer")}
     plan = options.override(load_recipe(BenchRecipe, recipe, set_ or []), **given)
-    results = run(plan, sys.argv, out, resume)
+    results = run.bench(plan, sys.argv, out, resume)
     show(table(results))
     if out:
         say(f"wrote {out}/report.md, results.json, speedup.png and answers/")
     if json:
-        emit(to_json_line(results))
-    if failed := failed_methods(results):
+        emit(run.to_json_line(results))
+    if failed := run.failed_methods(results):
         raise LossyOutputError(f"not the target's own output: {', '.join(failed)}; --out keeps every divergence")

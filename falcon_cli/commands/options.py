@@ -77,7 +77,7 @@ DrafterFolder = Annotated[
 ]
 Tree = Annotated[
     Text,
-    _option("--tree", "Tree for falcon: auto or a JSON file (default: auto: the one tuned here).", "NAME", _TARGET),
+    _option("--tree", "Falcon's tree: auto, dynamic or FILE.json (default: auto: as tuned here).", "NAME", _TARGET),
 ]
 Template = Annotated[
     Text,

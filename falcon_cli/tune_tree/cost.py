@@ -123,7 +123,7 @@ def load_costs(file: Path) -> CostTable:
         raise FalconError(f"{file} is no cost table: not JSON") from error
     try:
         return _table(document)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         wrong = f"{error.args[0]} is missing" if isinstance(error, KeyError) else str(error)
         raise FalconError(
             f'{file} is no cost table: {wrong}; it wants {{"device", "target", "weights", "verify_ms": {{"128": {{"1": '
@@ -144,6 +144,8 @@ def _table(document: Any) -> CostTable:
     }
     if not verify or any(1 not in row or len(row) < 2 for row in verify.values()):
         raise ValueError("verify_ms needs a context, and for each 1 node and some more")
+    if any(ms == 0 for row in verify.values() for ms in row.values()):
+        raise ValueError("verify_ms must be more than 0")
     draft = {
         _count(k): DraftCost(*(_ms(parts[name], f"draft_ms {k} {name}") for name in _PARTS))
         for k, parts in document["draft_ms"].items()
@@ -153,7 +155,8 @@ def _table(document: Any) -> CostTable:
     device, target, weights = (document[name] for name in ("device", "target", "weights"))
     if not all(isinstance(word, str) for word in (device, target, weights)):
         raise TypeError("device, target and weights must be text")
-    made_by = document.get("made_by", {})
+    made_by = document.get("made_by")
+    made_by = made_by if isinstance(made_by, dict) else {}
     return CostTable(device, target, weights, verify, draft, _ms(document["rest_ms"], "rest_ms"), made_by)
 
 

@@ -3,23 +3,24 @@
 answers.jsonl       the target's greedy answers       tree.json      the winner
 ranks-NAME.jsonl    each drafter's rank paths         tree.svg       the winner, drawn
 costs.json          what a cycle costs here           ranks.png      acceptance by depth and rank
-proof.jsonl         the finalists' runs               speed.png      tokens a second by size
+proof-KEY.jsonl     the trees' runs                   speed.png      tokens a second by size
 results.json        the document of --json            report.md      all of it for people
 recipe.yaml, provenance.json
 """
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from falcon_cli.errors import UsageError
-from falcon_cli.recipe.load import dump, load_recipe
+from falcon_cli.recipe.load import dump
 from falcon_cli.recipe.provenance import provenance
 from falcon_cli.recipe.tune import TuneTreeRecipe
 from falcon_cli.sources import append_line, atomic_file, disk_errors, home, whole_lines
 from falcon_cli.target.model import TargetModel
+from falcon_cli.tree.shape import TreeShape
 from falcon_cli.tune_tree.calibration import GreedyText
 from falcon_cli.tune_tree.ranks import RankPath, WatchedText, Witness
 
@@ -44,20 +45,19 @@ class TuningFolder:
             UsageError: The folder holds another tuning.
             FalconError: It cannot be written.
         """
-        plan = "\n".join([dump(replace(recipe, out=None, cost=None)), *drafters, setting])
+        plan = "\n".join([dump(replace(recipe, out=None)), *drafters, setting])
         key = hashlib.sha256(plan.encode()).hexdigest()[:16]
         folder = cls(Path(recipe.out).expanduser() if recipe.out else home() / "tuning" / key)
-        kept = folder.path / "recipe.yaml"
+        kept = folder.path / "key"
         if kept.is_file():
-            before = load_recipe(TuneTreeRecipe, kept)
-            if folder.path.joinpath("key").read_text() != key or before.cost != recipe.cost:
+            if kept.read_text() != key:
                 raise UsageError(f"{folder.path} holds another tuning: name another --out, or remove it")
             return folder
         with disk_errors(folder.path):
             folder.path.mkdir(parents=True, exist_ok=True)
             folder.put("provenance.json", json.dumps(provenance(argv), indent=2) + "\n")
-            folder.put("key", key)
             folder.put("recipe.yaml", dump(recipe))
+            folder.put("key", key)
         return folder
 
     @property
@@ -65,10 +65,10 @@ class TuningFolder:
         """The log of the target's answers."""
         return self.path / "answers.jsonl"
 
-    @property
-    def proof(self) -> Path:
-        """The log of the finalists' runs."""
-        return self.path / "proof.jsonl"
+    def proof(self, trees: Mapping[str, TreeShape]) -> Path:
+        """The log of these trees' runs."""
+        plan = sorted((name, shape.paths) for name, shape in trees.items())
+        return self.path / f"proof-{hashlib.sha256(repr(plan).encode()).hexdigest()[:8]}.jsonl"
 
     def put(self, name: str, text: str) -> None:
         """Write a file whole."""

@@ -50,6 +50,7 @@ class Measured(NamedTuple):
     predicted: float
     measured: float
     name: str
+    """Written beside the dot; may be empty."""
 
 
 def tree_picture(shape: TreeShape, k: int, chances: Sequence[float], title: str, path: Path) -> None:
@@ -262,7 +263,7 @@ def _name_dots(axes: Any, measured: Sequence[Measured]) -> None:
     for line in axes.lines:
         corners = line.get_transform().transform(line.get_xydata())
         inked += [corners, *(np.linspace(a, b, 60) for a, b in pairwise(corners))]
-    for one in measured:
+    for one in (one for one in measured if one.name):
         text = axes.annotate(
             one.name, (one.nodes, one.measured), (0, 0), textcoords="offset points", fontsize=8.5, color=_INK
         )

@@ -9,6 +9,7 @@ from random import Random
 from falcon_cli.core import Drafter
 from falcon_cli.decode.loop import complete
 from falcon_cli.decode.stop import Stop
+from falcon_cli.errors import FalconError
 from falcon_cli.sources import append_line, disk_errors, whole_lines
 from falcon_cli.target.load import LoadedTarget
 from falcon_cli.tune_tree.calibration import Prompt
@@ -83,7 +84,13 @@ def prove(
 
 
 def outcomes(runs: Sequence[Run]) -> dict[str, Outcome]:
-    """Sums by contender."""
+    """Sums by contender.
+
+    Raises:
+        FalconError: There is nothing to add up.
+    """
+    if not runs:
+        raise FalconError("the target ends every answer with its first token: run on more prompts or other ones")
     by_name: dict[str, dict[str, Run]] = {}
     for run in runs:
         by_name.setdefault(run.contender, {})[run.prompt] = run

@@ -135,7 +135,6 @@ def _draw(tuning: Tuning, folder: Path) -> None:
     winner = tuning.winner or next(iter(tuning.finalists), None)
     if winner is None:
         return
-    where = str(tuning.setting)
     for suffix in ("svg", "png"):
         title = f"{tuning.winner_name or 'best tree'}: {winner.tokens_per_cycle:.2f} tokens a cycle"
         tree_picture(winner.shape, winner.k, winner.chances, title, folder / f"tree.{suffix}")
@@ -146,12 +145,17 @@ def _draw(tuning: Tuning, folder: Path) -> None:
     heat_map(share_PR, winner.k, "Which of the drafter's choices is right", folder / "ranks.png")
     points = [Point(one.nodes, one.passes, one.tokens_per_second) for one in _by_passes(tuning, winner.k)]
     dots = [
-        Measured(one.nodes, one.tokens_per_second, tuning.measured[name].tokens_per_second, name)
+        Measured(one.nodes, one.tokens_per_second, tuning.measured[name].tokens_per_second, _dot(tuning, name))
         for name, one in tuning.contenders.items()
         if name in tuning.measured and name != DYNAMIC
     ]
     plain = tuning.measured[PLAIN].tokens_per_second if tuning.measured else tuning.plain_predicted
-    speed_curve(points, dots, plain, where, folder / "speed.png")
+    speed_curve(points, dots, plain, "Tokens a second by size of tree", folder / "speed.png")
+
+
+def _dot(tuning: Tuning, name: str) -> str:
+    """A short name, for trees that want one."""
+    return "winner" if name == tuning.winner_name else name if name in tuning.others else ""
 
 
 def _by_passes(tuning: Tuning, k: int) -> list[Candidate]:

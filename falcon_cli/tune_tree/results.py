@@ -15,6 +15,8 @@ from falcon_cli.tune_tree.proof import PLAIN, Outcome
 from falcon_cli.tune_tree.search import Candidate, Drafting, frontier
 
 CURRENT = "tree so far"
+BUILT_IN = "built-in tree"
+"""What a drafter without a tree is given."""
 DYNAMIC = "dynamic"
 """The first finalist's budget, its nodes chosen in every cycle."""
 
@@ -33,8 +35,8 @@ class Tuning:
     found: tuple[Candidate, ...]
     finalists: tuple[Candidate, ...]
     """Fastest first, as predicted."""
-    so_far: Candidate | None
-    """The tree that --tree auto took before; None where that was plain decoding, or one of the finalists."""
+    others: Mapping[str, Candidate]
+    """Trees that run beside them: the one that --tree auto took before, and the built-in one."""
     folder: Path
     measured: Mapping[str, Outcome] = field(default_factory=dict)
     """Contender → its runs; empty where the costs are another machine's."""
@@ -55,7 +57,7 @@ class Tuning:
         trees = {name_of(one): one for one in self.finalists}
         if DYNAMIC in self.measured:
             trees[DYNAMIC] = self.finalists[0]
-        return trees if self.so_far is None else {**trees, CURRENT: self.so_far}
+        return {**trees, **self.others}
 
     @property
     def winner_name(self) -> str | None:
@@ -76,7 +78,7 @@ class Tuning:
 
 def name_of(one: Candidate) -> str:
     """What a finalist is called in tables and logs."""
-    return f"k = {one.k}, {one.nodes} nodes, {one.passes} pass{'es' if one.passes > 1 else ''}"
+    return f"k = {one.k}, {one.nodes} node{'s'[: one.nodes > 1]}, {one.passes} pass{'es' if one.passes > 1 else ''}"
 
 
 def document(tuning: Tuning) -> dict[str, Any]:
@@ -92,7 +94,7 @@ def document(tuning: Tuning) -> dict[str, Any]:
             "predicted_tokens_per_second": _short(tuning.plain_predicted),
             "measured_tokens_per_second": _short(measured[PLAIN].tokens_per_second) if measured else None,
         },
-        "tree_so_far": None if tuning.so_far is None else _line(CURRENT, tuning.so_far, measured),
+        "others": {name: _line(name, one, measured) for name, one in tuning.others.items()},
         "dynamic": _line(DYNAMIC, tuning.finalists[0], measured) if DYNAMIC in measured else None,
         "frontier": [_line("", one, {}) for one in frontier(tuning.found)],
         "lossless": all(one.alike == one.prompts for one in measured.values()) if measured else None,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from falcon_cli.baselines.autoregressive import Autoregressive
-from falcon_cli.console import progress, say
+from falcon_cli.console import progress, say, warn
 from falcon_cli.core import Drafter
 from falcon_cli.drafter.checkpoint import SavedDrafter, load_drafter, read_config
 from falcon_cli.drafter.dynamic import DynamicFalcon
@@ -21,24 +21,26 @@ from falcon_cli.target.load import LoadedTarget, load_target
 from falcon_cli.target.setting import Setting
 from falcon_cli.tree.shape import TreeShape
 from falcon_cli.tree.store import StoredTree, default_tree, save_tree
-from falcon_cli.tune_tree.calibration import NEEDED, answers_to, prompts_of, share_out
+from falcon_cli.tune_tree.calibration import NEEDED, Prompt, answers_to, prompts_of, share_out
 from falcon_cli.tune_tree.cost import CostTable, load_costs, save_costs
 from falcon_cli.tune_tree.folder import TuningFolder
 from falcon_cli.tune_tree.measure import Rounds, draft_costs, rest_cost, verify_costs
 from falcon_cli.tune_tree.optimum import cross_validated
 from falcon_cli.tune_tree.proof import PLAIN, prove
 from falcon_cli.tune_tree.ranks import Witness, tokens_per_cycle
-from falcon_cli.tune_tree.results import DYNAMIC, Tuning
+from falcon_cli.tune_tree.results import BUILT_IN, CURRENT, DYNAMIC, Tuning
 from falcon_cli.tune_tree.search import (
     Candidate,
     Drafting,
     candidates,
     finalists,
-    foreseen_tokens_per_cycle,
+    foreseen,
     priced,
 )
 
 MEASURE = "measure"
+_TRUSTED = 1.2
+"""Plain decoding may run by this much faster or slower than foretold."""
 _NODES = (1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 
 
@@ -104,33 +106,42 @@ def _tune(
     found = [
         one
         for drafting in draftings.values()
-        for one in candidates(drafting, table, context, recipe.nodes, recipe.passes)
+        for one in foreseen(drafting, candidates(drafting, table, context, recipe.nodes, recipe.passes))
     ]
-    best = [_foreseen(one, draftings[one.k]) for one in finalists(found, recipe.finalists)]
-    so_far = _so_far(current, draftings, table, context)
-    if so_far is not None and so_far.shape in [one.shape for one in best if one.k == so_far.k]:
-        so_far = None
-    tuning = Tuning(recipe, setting, table, context, draftings, tuple(found), tuple(best), so_far, folder.path)
+    best = finalists(found, recipe.finalists)
+    others: dict[str, Candidate] = {}
+    for name, tree in ((BUILT_IN, StoredTree(current.k, default_tree(current.k))), (CURRENT, current)):
+        if tree.shape.paths and tree.shape not in [one.shape for one in (*best, *others.values()) if one.k == tree.k]:
+            others[name] = _priced(tree, draftings[tree.k], table, context)
+    tuning = Tuning(recipe, setting, table, context, draftings, tuple(found), tuple(best), others, folder.path)
     if table.device == setting.device and proof:
-        trees = {name: entries[one.k].drafter.with_tree(one.shape) for name, one in tuning.contenders.items()}
-        contenders: dict[str, Drafter] = {PLAIN: Autoregressive(target.model.device), **trees}
-        for one in best[:1]:
-            contenders[DYNAMIC] = entries[one.k].drafter.with_tree(one.shape, kind=DynamicFalcon)
-        with progress("proving", len(proof), "prompts") as bar:
-            measured = prove(contenders, proof, target, recipe.max_new_tokens, recipe.seed, folder.proof, bar.advance)
-        tuning = replace(tuning, measured=measured)
+        tuning = _proved(tuning, entries, target, proof, folder)
     return _kept(tuning, entries, argv)
 
 
-def _so_far(current: StoredTree, draftings: dict[int, Drafting], table: CostTable, context: float) -> Candidate | None:
-    """The tree in use with its price."""
-    if current.plain:
-        return None
-    drafting = draftings[current.k]
-    odds = drafting.odds(current.shape.height)
-    chances = (1.0, *(odds.chance(path) for path in current.shape.paths))
-    one = priced(current.shape, chances, drafting, table, context)
-    return replace(one, tokens_per_cycle=tokens_per_cycle(drafting.texts, current.shape))
+def _proved(
+    tuning: Tuning, entries: dict[int, Entry], target: LoadedTarget, prompts: Sequence[Prompt], folder: TuningFolder
+) -> Tuning:
+    """The tuning with its trees run for real."""
+    contenders: dict[str, Drafter] = {PLAIN: Autoregressive(target.model.device)}
+    for name, one in tuning.contenders.items():
+        contenders[name] = entries[one.k].drafter.with_tree(one.shape)
+    for one in tuning.finalists[:1]:
+        contenders[DYNAMIC] = entries[one.k].drafter.with_tree(one.shape, kind=DynamicFalcon)
+    recipe, log = tuning.recipe, folder.proof({name: one.shape for name, one in tuning.contenders.items()})
+    with progress("proving", len(prompts), "prompts") as bar:
+        measured = prove(contenders, prompts, target, recipe.max_new_tokens, recipe.seed, log, bar.advance)
+    tuning = replace(tuning, measured=measured)
+    _check_quiet(tuning)
+    return tuning
+
+
+def _priced(tree: StoredTree, drafting: Drafting, table: CostTable, context: float) -> Candidate:
+    """A tree that was not made of these texts."""
+    odds = drafting.odds(tree.shape.height)
+    chances = (1.0, *(odds.chance(path) for path in tree.shape.paths))
+    one = priced(tree.shape, chances, drafting, table, context)
+    return replace(one, tokens_per_cycle=tokens_per_cycle(drafting.texts, tree.shape))
 
 
 def _kept(tuning: Tuning, entries: dict[int, Entry], argv: Sequence[str]) -> Tuning:
@@ -217,12 +228,7 @@ def _costs(recipe: TuneTreeRecipe, target: LoadedTarget, setting: Setting, entri
             made_by={"measured": date.today().isoformat(), "rounds": plan.rounds, "setting": str(setting)},
         )
     save_costs(kept, table)
-    return table
-
-
-def _foreseen(one: Candidate, drafting: Drafting) -> Candidate:
-    """A finalist with what its loop is foreseen to give on other texts, instead of the sum of its chances."""
-    return replace(one, tokens_per_cycle=foreseen_tokens_per_cycle(drafting, one))
+    return load_costs(kept)  # rounded, as it will be read again
 
 
 def _check_enough(whole: Sequence[bool]) -> None:
@@ -231,6 +237,16 @@ def _check_enough(whole: Sequence[bool]) -> None:
         raise FalconError(
             f"the calibration text gives {drafts} drafts, and a stable tree takes {NEEDED}: raise --prompts or "
             "--max-new-tokens"
+        )
+
+
+def _check_quiet(tuning: Tuning) -> None:
+    """Tell when plain decoding took another time than the cost table says: then the table is not to be trusted."""
+    ratio = tuning.measured[PLAIN].tokens_per_second / tuning.plain_predicted
+    if not 1 / _TRUSTED < ratio < _TRUSTED:
+        warn(
+            f"plain decoding ran at {ratio:.2f} times the speed that the costs foretell: the machine was busy then or "
+            "is now; run again with --cost measure"
         )
 
 

@@ -6,8 +6,8 @@ For each drafter, number of passes and most rows of a pass, the likeliest paths 
 cost table prices them.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from falcon_cli.tree.passes import passes_of
 from falcon_cli.tree.shape import TreeShape
@@ -120,10 +120,11 @@ def frontier(found: Iterable[Candidate]) -> list[Candidate]:
 
 
 def finalists(found: Iterable[Candidate], count: int = 3) -> list[Candidate]:
-    """The fastest candidates that are not alike: another k, other passes, or a clearly different size."""
+    """The fastest candidates that are not alike (other passes, a clearly different size), and the best of each k."""
     chosen: list[Candidate] = []
     for one in sorted(found, key=lambda one: -one.tokens_per_second):
-        if len(chosen) < count and not any(_alike(one, other) for other in chosen):
+        first_of_k = all(one.k != other.k for other in chosen)
+        if first_of_k or (len(chosen) < count and not any(_alike(one, other) for other in chosen)):
             chosen.append(one)
     return chosen
 
@@ -141,10 +142,20 @@ def foreseen_tokens_per_cycle(drafting: Drafting, candidate: Candidate, folds: i
     return sum(emitted) / len(emitted) if emitted else 1.0
 
 
-def best_of(found: Mapping[int, Sequence[Candidate]]) -> list[Candidate]:
-    """The fastest candidate of each k, fastest first."""
-    best = [max(some, key=lambda one: one.tokens_per_second) for some in found.values() if some]
-    return sorted(best, key=lambda one: -one.tokens_per_second)
+def foreseen(drafting: Drafting, found: Iterable[Candidate]) -> list[Candidate]:
+    """Of each size and number of passes the best candidate, with what the loop is foreseen to give with it.
+
+    The sum of a tree's chances counts every token of a text as the beginning of a draft. The loop begins fewer drafts
+    where many tokens are accepted, so it gives less: here that is walked through.
+    """
+    by_passes: dict[int, list[Candidate]] = {}
+    for one in found:
+        by_passes.setdefault(one.passes, []).append(one)
+    return [
+        replace(one, tokens_per_cycle=foreseen_tokens_per_cycle(drafting, one))
+        for passes in sorted(by_passes)
+        for one in frontier(by_passes[passes])
+    ]
 
 
 def _alike(one: Candidate, other: Candidate) -> bool:
