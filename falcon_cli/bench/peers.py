@@ -5,6 +5,9 @@ Tokens are counted as ours are: what comes with the first piece (prefill's) is n
 cycle a piece that it hands over; what happens inside a piece is the peer's own affair.
 """
 
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
@@ -110,6 +113,7 @@ class LlamaCpp:
     def __init__(self, gguf: Path, target: LoadedTarget):
         from llama_cpp import Llama
 
+        _try_out(gguf)
         threads = torch.get_num_threads()
         self.stop_ids = target.stop_ids
         try:
@@ -133,6 +137,27 @@ class LlamaCpp:
             if token in self.stop_ids or len(new) == max_new_tokens:
                 break
         return _record(clock, len(prompt), new, self.stop_ids)
+
+
+_TRIAL = """
+import sys, llama_cpp
+model = llama_cpp.Llama(sys.argv[1], n_ctx=64, n_threads=1, verbose=False)
+next(model.generate([1, 2, 3], temp=0.0))
+"""
+
+
+def _try_out(gguf: Path) -> None:
+    """Let llama.cpp decode a token in a process of its own, which a crash may take with it.
+
+    Raises:
+        FalconError: It crashes, as a build does that uses instructions which a virtual machine does not have.
+    """
+    done = subprocess.run([sys.executable, "-c", _TRIAL, str(gguf)], capture_output=True, check=False)
+    if done.returncode < 0:
+        raise FalconError(
+            f"llama.cpp crashes on this processor ({signal.Signals(-done.returncode).name}): build it anew with "
+            "CMAKE_ARGS=-DGGML_NATIVE=OFF, or leave out --peer llama-cpp"
+        )
 
 
 @torch.inference_mode()

@@ -4,7 +4,7 @@ What the cache holds is not computed, so texts are arbitrary; a forward costs th
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from time import perf_counter
 
@@ -20,9 +20,11 @@ from falcon_cli.drafter.propose import Falcon
 from falcon_cli.target.model import TargetModel
 from falcon_cli.tree.passes import Pass, passes_of
 from falcon_cli.tree.shape import TreeShape
-from falcon_cli.tune_tree.cost import DraftCost
+from falcon_cli.tree.store import default_tree
+from falcon_cli.tune_tree.cost import CostTable, DraftCost
 
 _FIRST_ID = 3
+_AFTERMATH_NODES, _AFTERMATH_TOKENS = 8, 64
 _WARM = 2
 """Rounds that do not count."""
 
@@ -51,12 +53,14 @@ def verify_costs(target: TargetModel, plan: Rounds, tick: Callable[[], None]) ->
         times: dict[int, list[float]] = {nodes: [] for nodes in drafts}
         for turn in range(plan.rounds + _WARM):
             for nodes, draft in drafts.items():
-                began = perf_counter()
-                verdict = verify(draft, target.score(draft).logits_TV)
-                target.commit(verdict.path_A)
-                target.synchronize()
-                times[nodes].append(perf_counter() - began)
-                target.cache.rewind(context)
+                for _ in range(2):  # the second is timed: a forward behind a like one, as in decoding
+                    began = perf_counter()
+                    verdict = verify(draft, target.score(draft).logits_TV)
+                    target.commit(verdict.path_A)
+                    target.synchronize()
+                    seconds = perf_counter() - began
+                    target.cache.rewind(context)
+                times[nodes].append(seconds)
             if turn + 1 == _WARM:
                 times = {nodes: [] for nodes in drafts}
             tick()
@@ -95,6 +99,22 @@ def rest_cost(target: TargetModel, tokens: int = 24) -> float:
     """Milliseconds of a cycle outside drafting and verifying."""
     completion = complete(target, Autoregressive(target.device), _ids(8), Stop((), tokens))
     return 1e3 * median(one.seconds - one.draft_seconds - one.verify_seconds for one in completion.cycles)
+
+
+def with_aftermath(table: CostTable, target: TargetModel, drafters: Mapping[int, Falcon], context: int) -> CostTable:
+    """The table with what a draft costs the verification behind it, which finds other things in the processor's caches.
+
+    Real cycles are run, and what they take beyond the table's parts is added to each draft's `first`.
+    """
+    draft, context = dict(table.draft), min(context, target.context_limit - 2 * _AFTERMATH_TOKENS)
+    for k, drafter in drafters.items():
+        tree = drafter.with_tree(default_tree(k, min(_AFTERMATH_NODES, drafter.choices)))
+        completion = complete(target, tree, _ids(context), Stop((), _AFTERMATH_TOKENS))
+        priced = table.cycle_ms(passes_of(tree.shape, k, tree.chained), len(tree.shape), k, context)
+        whole = [cycle for cycle in completion.cycles if cycle.nodes == len(tree.shape)]
+        beyond = median(1e3 * cycle.seconds - priced for cycle in whole) if whole else 0.0
+        draft[k] = replace(draft[k], first=draft[k].first + max(0.0, beyond))
+    return replace(table, draft=draft)
 
 
 @torch.inference_mode()

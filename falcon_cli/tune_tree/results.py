@@ -87,9 +87,7 @@ def document(tuning: Tuning) -> dict[str, Any]:
     return {
         "schema": 1,
         "winner": {"decode": "plainly"} if winner is None else _winner(tuning, winner),
-        "finalists": [
-            _line(name, one, measured) for name, one in tuning.contenders.items() if name not in (CURRENT, DYNAMIC)
-        ],
+        "finalists": [_line(name_of(one), one, measured) for one in tuning.finalists],
         "plain": {
             "predicted_tokens_per_second": _short(tuning.plain_predicted),
             "measured_tokens_per_second": _short(measured[PLAIN].tokens_per_second) if measured else None,

@@ -24,7 +24,7 @@ from falcon_cli.tree.store import StoredTree, default_tree, save_tree
 from falcon_cli.tune_tree.calibration import NEEDED, Prompt, answers_to, prompts_of, share_out
 from falcon_cli.tune_tree.cost import CostTable, load_costs, save_costs
 from falcon_cli.tune_tree.folder import TuningFolder
-from falcon_cli.tune_tree.measure import Rounds, draft_costs, rest_cost, verify_costs
+from falcon_cli.tune_tree.measure import Rounds, draft_costs, rest_cost, verify_costs, with_aftermath
 from falcon_cli.tune_tree.optimum import cross_validated
 from falcon_cli.tune_tree.proof import PLAIN, prove
 from falcon_cli.tune_tree.ranks import Witness, tokens_per_cycle
@@ -217,16 +217,18 @@ def _costs(recipe: TuneTreeRecipe, target: LoadedTarget, setting: Setting, entri
     room = target.model.context_limit - max(nodes)
     contexts = tuple(sorted({min(one, room) for one in recipe.contexts}))
     plan = Rounds(contexts, nodes, recipe.rounds)
+    drafters = {k: one.drafter for k, one in entries.items()}
     with progress("measuring costs", plan.total, "rounds") as bar:
         table = CostTable(
             device=setting.device,
             target=setting.target,
             weights=setting.weights,
             verify=verify_costs(target.model, plan, bar.advance),
-            draft=draft_costs(target.model, {k: one.drafter for k, one in entries.items()}, plan, bar.advance),
+            draft=draft_costs(target.model, drafters, plan, bar.advance),
             rest=rest_cost(target.model),
             made_by={"measured": date.today().isoformat(), "rounds": plan.rounds, "setting": str(setting)},
         )
+        table = with_aftermath(table, target.model, drafters, contexts[len(contexts) // 2])
     save_costs(kept, table)
     return load_costs(kept)  # rounded, as it will be read again
 

@@ -8,7 +8,7 @@ from falcon_cli.bench import peers
 from falcon_cli.bench.peers import GENERATE, LlamaCpp, check_peer, generate, peer_answers
 from falcon_cli.decode.loop import complete
 from falcon_cli.decode.stop import Stop
-from falcon_cli.errors import UsageError
+from falcon_cli.errors import FalconError, UsageError
 from falcon_cli.recipe.schema import TargetRecipe
 from falcon_cli.target.load import LoadedTarget
 from falcon_cli.target.model import TargetModel
@@ -103,3 +103,11 @@ def test_peers_of_a_target_on_torchs_operators_share_its_layers(target, monkeypa
     monkeypatch.setattr(peers, "load_target", None)
     answers = peer_answers(["hf"], TargetRecipe(), target)
     assert answers["hf"](PROMPT, 9).ids == ours(target, 9).ids
+
+
+def test_a_llama_cpp_that_crashes_takes_only_its_trial_with_it(monkeypatch, tmp_path):
+    monkeypatch.setattr(peers, "_TRIAL", "import os, signal; os.kill(os.getpid(), signal.SIGILL)")
+    with pytest.raises(FalconError, match=r"llama.cpp crashes on this processor \(SIGILL\): build it anew"):
+        peers._try_out(tmp_path)
+    monkeypatch.setattr(peers, "_TRIAL", "")
+    peers._try_out(tmp_path)

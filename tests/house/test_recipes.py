@@ -7,9 +7,10 @@ import pytest
 from falcon_cli.recipe.distill import DistillRecipe
 from falcon_cli.recipe.load import load_recipe
 from falcon_cli.recipe.schema import BenchRecipe, GenerateRecipe
+from falcon_cli.recipe.tune import TuneTreeRecipe
 
 ROOT = Path(__file__).parents[2]
-KINDS = {"bench": BenchRecipe, "distill": DistillRecipe, "generate": GenerateRecipe}
+KINDS = {"bench": BenchRecipe, "distill": DistillRecipe, "generate": GenerateRecipe, "tune-tree": TuneTreeRecipe}
 RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
 
 

@@ -21,6 +21,27 @@ def test_paths_may_stand_in_any_order_and_made_by_may_lack(tmp_path):
     assert load_tree(path, 2) == StoredTree(2, SHAPE)
 
 
+def test_a_plain_tree_is_saved_and_loaded(tmp_path):
+    plain = StoredTree(2, TreeShape(()), {"plain": True, "device": "cpu"})
+    save_tree(tmp_path / "tree.json", plain)
+    loaded = load_tree(tmp_path / "tree.json", 2)
+    assert loaded == plain
+    assert loaded.plain
+    assert not StoredTree(2, SHAPE).plain
+
+
+def test_no_paths_are_a_plain_tree_where_they_are_said_to_be(tmp_path):
+    path = tmp_path / "tree.json"
+    path.write_text('{"k": 3, "paths": [], "made_by": {"plain": true}}')
+    assert load_tree(path, 3) == StoredTree(3, TreeShape(()), {"plain": True})
+
+
+@pytest.mark.parametrize(("made_by", "dynamic"), [({}, False), ({"dynamic": True}, True), ({"dynamic": "yes"}, False)])
+def test_a_tree_may_be_but_a_budget(tmp_path, made_by, dynamic):
+    save_tree(tmp_path / "tree.json", StoredTree(2, SHAPE, made_by))
+    assert load_tree(tmp_path / "tree.json", 2).dynamic == dynamic
+
+
 @pytest.mark.parametrize(
     ("document", "message"),
     [
@@ -30,7 +51,10 @@ def test_paths_may_stand_in_any_order_and_made_by_may_lack(tmp_path):
         ({"k": 2, "paths": [0]}, "is no tree: it wants"),
         ({"paths": [[0]]}, "is a tree for k = None, the drafter has k = 2"),
         ({"k": 3, "paths": [[0]]}, "is a tree for k = 3, the drafter has k = 2: tune one with falcon tune-tree"),
-        ({"k": 2, "paths": []}, "has no paths"),
+        ({"k": 2, "paths": []}, r"has no paths: give at least \[0\]"),
+        ({"k": 2, "paths": [], "made_by": {"plain": "yes"}}, "has no paths"),
+        ({"k": 2, "paths": [], "made_by": "plain"}, "has no paths"),
+        ({"k": 3, "paths": [], "made_by": {"plain": True}}, "is a tree for k = 3, the drafter has k = 2"),
         ({"k": 2, "paths": [[0], [0]]}, r"tree: path \[0\] stands twice"),
         ({"k": 2, "paths": [[0, 1]]}, r"tree: path \[0, 1\] has no parent"),
         ({"k": 2, "paths": [[]]}, "tree: an empty path"),

@@ -87,7 +87,7 @@ def watching(tiny_model, tiny_network, tmp_path):
     drafter = Falcon(tiny_network(target.decoder, seed=5, k=2, mixer="linear"), target, TreeShape.chain(2))
     prompts = [Prompt(name, (3, 14, place)) for place, name in enumerate("abc")]
     texts = [GreedyText(one, tuple(complete(target, drafter, list(one.ids), Stop((), 20)).ids)) for one in prompts]
-    return target, (lambda depth=4, width=24: Noting(drafter, depth, width)), texts
+    return target, (lambda depth=4, width=48: Noting(drafter, depth, width)), texts
 
 
 def test_no_text_is_watched_twice_and_what_is_read_is_what_was_seen(watching, tmp_path):

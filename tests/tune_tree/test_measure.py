@@ -58,8 +58,8 @@ def test_every_drafter_is_measured_and_the_target_serves_on(target, tiny_network
 
 
 def test_what_is_measured_is_the_median_of_the_rounds_that_count(target, monkeypatch):
-    """A clock by hand: the two rounds that warm up take long, then rounds of 1, 5 and 2 seconds."""
-    seconds = iter([99, 99, 1, 5, 2])
+    """A clock by hand: warming rounds and the first of two forwards take long, the others 1, 5 and 2 seconds."""
+    seconds = [99, 99, 99, 99, 77, 1, 77, 5, 77, 2]
     times = [at for one in seconds for at in (0.0, float(one))]
     monkeypatch.setattr(measure, "perf_counter", iter(times).__next__)
     assert verify_costs(target, Rounds((4,), (2,), 3), lambda: None) == {4: {2: 2000.0}}

@@ -1,0 +1,65 @@
+"""A tuning that never happened: two drafters, their trees searched and run."""
+
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from falcon_cli.recipe.tune import TuneTreeRecipe
+from falcon_cli.target.setting import Setting
+from falcon_cli.tune_tree.cost import CostTable, DraftCost
+from falcon_cli.tune_tree.proof import PLAIN, Outcome
+from falcon_cli.tune_tree.ranks import RankPath, WatchedText
+from falcon_cli.tune_tree.results import BUILT_IN, CURRENT, DYNAMIC, Tuning, name_of
+from falcon_cli.tune_tree.search import Drafting, candidates, finalists
+
+
+def _drafting(k: int, seed: int) -> Drafting:
+    """Three rank paths in four go on at every depth; a text's last end unknown."""
+    rng = Random(seed)
+    paths = [(tuple(rng.choice((0, 0, 1, 3)) for _ in range(rng.choice((0, 1, 2, 4))))) for _ in range(99)]
+    text = WatchedText(9, (*(RankPath(one, True) for one in paths), RankPath((), False)))
+    return Drafting(k, True, (text, text), 4, 16.0)
+
+
+@pytest.fixture(scope="session")
+def tuning() -> Callable[..., Tuning]:
+    """Build a tuning: `tuning(folder, speeds=(30, 20))`.
+
+    Measured tokens a second are 10 of plain decoding, and those given, of the finalists, the tree so far, the built-in
+    one and the dynamic one in turn; without any, nothing ran. A node costs `node_ms` more than none.
+    """
+
+    def build(folder: Path, speeds: tuple[float, ...] = (), node_ms: float = 0.5, alike: int = 7) -> Tuning:
+        verify = {64: {1: 20.0, 65: 20.0 + 64 * node_ms}}
+        table = CostTable("a CPU", "tiny", "fp32", verify, dict.fromkeys((1, 2), DraftCost(1, 1, 0.1, 0.5, 0.1)), 0.5)
+        draftings = {k: _drafting(k, k) for k in (1, 2)}
+        found = [one for drafting in draftings.values() for one in candidates(drafting, table, 80.0, 32, 2)]
+        best = tuple(finalists(found, 2)[:2])
+        shapes = [one.shape for one in best]
+        beside = [one for one in found if one.k == 2 and one.shape not in shapes]
+        others = {CURRENT: beside[0], BUILT_IN: beside[-1]}
+        measured = {}
+        if speeds:
+            names = [*map(name_of, best), *others, DYNAMIC][: len(speeds)]
+            measured = {PLAIN: Outcome(10.0, 1.0, 1.0, 7, 7)}
+            measured |= {
+                name: Outcome(speed, 1.5, speed / 10, alike, 7) for name, speed in zip(names, speeds, strict=True)
+            }
+        return Tuning(
+            recipe=TuneTreeRecipe(dataset="gsm8k", passes=2),
+            setting=Setting("a CPU", "tiny", "fp32", "native", 2),
+            table=table,
+            context=80.0,
+            draftings=draftings,
+            found=tuple(found),
+            finalists=best,
+            others=others,
+            folder=folder,
+            measured=measured,
+            drafter="/home/me/drafters/mine",
+            argv=("falcon", "tune-tree", "--out", "/home/me/here"),
+        )
+
+    return build
