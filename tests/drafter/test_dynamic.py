@@ -50,7 +50,7 @@ def test_a_chain_for_a_budget_grows_the_chain(target, tiny_network, k, mixer):
 
 
 def test_every_node_is_drafted_as_a_static_tree_drafts_it(target, tiny_network):
-    """The nodes chosen, planted as a static tree of their ranks, give the same tokens again: features, rows and masks."""
+    """The nodes chosen, planted as a static tree of their ranks, give the same tokens: features, rows, masks."""
     network = tiny_network(target.decoder, seed=3, k=2, mixer="time")
     budget = [(0,), (1,), (2,), (0, 0), (0, 1), (1, 0), (0, 0, 0), (0, 1, 0), (1, 0, 0), (0, 0, 0, 0), (0, 1, 0, 0)]
     budget += [(1, 0, 0, 0), (0, 0, 0, 0, 0), (1, 0, 0, 0, 0)]

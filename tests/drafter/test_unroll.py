@@ -94,8 +94,10 @@ def test_the_first_pass_is_the_network_s_own(target, network, k, mixer, ours):
 
 def drafted(target, net, text, known):
     """Features that the engine's drafter predicts at each depth after `known` tokens, the drafted ones the text's."""
-    drafter = Falcon(net, target, TreeShape.chain(PASSES * net.k))
-    drafter._candidates = lambda features, slot: text.tokens_L[known + slot.begin : known + slot.end]
+    chain = TreeShape.chain(PASSES * net.k)
+    drafter = Falcon(net, target, chain).with_tree(
+        chain, lambda features, slot: text.tokens_L[known + slot.begin : known + slot.end]
+    )
     drafter.start(text.tokens_L[:known], Scores(torch.zeros(1, VOCAB), text.features_LD[:known]))
     drafter._tokens.append(int(text.tokens_L[known]))
     plan = drafter._plan(PASSES * net.k)

@@ -9,7 +9,10 @@ import sys
 from pathlib import Path
 
 FOLDER = Path(__file__).parents[2] / "docs" / "cli"
-COMMANDS: dict[str, list[str]] = {"falcon": [], **{name: [name] for name in ("distill", "tune-tree", "generate", "bench")}}
+COMMANDS: dict[str, list[str]] = {
+    "falcon": [],
+    **{name: [name] for name in ("distill", "tune-tree", "generate", "bench")},
+}
 PLAIN = {"COLUMNS": "100", "TERMINAL_WIDTH": "100", "TERM": "dumb", "NO_COLOR": "1", "PYTHONIOENCODING": "utf-8"}
 LOUD = ("FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS")
 

@@ -34,7 +34,7 @@ def test_the_page_of_a_command_is_its_help(name):
 def test_every_page_is_of_a_command_and_every_command_has_a_page():
     from falcon_cli.commands.app import app
 
-    commands = {command.callback.__name__ for command in app.registered_commands}
+    commands = {command.name or command.callback.__name__ for command in app.registered_commands}
     assert {path.stem for path in cli_pages.FOLDER.glob("*.md")} == cli_pages.COMMANDS.keys() == {"falcon", *commands}
 
 

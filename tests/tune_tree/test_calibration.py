@@ -58,14 +58,14 @@ def test_the_first_prompts_are_those_that_distilling_holds_out(target, dataset):
 
 def test_long_prompts_and_other_scripts_are_left_out(target, dataset):
     odd = {"long": "a" * 200, "greek": "ένα ερώτημα", "mixed": "ab éé", "few": "an éclair, long words", "digits": "1+1"}
-    texts = {**odd, **{name: "yes" for name in "wxyz"}}
+    texts = {**odd, **dict.fromkeys("wxyz", "yes")}
     recipe = TuneTreeRecipe(dataset=dataset(texts), prompts=30, max_prompt_tokens=100)
     assert {one.id for one in prompts_of(recipe, target)} == {"few", "digits", *"wxyz"}
 
 
 def test_the_answer_must_fit_behind_the_prompt(target, dataset):
     """The context is 512 tokens."""
-    texts = {"long": "a" * 200, **{name: "yes" for name in "wxyz"}}
+    texts = {"long": "a" * 200, **dict.fromkeys("wxyz", "yes")}
     for answer, fits in ((200, True), (400, False)):
         recipe = TuneTreeRecipe(dataset=dataset(texts), max_new_tokens=answer)
         assert ("long" in {one.id for one in prompts_of(recipe, target)}) == fits
@@ -73,7 +73,7 @@ def test_the_answer_must_fit_behind_the_prompt(target, dataset):
 
 def test_too_few_prompts_are_refused_in_one_line(target, dataset):
     with pytest.raises(FalconError, match=r"prompts.jsonl gives 3 prompts of at most 512 tokens.*--dataset") as caught:
-        prompts_of(TuneTreeRecipe(dataset=dataset({name: "yes" for name in "xyz"})), target)
+        prompts_of(TuneTreeRecipe(dataset=dataset(dict.fromkeys("xyz", "yes"))), target)
     assert "\n" not in str(caught.value)
 
 
@@ -125,5 +125,3 @@ def test_the_limit_cuts_answers_that_the_log_holds(target, tmp_path):
     (long,) = answers_to(PROMPTS[:1], target, drafter, 12, log, lambda: None)
     (short,) = answers_to(PROMPTS[:1], target, drafter, 5, log, lambda: None)
     assert short.answer == long.answer[:5]
-
-
