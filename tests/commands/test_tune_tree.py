@@ -45,7 +45,20 @@ def test_tables_pictures_and_one_json_document(falcon, chat_target, drafter, pro
     assert "run for real, interleaved, on 3 other prompts" in outcome.err
     names = {path.name for path in (tmp_path / "o").iterdir()}
     assert {"report.md", "results.json", "tree.json", "tree.svg", "tree.png", "ranks.png", "speed.png"} <= names
-    again = falcon("generate", "Hello", "--target", chat_target, "--drafter", drafter, "--max-new-tokens", 4)
+    again = falcon(
+        *(
+            "generate",
+            "Hello",
+            "--target",
+            chat_target,
+            "--drafter",
+            drafter,
+            "--kernels",
+            "torch",
+            "--max-new-tokens",
+            4,
+        )
+    )
     assert again.code == 0, "what was tuned serves generate"
 
 
