@@ -179,4 +179,6 @@ def _line(points: Mapping[int, float], at: float) -> float:
         return points[places[0]]
     right = min(max(1, bisect_left(places, at)), len(places) - 1)
     low, high = places[right - 1], places[right]
-    return points[low] + (points[high] - points[low]) * (at - low) / (high - low)
+    beyond = at > places[-1]
+    slope = (points[high] - points[low]) / (high - low)
+    return points[low] + (max(0.0, slope) if beyond else slope) * (at - low)

@@ -72,7 +72,8 @@ def draft_costs(
     target: TargetModel, drafters: Mapping[int, Falcon], plan: Rounds, tick: Callable[[], None]
 ) -> dict[int, DraftCost]:
     """k → costs of its drafts' parts, the plane that fits a few trees best."""
-    context = plan.contexts[len(plan.contexts) // 2]
+    grown = 2 * (plan.rounds + _WARM)  # each draft is taken to be accepted by a token
+    context = min(plan.contexts[len(plan.contexts) // 2], target.context_limit - grown)
     prompt_L = torch.tensor(_ids(context), device=target.device)
     scores = target.prefill(prompt_L)
     trees = [
@@ -106,7 +107,7 @@ def with_aftermath(table: CostTable, target: TargetModel, drafters: Mapping[int,
 
     Real cycles are run, and what they take beyond the table's parts is added to each draft's `first`.
     """
-    draft, context = dict(table.draft), min(context, target.context_limit - 2 * _AFTERMATH_TOKENS)
+    draft, context = dict(table.draft), max(1, min(context, target.context_limit - 2 * _AFTERMATH_TOKENS))
     for k, drafter in drafters.items():
         tree = drafter.with_tree(default_tree(k, min(_AFTERMATH_NODES, drafter.choices)))
         completion = complete(target, tree, _ids(context), Stop((), _AFTERMATH_TOKENS))

@@ -1,6 +1,6 @@
 """That everything asked for is measured; what it costs is nobody's promise."""
 
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from math import isfinite
 from random import Random
 
@@ -15,8 +15,8 @@ from falcon_cli.target.model import TargetModel
 from falcon_cli.tree.passes import passes_of
 from falcon_cli.tree.shape import TreeShape
 from falcon_cli.tune_tree import measure
-from falcon_cli.tune_tree.cost import DraftCost
-from falcon_cli.tune_tree.measure import Rounds, draft_costs, rest_cost, verify_costs
+from falcon_cli.tune_tree.cost import CostTable, DraftCost
+from falcon_cli.tune_tree.measure import Rounds, draft_costs, rest_cost, verify_costs, with_aftermath
 
 PLAN = Rounds(contexts=(4, 70), nodes=(1, 2, 5), rounds=2)
 PROMPT = [3, 14, 15, 9, 2, 6]
@@ -67,6 +67,22 @@ def test_what_is_measured_is_the_median_of_the_rounds_that_count(target, monkeyp
 
 def test_the_rest_is_not_negative(target):
     assert 0 <= rest_cost(target, tokens=6) < 1000
+
+
+@pytest.mark.parametrize("verify_ms", [1e-6, 1e6])
+def test_what_cycles_take_beyond_the_table_goes_to_the_draft_and_nothing_less(target, tiny_network, verify_ms):
+    """Free verification: all of a real cycle is beyond; an hour's: nothing is."""
+    drafters = {
+        k: Falcon(tiny_network(target.decoder, k=k), target, TreeShape.chain(k), vocabulary_W)
+        for k, vocabulary_W in ((1, torch.arange(0, 48, 12)), (2, None))
+    }
+    parts = DraftCost(0.001, 0, 0, 0, 0)
+    table = CostTable("", "", "", {64: {1: verify_ms, 2: verify_ms}}, dict.fromkeys(drafters, parts), 0.0)
+    found = with_aftermath(table, target, drafters, context=1000)
+    for parts_of_k in found.draft.values():
+        assert replace(parts_of_k, first=parts.first) == parts
+        assert parts_of_k.first > 0.1 if verify_ms < 1 else parts_of_k == parts
+    assert replace(found, draft=table.draft) == table
 
 
 @pytest.mark.parametrize("k", [1, 2, 3])
