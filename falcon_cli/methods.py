@@ -16,6 +16,7 @@ from falcon_cli.baselines.sps import SpeculativeSampling, SpsOptions
 from falcon_cli.console import say, warn
 from falcon_cli.core import Drafter
 from falcon_cli.drafter.checkpoint import SavedDrafter, load_drafter, read_config, shipped
+from falcon_cli.drafter.copying import CopyFirst
 from falcon_cli.drafter.dynamic import DynamicFalcon
 from falcon_cli.drafter.propose import Falcon, FalconOptions
 from falcon_cli.drafter.tuned import find_tree, misfit
@@ -130,7 +131,11 @@ def _falcon(kit: Kit, options: FalconOptions) -> Drafter:
     if tree.plain:
         return Autoregressive(kit.target.model.device)
     kind = DynamicFalcon if tree.dynamic else Falcon
-    return kind(saved.network, kit.target.model, options.trim(tree.shape), saved.vocabulary_W)
+    falcon = kind(saved.network, kit.target.model, options.trim(tree.shape), saved.vocabulary_W)
+    if not options.copy:
+        return falcon
+    lookup = PldOptions(max_ngram=options.copy, min_ngram=options.copy)
+    return CopyFirst(falcon, PromptLookup(kit.target.model.device, lookup))
 
 
 def _tree(wanted: str, folder: Path, saved: SavedDrafter, target: LoadedTarget) -> StoredTree:

@@ -51,10 +51,12 @@ class FalconOptions:
     """Deepest level of the tree kept; 0 is all."""
     nodes: int = 0
     """Drafted nodes of the tree kept, breadth first; 0 is all."""
+    copy: int = 0
+    """Length of an n-gram after whose repetition what followed it is drafted instead; 0 is never."""
 
     def __post_init__(self) -> None:
-        if self.depth < 0 or self.nodes < 0:
-            raise UsageError("falcon: needs depth >= 0 and nodes >= 0")
+        if self.depth < 0 or self.nodes < 0 or self.copy < 0:
+            raise UsageError("falcon: needs depth >= 0, nodes >= 0 and copy >= 0")
 
     def trim(self, shape: TreeShape) -> TreeShape:
         """The part of a tree that these settings keep."""
@@ -171,6 +173,10 @@ class Falcon:
         if len(tokens_T) > 1 and sum(1 for _ in self.passes(plan, tokens_T)) == 0:
             return Draft.chain([token], self.device)
         return Draft(tokens_T, plan.parents, plan.depth_T, plan.ancestors_TT)
+
+    def skip(self, token: int) -> None:
+        """Somebody else drafts under this root."""
+        self._tokens.append(token)
 
     def observe(self, verdict: Verdict, scores: Scores) -> None:
         """Keep the accepted tokens and the target's features of the root and them, for the next pass 1."""

@@ -5,9 +5,9 @@
      "draft_ms": {"2": {"first": 1.1, "pass": 0.5, "row": 0.1, "slot": 0.3, "feature": 0.05}},      k → parts
      "rest_ms": 0.2}
 
-Between measured points, and beyond the last two, costs run on a straight line. A draft costs `first` for reading what
-was accepted, `pass` and `row` times its rows for each further pass, `slot` and `feature` times its features (what the
-LM head reads) for each depth of the tree.
+Between measured points, and beyond the last two (there never downwards), costs run on a straight line. A draft costs
+`first` for reading what was accepted, `pass` and `row` times its rows for each further pass, `slot` and `feature` times
+its features (what the LM head reads) for each depth of the tree.
 """
 
 import json

@@ -217,5 +217,5 @@ def test_options_keep_a_part_of_the_tree():
     assert FalconOptions(depth=2).trim(WIDE).height == 2
     assert FalconOptions(nodes=3).trim(WIDE).paths == ((0,), (1,), (0, 0))
     assert len(FalconOptions(depth=1, nodes=99).trim(WIDE)) == 3
-    with pytest.raises(UsageError, match="needs depth >= 0 and nodes >= 0"):
+    with pytest.raises(UsageError, match="needs depth >= 0, nodes >= 0 and copy >= 0"):
         FalconOptions(nodes=-1)
