@@ -176,8 +176,8 @@ def default_methods(means: Means) -> tuple[str, ...]:
 
 
 def default_method(means: Means) -> str:
-    """What `generate` drafts with unless told: falcon where it has a drafter, else prompt lookup."""
-    return next(iter(_falcon_if_any(means)), "pld")
+    """What `generate` drafts with unless told: falcon and copies where there is a drafter, else prompt lookup."""
+    return "falcon:copy=3" if _falcon_if_any(means) else "pld"
 
 
 def _falcon_if_any(means: Means) -> tuple[str, ...]:

@@ -106,9 +106,9 @@ def test_falcon_is_the_default_where_it_has_a_drafter(monkeypatch, tmp_path):
     plain = GenerateRecipe(OTHER)
     assert (default_method(plain), default_methods(plain)) == ("pld", ("ar", "pld", "lookahead"))
     given = GenerateRecipe(OTHER, drafter="folder")
-    assert (default_method(given), default_methods(given)) == ("falcon", ("ar", "pld", "lookahead", "falcon"))
+    assert (default_method(given), default_methods(given)) == ("falcon:copy=3", ("ar", "pld", "lookahead", "falcon"))
     monkeypatch.setattr("falcon_cli.methods.shipped", lambda name: tmp_path if name == "other/model" else None)
-    assert default_method(plain) == "falcon"
+    assert default_method(plain) == "falcon:copy=3"
     assert default_method(GenerateRecipe(TargetRecipe("another/model"))) == "pld"
 
 

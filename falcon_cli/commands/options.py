@@ -104,7 +104,7 @@ Method = Annotated[
     Text,
     _option(
         "--method",
-        "falcon, ar, pld, lookahead, sps (default: falcon with a drafter, else pld).",
+        "falcon, ar, pld, lookahead, sps (default: falcon:copy=3 with a drafter, else pld).",
         "NAME[:OPTION=VALUE,...]",
     ),
 ]

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from falcon_cli.distill.muon import Fp32Muon
 from falcon_cli.recipe.distill import TrainingRecipe
 
 
@@ -19,13 +20,9 @@ def optimizers(network: nn.Module, recipe: TrainingRecipe) -> list[torch.optim.O
     rest = [parameter for parameter in own if not any(parameter is matrix for matrix in matrices)]
     made: list[torch.optim.Optimizer] = []
     if matrices:
+        kind = Fp32Muon if matrices[0].device.type == "cpu" else torch.optim.Muon
         made.append(
-            torch.optim.Muon(
-                matrices,
-                lr=recipe.learning_rate,
-                weight_decay=recipe.weight_decay,
-                adjust_lr_fn="match_rms_adamw",
-            )
+            kind(matrices, recipe.learning_rate, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw")
         )
     if rest:
         made.append(

@@ -89,7 +89,7 @@ class GenerateRecipe:
 
     target: TargetRecipe = field(default_factory=TargetRecipe)
     method: str | None = None
-    """None takes falcon where it has a drafter, else pld."""
+    """None takes falcon:copy=3 where it has a drafter, else pld."""
     draft_model: str | None = None
     """The small model that drafts for speculative sampling."""
     drafter: str | None = None

@@ -33,6 +33,7 @@ CHOICES = [
     "sps:gamma=1,min_probability=0",
     "sps:gamma=7,min_probability=0",
     "falcon",
+    "falcon:copy=2",
     "falcon:depth=3,nodes=5",
 ]
 TEXTS = [(0, 1, 12), (1, 9, 1), (2, 40, 16)]

@@ -10,7 +10,7 @@ from falcon_cli.methods import Kit, choose
 from falcon_cli.recipe.schema import TargetRecipe
 from falcon_cli.target.load import load_target
 
-METHODS = ("pld", "lookahead", "sps", "falcon", "falcon:nodes=9,depth=3")
+METHODS = ("pld", "lookahead", "sps", "falcon", "falcon:nodes=9,depth=3", "falcon:copy=2")
 
 
 @pytest.fixture(scope="module")
