@@ -43,6 +43,15 @@ def distill(recipe: DistillRecipe, argv: Sequence[str], resume: bool = False, dr
     accelerator = Accelerator(
         mixed_precision=recipe.training.precision, cpu=recipe.target.device == "cpu" or not torch.cuda.is_available()
     )
+    try:
+        return _distilled(recipe, argv, resume, dry_run, accelerator)
+    finally:
+        accelerator.end_training()  # else a process that ends before the others may abort in its network threads
+
+
+def _distilled(
+    recipe: DistillRecipe, argv: Sequence[str], resume: bool, dry_run: bool, accelerator: Accelerator
+) -> dict[str, Any]:
     spread = is_spread(accelerator)
     if spread:
         check_sharded(recipe)

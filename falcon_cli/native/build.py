@@ -84,10 +84,10 @@ def _folder() -> Path:
 
 def _compile(folder: Path) -> None:
     """Build the library, load it from where it is built, then put its folder in place."""
-    from torch.utils.cpp_extension import load
-
     say("compiling the CPU kernels (once, about half a minute)")
     try:
+        from torch.utils.cpp_extension import load
+
         with atomic_folder(folder) as unfinished:
             load(
                 name="falcon_kernels",
@@ -99,6 +99,6 @@ def _compile(folder: Path) -> None:
             )
     except FalconError:
         raise
-    except Exception as error:  # ninja, the compiler, the loader: whatever they raise
+    except Exception as error:  # setuptools, ninja, the compiler, the loader: whatever they raise
         lines = [line for line in str(error).splitlines() if "error" in line.lower()]
         raise NoKernelsError(f"the compiler failed ({(lines or [type(error).__name__])[0].strip()})") from error

