@@ -10,22 +10,22 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from falcon_cli.baselines.autoregressive import Autoregressive
+from falcon_cli.baselines.eagle import EagleOptions
 from falcon_cli.baselines.lookahead import Lookahead, LookaheadOptions
+from falcon_cli.baselines.medusa import MedusaOptions
 from falcon_cli.baselines.pld import PldOptions, PromptLookup
 from falcon_cli.baselines.sps import SpeculativeSampling, SpsOptions
-from falcon_cli.console import say, warn
 from falcon_cli.core import Drafter
-from falcon_cli.drafter.checkpoint import SavedDrafter, load_drafter, read_config, shipped
+from falcon_cli.drafter.checkpoint import load_drafter, read_config, shipped
+from falcon_cli.drafter.choice import drafter_folder, drafter_of, tree_for
 from falcon_cli.drafter.copying import CopyFirst
 from falcon_cli.drafter.dynamic import DynamicFalcon
 from falcon_cli.drafter.propose import Falcon, FalconOptions
-from falcon_cli.drafter.tuned import find_tree, misfit
+from falcon_cli.drafter.tree_drafter import TreeOptions
 from falcon_cli.errors import FalconError, UsageError
 from falcon_cli.recipe.schema import TargetRecipe
 from falcon_cli.spelling import did_you_mean
 from falcon_cli.target.load import LoadedTarget, load_target
-from falcon_cli.target.setting import Setting
-from falcon_cli.tree.store import StoredTree, default_tree, load_tree
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,11 @@ class Means(Protocol):
 
     @property
     def drafter(self) -> str | None:
-        """A drafter's folder, for falcon."""
+        """A drafter's folder, for the method that it is for."""
 
     @property
     def tree(self) -> str:
-        """A tree's file, auto or dynamic, for falcon."""
+        """A tree's file, auto, chain or dynamic, for methods with trees."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Kit:
     drafter: str | None = None
     """Folder of a distilled drafter."""
     tree: str = "auto"
-    """Its tree: a file, auto or dynamic."""
+    """Its tree: a file, auto, chain or dynamic."""
 
     @classmethod
     def load(cls, means: Means, choices: Iterable["Choice"]) -> "Kit":
@@ -106,8 +106,8 @@ class Choice:
         """
         if self.method.needs_draft_model and means.draft_model is None:
             raise UsageError(f"{self.name} needs --draft-model: any causal LM of the target's vocabulary")
-        if isinstance(self.options, FalconOptions):
-            read_config(drafter_folder(self.options.drafter or means.drafter, means.target.model))
+        if isinstance(self.options, TreeOptions):
+            _folder(self.options, means.drafter, means.target.model)
 
     def build(self, kit: Kit) -> Drafter:
         """The drafter.
@@ -125,63 +125,64 @@ def _sps(kit: Kit, options: SpsOptions) -> Drafter:
 
 
 def _falcon(kit: Kit, options: FalconOptions) -> Drafter:
-    folder = drafter_folder(options.drafter or kit.drafter, kit.target.name)
+    drafter = _with_tree(kit, options)
+    if not options.copy or not isinstance(drafter, Falcon):
+        return drafter
+    lookup = PldOptions(max_ngram=options.copy, min_ngram=options.copy)
+    return CopyFirst(drafter, PromptLookup(kit.target.model.device, lookup))
+
+
+def _with_tree(kit: Kit, options: TreeOptions) -> Drafter:
+    """A distilled drafter with its tree; plain decoding where that was found faster."""
+    folder = _folder(options, kit.drafter, kit.target.name)
     saved = load_drafter(folder, kit.target)
-    tree = _tree(options.tree or kit.tree, folder, saved, kit.target)
+    tree = tree_for(options.tree or kit.tree, folder, saved, kit.target)
     if tree.plain:
         return Autoregressive(kit.target.model.device)
-    kind = DynamicFalcon if tree.dynamic else Falcon
-    falcon = kind(saved.network, kit.target.model, options.trim(tree.shape), saved.vocabulary_W)
-    if not options.copy:
-        return falcon
-    lookup = PldOptions(max_ngram=options.copy, min_ngram=options.copy)
-    return CopyFirst(falcon, PromptLookup(kit.target.model.device, lookup))
+    drafter = drafter_of(saved, kit.target, options.trim(tree.shape))
+    if not tree.dynamic:
+        return drafter
+    if not isinstance(drafter, Falcon):
+        raise UsageError(f"{saved.method} has no dynamic trees: leave out tree=dynamic")
+    return drafter.with_tree(drafter.shape, kind=DynamicFalcon)
 
 
-def _tree(wanted: str, folder: Path, saved: SavedDrafter, target: LoadedTarget) -> StoredTree:
-    """The tree of a file, or the best one known here: with `auto` as it is, with `dynamic` as a budget."""
-    k, setting = saved.network.k, Setting.of(target)
-    if wanted == "dynamic":
-        tree = find_tree(folder, saved.about, k, setting)
-        budget = default_tree(k) if tree is None or tree.plain else tree.shape
-        return StoredTree(k, budget, {"dynamic": True})
-    if wanted == "auto":
-        tree = find_tree(folder, saved.about, k, setting) or StoredTree(k, default_tree(k))
-        if tree.plain:
-            say(
-                "falcon tune-tree found plain decoding faster here than any tree: decoding plainly (--tree FILE drafts)"
-            )
-        return tree
-    tree = load_tree(Path(wanted).expanduser(), k)
-    if why := misfit(tree, saved.about, setting):
-        warn(f"{wanted}: {why}; falcon tune-tree makes one for this")
-    return tree
-
-
-def drafter_folder(given: str | None, target_name: str) -> Path:
-    """The drafter's folder: the one given, else the one that comes with falcon for the target.
-
-    Raises:
-        UsageError: Neither.
-    """
-    folder = Path(given).expanduser() if given else shipped(target_name)
-    if folder is None:
-        raise UsageError(f"falcon needs --drafter for {target_name}: the folder of a drafter made by falcon distill")
+def _folder(options: TreeOptions, given: str | None, target_name: str) -> Path:
+    """The folder of the drafter for a method."""
+    method = next(name for name, one in METHODS.items() if one.options is type(options))
+    folder = drafter_folder(options.drafter or given, target_name, method, strict=options.drafter is not None)
+    read_config(folder, method)
     return folder
 
 
 def default_methods(means: Means) -> tuple[str, ...]:
-    """What `bench` compares unless told: falcon is among them where it has a drafter."""
-    return ("ar", "pld", "lookahead", *_falcon_if_any(means))
+    """What `bench` compares unless told: those with drafters are among them where there are drafters."""
+    return ("ar", "pld", "lookahead", *_drafting(means))
 
 
 def default_method(means: Means) -> str:
-    """What `generate` drafts with unless told: falcon and copies where there is a drafter, else prompt lookup."""
-    return "falcon:copy=3" if _falcon_if_any(means) else "pld"
+    """What `generate` drafts with unless told: falcon and copies where there is a drafter, else prompt lookup.
+
+    A drafter for another method decides for that one.
+    """
+    method = _method_of(means.drafter) if means.drafter else "falcon"
+    if method != "falcon":
+        return method
+    return "falcon:copy=3" if "falcon" in _drafting(means) else "pld"
 
 
-def _falcon_if_any(means: Means) -> tuple[str, ...]:
-    return ("falcon",) if means.drafter or shipped(means.target.model) else ()
+def _drafting(means: Means) -> tuple[str, ...]:
+    """The methods that have a drafter, given or shipped."""
+    given = _method_of(means.drafter) if means.drafter else None
+    return tuple(name for name in ("medusa", "eagle", "falcon") if name == given or shipped(means.target.model, name))
+
+
+def _method_of(folder: str) -> str:
+    """The method that a drafter's folder is for; falcon where it cannot be read, which `Choice.check` will say."""
+    try:
+        return str(read_config(Path(folder).expanduser())["method"])
+    except FalconError:
+        return "falcon"
 
 
 METHODS: dict[str, Method] = {
@@ -191,19 +192,27 @@ METHODS: dict[str, Method] = {
         "lookahead decoding", LookaheadOptions, lambda kit, options: Lookahead(kit.target.model.device, options)
     ),
     "sps": Method("speculative sampling with a draft model", SpsOptions, _sps, needs_draft_model=True),
+    "medusa": Method("Medusa's heads", MedusaOptions, _with_tree),
+    "eagle": Method("EAGLE's autoregressive drafter", EagleOptions, _with_tree),
     "falcon": Method("Falcon's semi-autoregressive drafter", FalconOptions, _falcon),
 }
 
 
 def choose(text: str) -> Choice:
-    """Read `NAME` or `NAME:option=value,...`.
+    """Read `NAME` or `NAME:option=value,...`; with ` as LABEL` behind it, LABEL is its name in tables and files.
 
     Raises:
-        UsageError: Unknown method or option, or a value of the wrong kind.
+        UsageError: Unknown method or option, a value of the wrong kind, an empty label, or one for `ar`.
     """
-    name, _, settings = text.partition(":")
+    before, labelled, label = f"{text} ".rpartition(" as ")
+    written, label = (before.strip(), label.strip()) if labelled else (text, text)
+    if labelled and not label:
+        raise UsageError(f"{written} as … what? Write {written} as LABEL")
+    name, _, settings = written.partition(":")
     if name not in METHODS:
         raise UsageError(f"unknown method {name}{did_you_mean(name, METHODS)}: choose from {', '.join(METHODS)}")
+    if labelled and name == "ar":
+        raise UsageError(f"ar is the baseline of every table and keeps its name: leave out as {label}")
     method = METHODS[name]
     kinds = {field.name: field.type for field in fields(method.options)}
     values = {}
@@ -213,7 +222,7 @@ def choose(text: str) -> Choice:
             known = f"it knows {', '.join(kinds)}" if kinds else "it has none"
             raise UsageError(f"method {name} has no option {key}{did_you_mean(key, kinds)}: {known}")
         values[key] = _parse(f"{name}:{key}", kinds[key], value)
-    return Choice(text, method, method.options(**values))
+    return Choice(label, method, method.options(**values))
 
 
 def check_same_vocabulary(target: LoadedTarget, draft: LoadedTarget) -> None:

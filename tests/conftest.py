@@ -190,6 +190,40 @@ def tiny_network() -> Callable[..., Any]:
     return build
 
 
+@pytest.fixture(scope="session")
+def tiny_heads() -> Callable[..., Any]:
+    """Build random Medusa heads on a target's decoder: `tiny_heads(decoder, k=3)`, in its dtype."""
+    from falcon_cli.baselines.medusa import MedusaNetwork
+    from falcon_cli.recipe.distill import MedusaRecipe
+
+    def build(decoder: Any, seed: int = 0, **recipe: Any) -> MedusaNetwork:
+        network = MedusaNetwork(MedusaRecipe(**recipe), decoder)
+        generator = torch.Generator().manual_seed(seed)
+        for parameter in network.parameters():
+            parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)
+        return network.to(decoder.norm.weight.dtype).requires_grad_(False).eval()
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def save_drafters(tiny_network: Callable[..., Any], tiny_heads: Callable[..., Any]) -> Callable[..., None]:
+    """Save a random drafter of every method that is distilled, each in a folder of its name."""
+    from falcon_cli.drafter.checkpoint import save_drafter
+
+    def save(root: Path, target: Any, seed: int = 0) -> None:
+        decoder = target.model.decoder
+        networks = {
+            "falcon": tiny_network(decoder, seed, k=2),
+            "eagle": tiny_network(decoder, seed, k=1, mixer="linear", start="own"),
+            "medusa": tiny_heads(decoder, seed, k=3),
+        }
+        for method, network in networks.items():
+            save_drafter(root / method, network, None, target, {}, method=method)
+
+    return save
+
+
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"

@@ -1,3 +1,4 @@
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -8,10 +9,10 @@ from falcon_cli.baselines.lookahead import Lookahead, LookaheadOptions
 from falcon_cli.baselines.pld import PldOptions, PromptLookup
 from falcon_cli.baselines.sps import SpeculativeSampling, SpsOptions
 from falcon_cli.bench.summary import BASELINE
-from falcon_cli.drafter.checkpoint import save_drafter
+from falcon_cli.drafter.checkpoint import FORMS, save_drafter
 from falcon_cli.drafter.propose import FalconOptions
 from falcon_cli.errors import FalconError, UsageError
-from falcon_cli.methods import METHODS, Kit, check_same_vocabulary, choose, default_method, default_methods
+from falcon_cli.methods import METHODS, Choice, Kit, check_same_vocabulary, choose, default_method, default_methods
 from falcon_cli.recipe.schema import GenerateRecipe, TargetRecipe
 from falcon_cli.target.load import LoadedTarget
 from falcon_cli.target.model import TargetModel
@@ -48,6 +49,23 @@ def test_a_method_is_read_with_its_options(text, options):
 
 
 @pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        ("falcon:drafter=runs/k3/drafter,depth=4 as k=3", "k=3"),
+        ("falcon:drafter=runs/k3/drafter,depth=4   as  the small one ", "the small one"),
+    ],
+)
+def test_a_method_may_be_called_something_else(text, label):
+    choice = choose(text)
+    assert choice == Choice(label, METHODS["falcon"], FalconOptions(drafter="runs/k3/drafter", depth=4))
+
+
+def test_only_the_last_as_is_a_label():
+    choice = choose("falcon:drafter=good as new/drafter as k=2")
+    assert (choice.name, choice.options.drafter) == ("k=2", "good as new/drafter")
+
+
+@pytest.mark.parametrize(
     ("name", "kind"),
     [("ar", Autoregressive), ("pld", PromptLookup), ("lookahead", Lookahead), ("sps", SpeculativeSampling)],
 )
@@ -76,7 +94,12 @@ def test_the_table_holds_the_baseline_and_every_method_says_what_it_is():
         ("lookahead:ngram=1", "lookahead: needs"),
         ("sps:min_probability=low", "sps:min_probability=low: not a number"),
         ("sps:min_probability=nan", "sps: needs"),
-        ("falcon:depth=-1", "falcon: needs"),
+        ("pld as ", "pld as … what"),
+        ("pld:length=3 as", "Write pld:length=3 as LABEL"),
+        ("pdl as x", r"unknown method pdl \(did you mean pld\?\)"),
+        ("ar as plain", "ar is the baseline of every table and keeps its name: leave out as plain"),
+        ("falcon:copy=-1", "falcon: needs"),
+        ("medusa:depth=-1", "a tree needs depth >= 0"),
         ("falcon:nodes=few", "falcon:nodes=few: not a whole number"),
     ],
 )
@@ -88,10 +111,13 @@ def test_what_cannot_be_read_is_wrong_usage(text, message):
 OTHER = TargetRecipe("other/model")
 
 
-def test_only_sps_asks_for_a_draft_model_and_only_falcon_for_a_drafter(tmp_path):
-    (tmp_path / "config.json").write_text('{"method": "falcon", "format": 1}')
+def test_only_sps_asks_for_a_draft_model_and_those_that_are_distilled_for_a_drafter(tmp_path):
     for name in METHODS:
+        (tmp_path / "config.json").write_text(json.dumps({"method": name if name in FORMS else "falcon", "format": 1}))
         choose(name).check(GenerateRecipe(OTHER, draft_model="small", drafter=str(tmp_path)))
+    (tmp_path / "config.json").write_text('{"method": "falcon", "format": 1}')
+    with pytest.raises(FalconError, match=r"is no eagle drafter: the method in its config\.json is falcon"):
+        choose("eagle").check(GenerateRecipe(OTHER, drafter=str(tmp_path)))
     for name in ("ar", "pld", "lookahead", f"falcon:drafter={tmp_path}"):
         choose(name).check(GenerateRecipe(OTHER))
     with pytest.raises(FalconError, match="no drafter at nowhere"):
@@ -107,9 +133,22 @@ def test_falcon_is_the_default_where_it_has_a_drafter(monkeypatch, tmp_path):
     assert (default_method(plain), default_methods(plain)) == ("pld", ("ar", "pld", "lookahead"))
     given = GenerateRecipe(OTHER, drafter="folder")
     assert (default_method(given), default_methods(given)) == ("falcon:copy=3", ("ar", "pld", "lookahead", "falcon"))
-    monkeypatch.setattr("falcon_cli.methods.shipped", lambda name: tmp_path if name == "other/model" else None)
+    monkeypatch.setattr(
+        "falcon_cli.methods.shipped",
+        lambda name, method: (
+            tmp_path if (name, method) in (("other/model", "falcon"), ("other/model", "medusa")) else None
+        ),
+    )
     assert default_method(plain) == "falcon:copy=3"
+    assert default_methods(plain) == ("ar", "pld", "lookahead", "medusa", "falcon")
     assert default_method(GenerateRecipe(TargetRecipe("another/model"))) == "pld"
+
+
+def test_a_drafter_given_decides_the_method(monkeypatch, tmp_path):
+    (tmp_path / "config.json").write_text('{"method": "eagle", "format": 1}')
+    given = GenerateRecipe(OTHER, drafter=str(tmp_path))
+    assert (default_method(given), default_methods(given)) == ("eagle", ("ar", "pld", "lookahead", "eagle"))
+    choose("eagle").check(given)
 
 
 @pytest.fixture

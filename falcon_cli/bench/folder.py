@@ -44,36 +44,62 @@ class RunFolder:
             FalconError: It cannot be written.
         """
         folder = cls(path)
-        kept = path / "recipe.yaml"
-        if kept.is_file() and folder.log.read():  # a run that failed before its first answer binds nobody
-            if not resume:
-                raise UsageError(f"{path} already holds a run: add --resume to go on with it, or name another --out")
-            _check_unchanged(load_recipe(BenchRecipe, kept), recipe, path)
+        if folder.holds_run(recipe, resume):
             return folder
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise FalconError(f"cannot make {path}: {error.strerror}; name another --out") from error
-        folder._put("provenance.json", json.dumps(provenance(argv), indent=2) + "\n")
-        folder._put("recipe.yaml", dump(recipe))
+        write_text(path / "provenance.json", json.dumps(provenance(argv), indent=2) + "\n")
+        write_text(path / "recipe.yaml", dump(recipe))
         return folder
+
+    def holds_run(self, recipe: BenchRecipe, resume: bool) -> bool:
+        """Whether there is a run to go on with.
+
+        Raises:
+            UsageError: There is one and `resume` is off, or the recipe has changed since.
+        """
+        kept = self.path / "recipe.yaml"
+        if kept.is_file() and self.log.read():  # a run that failed before its first answer binds nobody
+            if not resume:
+                raise UsageError(
+                    f"{self.path} already holds a run: add --resume to go on with it, or name another --out"
+                )
+            _check_unchanged(load_recipe(BenchRecipe, kept), recipe, self.path)
+            return True
+        if not kept.is_file() and (self.path / "results.json").is_file():
+            raise UsageError(f"{self.path} holds the results of several data sets: name another --out")
+        return False
+
+    def results(self) -> dict[str, Any] | None:
+        """The results document of a run that is wholly measured, None of any other."""
+        try:
+            results = dict(json.loads((self.path / "results.json").read_bytes()))
+        except (OSError, ValueError):
+            return None
+        return results if results["prompts"] == len(self.log.read()) else None
 
     def write(self, results: dict[str, Any], records: Sequence[TurnRecord]) -> None:
         """Write results, report, answers and picture, each whole or not at all."""
-        self._put("results.json", json.dumps(results, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
-        self._put("report.md", markdown(results, shlex.join(results["machine"]["command"])))
+        write_text(
+            self.path / "results.json", json.dumps(results, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+        )
+        write_text(self.path / "report.md", markdown(results, shlex.join(results["machine"]["command"])))
         (self.path / "answers").mkdir(exist_ok=True)
         for method in dict.fromkeys(record.method for record in records):
             lines = (
                 json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers(records, method, results["target"])
             )
-            self._put(f"answers/{file_name(method)}.jsonl", "".join(lines))
+            write_text(self.path / "answers" / f"{file_name(method)}.jsonl", "".join(lines))
         with atomic_file(self.path / "speedup.png") as unfinished:
             speedup_chart(results, unfinished)
 
-    def _put(self, name: str, text: str) -> None:
-        with atomic_file(self.path / name) as unfinished:
-            unfinished.write_text(text, encoding="utf-8")
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    with atomic_file(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
 
 
 def file_name(method: str) -> str:
@@ -81,8 +107,12 @@ def file_name(method: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "._-" else {"=": "-"}.get(letter, "_") for letter in method)
 
 
+_VIEWS = {"datasets", "table"}
+"""Keys that change what is shown of a data set's run, not the run."""
+
+
 def _check_unchanged(before: BenchRecipe, now: BenchRecipe, path: Path) -> None:
-    changed = [key for key, value in vars(now).items() if vars(before)[key] != value]
+    changed = [key for key, value in vars(now).items() if key not in _VIEWS and vars(before)[key] != value]
     if changed:
         raise UsageError(
             f"{path} holds a run with other settings ({', '.join(changed)} changed): "

@@ -50,9 +50,9 @@ def markdown(results: dict[str, Any], command: str, date: datetime.date | None =
     return head + chart + "".join(f"\n## {title}\n\n{body}" for title, body in sections if body)
 
 
-def _grid(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Draw a Markdown table; the first column is left-aligned, the others right-aligned."""
-    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
+def grid(head: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
+    """Draw a Markdown table; the first columns are left-aligned, the others right-aligned."""
+    lines = [head, ["---"] * left + ["---:"] * (len(head) - left), *rows]
     return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
 
 
@@ -60,7 +60,7 @@ def _speed(results: dict[str, Any]) -> str:
     head = ["method", "speedup", "95 %", "tokens/s", "tokens/cycle", "τ", "α", "lossless"]
     head += ["loop-free: speedup", "95 %", "tokens/s", "tokens/cycle", "α", "in loops"]
     rows = [_speed_row(name, figures) for name, figures in {**results["methods"], **results["peers"]}.items()]
-    text = _grid(head, rows)
+    text = grid(head, rows)
     bound = results["machine"].get("bandwidth_bound_tokens_per_second")
     if bound:
         text += (
@@ -105,7 +105,7 @@ def _time(methods: dict[str, Any]) -> str:
         ]
         for name, figures in methods.items()
     ]
-    return _grid(head, rows)
+    return grid(head, rows)
 
 
 def _depths(methods: dict[str, Any]) -> str:
@@ -116,8 +116,8 @@ def _depths(methods: dict[str, Any]) -> str:
     rows = [
         [f"`{name}`", *map(percent, by_depth), *[""] * (deepest - len(by_depth))] for name, by_depth in shares.items()
     ]
-    grid = _grid(["method", *map(str, range(1, deepest + 1))], rows)
-    return f"Share of cycles that accept at least this many drafted tokens.\n\n{grid}"
+    shown = grid(["method", *map(str, range(1, deepest + 1))], rows)
+    return f"Share of cycles that accept at least this many drafted tokens.\n\n{shown}"
 
 
 def _categories(methods: dict[str, Any]) -> str:
@@ -128,8 +128,8 @@ def _categories(methods: dict[str, Any]) -> str:
     rows = [
         [category, *(_category_cell(parts.get(category)) for parts in drafting.values())] for category in categories
     ]
-    grid = _grid(["category", *(f"`{name}`" for name in drafting)], rows)
-    return f"Speedup, and tokens per cycle in brackets, over all text.\n\n{grid}"
+    shown = grid(["category", *(f"`{name}`" for name in drafting)], rows)
+    return f"Speedup, and tokens per cycle in brackets, over all text.\n\n{shown}"
 
 
 def _category_cell(part: dict[str, Any] | None) -> str:
@@ -149,9 +149,9 @@ def _certificate(methods: dict[str, Any]) -> str:
         for name, lossless in checked.items()
         for parting in lossless["divergences"]
     ]
-    text = _grid(["method", "verdict", "prompts exact"], rows)
+    text = grid(["method", "verdict", "prompts exact"], rows)
     if partings:
-        text += "\nEvery divergence:\n\n" + _grid(["method", "prompt", "position", "margin"], partings)
+        text += "\nEvery divergence:\n\n" + grid(["method", "prompt", "position", "margin"], partings)
     return text
 
 

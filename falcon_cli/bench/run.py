@@ -18,7 +18,7 @@ from falcon_cli.bench.summary import BASELINE, summarise
 from falcon_cli.console import progress, say, warn
 from falcon_cli.data.datasets import Loaded, load
 from falcon_cli.data.prompts import Question
-from falcon_cli.errors import FalconError
+from falcon_cli.errors import FalconError, UsageError
 from falcon_cli.methods import Choice, Kit, choose, default_methods
 from falcon_cli.recipe.provenance import provenance
 from falcon_cli.recipe.schema import BenchRecipe
@@ -30,9 +30,8 @@ def bench(recipe: BenchRecipe, argv: Sequence[str], out: Path | None = None, res
     Raises:
         FalconError: Anything of the recipe cannot be used; all of it is checked before the first answer.
     """
-    methods = recipe.methods or default_methods(recipe)
-    recipe = replace(recipe, methods=methods)
-    choices = _choices(recipe, methods)
+    recipe = resolved(recipe)
+    choices = _choices(recipe)
     folder = RunFolder.open(out, recipe, argv, resume) if out else None
     data = load(recipe.dataset, recipe.limit, recipe.keep_going)
     if data.skipped:
@@ -46,14 +45,22 @@ def bench(recipe: BenchRecipe, argv: Sequence[str], out: Path | None = None, res
     return results
 
 
-def _choices(recipe: BenchRecipe, methods: Sequence[str]) -> list[Choice]:
+def resolved(recipe: BenchRecipe) -> BenchRecipe:
+    """The recipe with its methods named, where it leaves them open."""
+    return replace(recipe, methods=recipe.methods or default_methods(recipe))
+
+
+def _choices(recipe: BenchRecipe) -> list[Choice]:
     """The methods, the baseline first, each once."""
     for peer in recipe.peers:
         check_peer(peer, recipe.target)
-    choices = [choose(name) for name in dict.fromkeys([BASELINE, *methods])]
-    for choice in choices:
+    called: dict[str, Choice] = {}
+    for choice in map(choose, [BASELINE, *(recipe.methods or ())]):
+        if called.setdefault(choice.name, choice) != choice or choice.name in recipe.peers:
+            raise UsageError(f"two methods are called {choice.name}: give one another name, as in pld as LABEL")
+    for choice in called.values():
         choice.check(recipe)
-    return choices
+    return list(called.values())
 
 
 def _contest(recipe: BenchRecipe, kit: Kit, choices: Sequence[Choice]) -> Contest:
@@ -135,6 +142,7 @@ def _document(
             "template": recipe.template,
             "draft_model": recipe.draft_model,
             "drafter": recipe.drafter,
+            "methods": list(recipe.methods or ()),
         },
         "machine": {**provenance(argv), **bandwidth_bound(target.model)},
         **figures,

@@ -42,7 +42,7 @@ def table(results: dict[str, Any]) -> Table:
 def _method_cells(name: str, figures: dict[str, Any]) -> list[str | Text]:
     loop_free = figures["loop_free"]
     return [
-        name,
+        Text(name),
         _speedup(figures),
         f"{figures['tokens_per_second']:.1f}",
         f"{figures['tokens_per_cycle']:.2f}",
@@ -59,7 +59,7 @@ def _peer_cells(name: str, figures: dict[str, Any]) -> list[str | Text]:
     unknown = Text(ABSENT, style="dim")
     rate = f"{figures['tokens_per_second']:.1f}"
     loop_free = times(figures["loop_free"]["speedup"])
-    return [name, _speedup(figures), rate, *[unknown] * 4, loop_free, unknown, _verdict(figures)]
+    return [Text(name), _speedup(figures), rate, *[unknown] * 4, loop_free, unknown, _verdict(figures)]
 
 
 def _speedup(figures: dict[str, Any]) -> Text:

@@ -50,15 +50,22 @@ def verdict(figures: dict[str, Any]) -> str:
 
 def circumstances(results: dict[str, Any]) -> str:
     """Say what was run where: target, dtype, device, threads, data set, prompts."""
+    return f"{setting(results)} · {questions(results)}"
+
+
+def setting(results: dict[str, Any]) -> str:
+    """Say which target was run how: dtype, weights, kernels, device, threads."""
     settings = results["settings"]
     weights = settings.get("weights", settings["dtype"])  # documents of earlier days have none
     held = "" if weights == settings["dtype"] else f", {weights} weights"
     kernels = ", native kernels" if settings.get("kernels") == "native" else ""
     place = f"{settings['device']}, {_several(settings['threads'], 'thread')}"
-    return (
-        f"{results['target']} · {settings['dtype']}{held}{kernels} on {place}"
-        f" · {results['dataset']}, {_several(results['prompts'], 'prompt')}"
-    )
+    return f"{results['target']} · {settings['dtype']}{held}{kernels} on {place}"
+
+
+def questions(results: dict[str, Any]) -> str:
+    """Say what was asked: data set and number of prompts."""
+    return f"{results['dataset']}, {_several(results['prompts'], 'prompt')}"
 
 
 def _several(count: int, thing: str) -> str:

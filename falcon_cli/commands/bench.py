@@ -3,6 +3,9 @@
 import sys
 
 from falcon_cli.commands import options
+from falcon_cli.commands.compare import compare as compare_answers
+
+_NOT_OF_RECIPES = ("recipe", "set_", "out", "resume", "compare", "json")
 
 
 def bench(
@@ -15,6 +18,7 @@ def bench(
     max_new_tokens: options.MaxNewTokens = None,
     out: options.Out = None,
     resume: options.Resume = False,
+    compare: options.Compare = None,
     json: options.Json = False,
     keep_going: options.KeepGoing = None,
     target: options.Target = None,
@@ -35,23 +39,22 @@ def bench(
     set_: options.Set = None,
 ) -> None:
     """Time methods against plain decoding on real prompts, and certify that their output is the target's own."""
-    given = {name: value for name, value in locals().items() if name not in ("recipe", "set_", "out", "resume", "json")}
-    from falcon_cli.bench import run
-    from falcon_cli.bench.table import table
-    from falcon_cli.console import emit, say, show
+    given = {name: value for name, value in locals().items() if name not in _NOT_OF_RECIPES}
+    if compare:
+        compare_answers(compare, {**given, "resume": resume}, recipe, set_, out, json)
+        return
+    from falcon_cli.bench.suite import run
+    from falcon_cli.console import emit
     from falcon_cli.errors import LossyOutputError, UsageError
     from falcon_cli.recipe.load import load_recipe
     from falcon_cli.recipe.schema import BenchRecipe
 
     if resume and out is None:
         raise UsageError("--resume goes on with the run in a folder: name it with --out")
-    given |= {"methods": given.pop("method"), "peers": given.pop("peer")}
+    given |= {"methods": given.pop("method"), "peers": given.pop("peer"), "datasets": () if dataset else None}
     plan = options.override(load_recipe(BenchRecipe, recipe, set_ or []), **given)
-    results = run.bench(plan, sys.argv, out, resume)
-    show(table(results))
-    if out:
-        say(f"wrote {out}/report.md, results.json, speedup.png and answers/")
+    outcome = run(plan, sys.argv, out, resume)
     if json:
-        emit(run.to_json_line(results))
-    if failed := run.failed_methods(results):
+        emit(outcome.to_json_line())
+    if failed := outcome.failed_methods():
         raise LossyOutputError(f"not the target's own output: {', '.join(failed)}; --out keeps every divergence")

@@ -1,5 +1,6 @@
 """Every command-line option, once, and how options override a recipe."""
 
+from collections.abc import Collection
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias, TypeVar
@@ -73,11 +74,19 @@ Revision = Annotated[Text, _option("--revision", "Branch, tag or commit of a hub
 TrustRemoteCode = Annotated[Switch, _switch("--trust-remote-code", "Let a hub model run its own Python code.", _TARGET)]
 DraftModel = Annotated[Text, _option("--draft-model", "Small model of the same vocabulary, for sps.", "MODEL", _TARGET)]
 DrafterFolder = Annotated[
-    Text, _option("--drafter", "Folder of the drafter for falcon (default: the target's own, if any).", "DIR", _TARGET)
+    Text,
+    _option(
+        "--drafter", "Drafter's folder, for the method that it is for (default: the target's own).", "DIR", _TARGET
+    ),
 ]
 Tree = Annotated[
     Text,
-    _option("--tree", "Falcon's tree: auto, dynamic or FILE.json (default: auto: as tuned here).", "NAME", _TARGET),
+    _option(
+        "--tree",
+        "The tree: auto, chain, dynamic, FILE.json or FILE.py[:NAME] (default: auto: as tuned here).",
+        "NAME",
+        _TARGET,
+    ),
 ]
 Template = Annotated[
     Text,
@@ -104,7 +113,7 @@ Method = Annotated[
     Text,
     _option(
         "--method",
-        "falcon, ar, pld, lookahead, sps (default: falcon:copy=3 with a drafter, else pld).",
+        "falcon, eagle, medusa, ar, pld, lookahead, sps (default: falcon:copy=3 with a drafter, else pld).",
         "NAME[:OPTION=VALUE,...]",
     ),
 ]
@@ -127,8 +136,9 @@ Methods = Annotated[
     Texts,
     _option(
         "--method",
-        "ar, pld, lookahead, sps, falcon (repeatable; ar always runs) (default: all but sps; falcon with a drafter).",
-        "NAME[:OPTION=VALUE,...]",
+        "ar, pld, lookahead, sps, medusa, eagle, falcon (repeatable; ar always runs) "
+        "(default: all that have what they need, but not sps).",
+        "NAME[:OPTION=VALUE,...][ as LABEL]",
     ),
 ]
 Peers = Annotated[
@@ -139,6 +149,15 @@ Repeats = Annotated[Number, _option("--repeats", "Ask every question N times (de
 Seed = Annotated[Number, _option("--seed", "For the order of the methods and the bootstrap (default: 0).", "N")]
 Out = Annotated[Path | None, _option("--out", "Folder for results, answers, report and picture.", "DIR", _ANSWERS)]
 Resume = Annotated[bool, _switch("--resume", "Go on with the run that --out holds.", _ANSWERS)]
+Compare = Annotated[
+    Texts,
+    _option(
+        "--compare",
+        "Run nothing: hold answer files, ours or Spec-Bench's, against the first one (repeatable).",
+        "FILE.jsonl",
+        _ANSWERS,
+    ),
+]
 
 DistillRecipe = Annotated[
     Path, Argument(metavar="RECIPE", help="YAML recipe, such as recipes/distill/smoke.yaml.", show_default=False)
@@ -171,6 +190,22 @@ _OF_TARGET = {
     "compile_": "compile",
     **{name: name for name in _TARGET_NAMES},
 }
+
+
+def refuse(given: dict[str, Any], kept: Collection[str], why: str) -> None:
+    """Refuse options that were given (not None, not empty, not off) and are not among those kept.
+
+    Raises:
+        UsageError: Names them, after `why`.
+    """
+    extra = [name for name, value in given.items() if name not in kept and not _is_absent(value)]
+    if extra:
+        words = ", ".join("--" + name.strip("_").replace("_", "-") for name in extra)
+        raise UsageError(f"{why}: leave out {words}")
+
+
+def _is_absent(value: Any) -> bool:
+    return value is None or value is False or value == []
 
 
 def override(recipe: R, **given: Any) -> R:

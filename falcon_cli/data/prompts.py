@@ -17,9 +17,11 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from falcon_cli.errors import FalconError
+
+T = TypeVar("T")
 
 Message = dict[str, str]
 """`{"role": "system" | "user" | "assistant", "content": text}`."""
@@ -69,13 +71,18 @@ def question_of(record: Record, number: int) -> Question:
 
 
 def parse_line(line: str | bytes, number: int, source: str, build: QuestionOf = question_of) -> tuple[Question, Record]:
-    """Read one JSON line into its question and the whole record it came from.
+    """Read one JSON line into its question and the whole record it came from; see `parse`."""
+    return parse(line, number, source, build)
+
+
+def parse(line: str | bytes, number: int, source: str, build: Callable[[Record, int], T]) -> tuple[T, Record]:
+    """Read one JSON line into what is made of it, and the whole record it came from.
 
     Args:
         line: the line; bytes are UTF-8.
         number: its 1-based number, for messages and as the id of a question without one.
         source: the file's name, for messages.
-        build: makes the question.
+        build: makes it of the record and its number; raises ValueError saying what is wrong with the record.
 
     Raises:
         FalconError: naming the file, the line and what is wrong with it.
@@ -106,7 +113,7 @@ def read_jsonl(path: Path, keep_going: bool = False, build: QuestionOf = questio
         FalconError: the file cannot be read, or a line is malformed and `keep_going` is off.
     """
     questions, skipped = [], 0
-    for number, line in enumerate(_lines(path), start=1):
+    for number, line in enumerate(lines_of(path), start=1):
         if not line.strip():
             continue
         try:
@@ -129,7 +136,12 @@ def text_of(record: Record, key: str) -> str:
     return _text(record[key], f'"{key}"')
 
 
-def _lines(path: Path) -> Iterator[bytes]:
+def lines_of(path: Path) -> Iterator[bytes]:
+    """Yield the lines of a file (`.gz` too).
+
+    Raises:
+        FalconError: it cannot be read.
+    """
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
             yield from stream

@@ -9,7 +9,7 @@ Shapes: B batch, L positions, A drafts, P depths, D hidden size, W draft vocabul
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -42,14 +42,26 @@ def ranks_AP(network: DrafterNetwork, frozen: Frozen, lessons: Sequence[Lesson],
 
     Only drafts all of whose depths stand for answer tokens are taken.
     """
+    return torch.cat([_batch_ranks(network, frozen, batch, passes) for batch in read_in_batches(lessons, frozen)])
+
+
+def read_in_batches(lessons: Sequence[Lesson], frozen: Frozen) -> Iterator[Batch]:
+    """Lessons in batches of bounded size, shortest text first."""
     lengths = [len(lesson.tokens_L) for lesson in lessons]
     order = sorted(range(len(lessons)), key=lengths.__getitem__)
     device, dtype = frozen.head_WD.device, frozen.head_WD.dtype
-    parts = []
     for numbers in padded_batches(order, lengths, _TOKENS):
-        batch = collate(numbers, [lessons[number] for number in numbers], device, dtype)
-        parts.append(_batch_ranks(network, frozen, batch, passes))
-    return torch.cat(parts)
+        yield collate(numbers, [lessons[number] for number in numbers], device, dtype)
+
+
+def rank_M(features_MD: Tensor, head_WD: Tensor, told_M: Tensor) -> Tensor:
+    """How many tokens the head likes better than the one told [M]; W where that is −1."""
+    found = []
+    for rows_MD, told in zip(features_MD.split(512), told_M.split(512), strict=True):
+        logits = rows_MD @ head_WD.T
+        own = logits.gather(-1, told.clamp_min(0)[:, None].long())
+        found.append(torch.where(told >= 0, (logits > own).sum(-1), logits.shape[-1]))
+    return torch.cat(found) if found else told_M.new_zeros(0, dtype=torch.long)
 
 
 def accuracy(ranks: Tensor, k: int) -> Accuracy:
@@ -84,14 +96,7 @@ def _ranks(frozen: Frozen, batch: Batch, predicted_BLD: Tensor, learn_BL: Tensor
     """Rank of the target's best token [B, L]; −1 where nothing is to be learned."""
     told_M = teaching(batch, frozen, learn_BL, k).ids_MC[:, 0]
     ranks = torch.full(learn_BL.shape, -1, dtype=torch.long, device=learn_BL.device)
-    found = []
-    for rows_MD, told in zip(predicted_BLD[learn_BL].split(512), told_M.split(512), strict=True):
-        logits = rows_MD @ frozen.head_WD.T
-        own = logits.gather(-1, told.clamp_min(0)[:, None])
-        rank = (logits > own).sum(-1)
-        found.append(torch.where(told >= 0, rank, logits.shape[-1]))
-    if found:
-        ranks[learn_BL] = torch.cat(found)
+    ranks[learn_BL] = rank_M(predicted_BLD[learn_BL], frozen.head_WD, told_M)
     return ranks
 
 

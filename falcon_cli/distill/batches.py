@@ -28,6 +28,8 @@ class Batch:
 
     numbers: tuple[int, ...]
     """Which texts."""
+    begin_B: Tensor
+    """Each text's first token, which is no input: no feature goes before it."""
     tokens_BL: Tensor
     """Input token of position i: the text's token i + 1."""
     features_BLD: Tensor
@@ -119,6 +121,7 @@ def collate(numbers: Sequence[int], lessons: Sequence[Lesson], device: torch.dev
         top_logprobs[row, :own] = lesson.top_logprobs_LC[:-1].float()
     return Batch(
         numbers=tuple(numbers),
+        begin_B=torch.stack([lesson.tokens_L[0].long() for lesson in lessons]).to(device),
         tokens_BL=tokens.to(device),
         features_BLD=features.to(device),
         length_B=torch.tensor([len(lesson.tokens_L) - 1 for lesson in lessons], device=device),

@@ -4,18 +4,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from falcon_cli.core import Drafter
 from falcon_cli.decode.loop import complete
 from falcon_cli.decode.stop import Stop
-from falcon_cli.distill.accuracy import accuracy, best_paths, expected_accepted, ranks_AP
+from falcon_cli.distill.accuracy import accuracy, best_paths, expected_accepted
 from falcon_cli.distill.features import Lesson
 from falcon_cli.distill.pupil import Pupil
 from falcon_cli.distill.sample import Sample
-from falcon_cli.drafter.propose import Falcon
 from falcon_cli.target.load import LoadedTarget
 from falcon_cli.tree.shape import TreeShape
 
-_DEPTH = 8
-"""Deepest level looked at, as the paper's tree for k = 2."""
 _NODES = 32
 _WIDTH = 32
 _NEW_TOKENS = 64
@@ -49,18 +47,17 @@ class Examiner:
 
     def look(self) -> Look:
         """Accuracy on all texts, τ foreseen for the best tree of 32 nodes, and τ decoded with it."""
-        network = self.pupil.grown()
-        ranks = ranks_AP(network, self.pupil.frozen, self.lessons, passes=-(-_DEPTH // network.k))
+        k, ranks = self.pupil.k, self.pupil.ranks(self.lessons)
         width = min(_WIDTH, len(self.pupil.frozen.head_WD))
         paths = best_paths(ranks, _NODES, width)
-        tree = TreeShape.from_paths(paths) if paths else TreeShape.chain(network.k)  # texts too short for a draft
-        found: dict[str, Any] = accuracy(ranks, network.k).line()
+        tree = TreeShape.from_paths(paths) if paths else TreeShape.chain(k)  # texts too short for a draft
+        found: dict[str, Any] = accuracy(ranks, k).line()
         found["drafts"] = len(ranks)
         found["tau_foreseen"] = round(expected_accepted(ranks, tree.paths), 4)
-        found["tau"] = self._decoded(Falcon(network, self.target.model, tree, self.pupil.vocabulary_W))
+        found["tau"] = self._decoded(self.pupil.drafting(self.target, tree))
         return Look(found, tree)
 
-    def _decoded(self, drafter: Falcon) -> float | None:
+    def _decoded(self, drafter: Drafter) -> float | None:
         """Drafted tokens accepted per cycle over the first held-out prompts; None where no cycle was run."""
         cycles = []
         for sample in self.samples[: self.prompts]:

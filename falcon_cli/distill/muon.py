@@ -18,7 +18,7 @@ class Fp32Muon(torch.optim.Muon):
     """`torch.optim.Muon` with step sizes matched to AdamW's, orthogonalising in the gradients' own dtype."""
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Take a step.
 
         Raises:

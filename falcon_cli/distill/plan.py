@@ -15,7 +15,6 @@ from falcon_cli.distill.features import lessons
 from falcon_cli.distill.lessons import disk_bytes
 from falcon_cli.distill.pupil import Pupil
 from falcon_cli.distill.sample import Sample
-from falcon_cli.distill.step import train_forward
 from falcon_cli.recipe.distill import DistillRecipe
 from falcon_cli.target.load import DTYPES, LoadedTarget
 
@@ -142,7 +141,7 @@ def _trial(recipe: DistillRecipe, target: LoadedTarget, pupil: Pupil, train: Seq
     glance = recipe.glance if recipe.csgd else 0.0
     for _ in range(2):
         began = perf_counter()
-        train_forward(pupil.network, pupil.frozen, batch, recipe, 0, glance).losses.total.backward()
+        pupil.learn(pupil.network, batch, 0, glance).losses.total.backward()
         target.model.synchronize()
     training = tokens / (perf_counter() - began)
     pupil.network.zero_grad(set_to_none=True)

@@ -1,67 +1,95 @@
-"""The drafter that learns: its network, its draft vocabulary, and what it shares with the target."""
+"""Who learns: a network, its draft vocabulary, and what it shares with the target.
 
+One class a method (`falcon.py`, `medusa.py`, `draft_model.py`): what a step of training does, which positions bear a
+loss, how held-out text is looked at, and what is written in the end. Shapes: W draft vocabulary, A drafts, P depths.
+"""
+
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from falcon_cli.console import say
-from falcon_cli.distill.batches import generator_of
-from falcon_cli.distill.lora import adapt, merged
+from falcon_cli.core import Drafter
+from falcon_cli.distill.batches import Batch
+from falcon_cli.distill.features import Lesson
 from falcon_cli.distill.sample import Sample
-from falcon_cli.distill.step import Frozen
+from falcon_cli.distill.step import Frozen, Outcome
 from falcon_cli.distill.vocabulary import choose_vocabulary, coverage, number_of_V
-from falcon_cli.drafter.checkpoint import load_drafter
-from falcon_cli.drafter.network import DrafterNetwork
+from falcon_cli.drafter.checkpoint import FORMS, save_drafter
 from falcon_cli.errors import FalconError
-from falcon_cli.recipe.distill import DistillRecipe, NetworkRecipe
+from falcon_cli.recipe.distill import DistillRecipe
 from falcon_cli.target.load import LoadedTarget
+from falcon_cli.tree.shape import TreeShape
+from falcon_cli.tree.store import StoredTree, save_tree
+
+Own = TypeVar("Own", bound="Pupil")
+Network = TypeVar("Network", bound=nn.Module)
 
 
 @dataclass(frozen=True)
-class Pupil:
+class Pupil(ABC):
     """A drafter in training."""
 
-    network: DrafterNetwork
+    recipe: DistillRecipe
+    network: Any
     vocabulary_W: Tensor | None
     frozen: Frozen
-    lora: bool
 
-    @classmethod
-    def of(cls, recipe: DistillRecipe, target: LoadedTarget, train: Sequence[Sample]) -> "Pupil":
-        """A new drafter, or one to go on from.
+    @property
+    def k(self) -> int:
+        """Slots that are learned side by side."""
+        return int(self.network.k)
 
-        Raises:
-            FalconError: `init_from` names a drafter that does not fit the target or the recipe.
+    @property
+    def product(self) -> str:
+        """The folder, in the run's own, that holds what was trained."""
+        return "drafter"
+
+    @abstractmethod
+    def learn(self, network: Any, batch: Batch, step: int, glance: float) -> Outcome:
+        """Losses of one batch.
+
+        Args:
+            network: The pupil's own, maybe wrapped for several processes.
+            batch: Texts.
+            step: Optimizer steps before; all that is random depends on it and the recipe's seed.
+            glance: λ; 0 leaves the glancing out. Only Falcon glances.
         """
-        model = target.model
-        if recipe.init_from is not None:
-            network, vocabulary_W = _known(recipe, target)
-        else:
-            network = DrafterNetwork(recipe.network, model.decoder)
-            network.initialise(model.decoder, generator_of(recipe.seed, "weights"))
-            vocabulary_W = _vocabulary(recipe.network, target, train)
-        network = network.to(model.device, torch.float32).train().requires_grad_(True)
-        if recipe.lora is not None:
-            network = adapt(network, recipe.lora, generator_of(recipe.seed, "lora"))
-        head_VD = model.head.weight.detach().float()
-        frozen = Frozen(
-            embedding_VD=model.model.get_input_embeddings().weight.detach().float(),
-            head_WD=head_VD if vocabulary_W is None else head_VD[vocabulary_W.to(model.device)].contiguous(),
-            number_V=number_of_V(vocabulary_W, model.vocab_size).to(model.device),
-        )
-        return cls(network, vocabulary_W, frozen, recipe.lora is not None)
 
-    def on(self, device: torch.device) -> "Pupil":
+    @abstractmethod
+    def bearing(self, answer: Sequence[bool]) -> int:
+        """Loss-bearing positions of a text."""
+
+    @abstractmethod
+    def ranks(self, lessons: Sequence[Lesson]) -> Tensor:
+        """The rank of the target's token at each depth of every draft [A, P]; W where it cannot be drafted."""
+
+    def drafting(self, target: LoadedTarget, tree: TreeShape) -> Drafter:
+        """The drafter as it is now, at work."""
+        return FORMS[self.recipe.method].drafter(self.grown(), target.model, tree, self.vocabulary_W)
+
+    def save(self, folder: Path, target: LoadedTarget, training: dict[str, Any], tree: StoredTree) -> None:
+        """Write what was trained, whole or not at all."""
+        save_drafter(folder, self.grown(), self.vocabulary_W, target, training, method=self.recipe.method)
+        save_tree(folder / "tree.json", tree)
+
+    def usage(self, folder: Path) -> str:
+        """The options by which a benchmark runs it."""
+        return f"--method {self.recipe.method} --drafter {folder}"
+
+    def grown(self) -> Any:
+        """A copy of the network as it is now."""
+        return deepcopy(self.network).eval().requires_grad_(False)
+
+    def on(self: Own, device: torch.device) -> Own:
         """The same on a device."""
         frozen = Frozen(*(held.to(device) for held in vars(self.frozen).values()))
         return replace(self, network=self.network.to(device), frozen=frozen)
-
-    def grown(self) -> DrafterNetwork:
-        """A copy of the network as it is now, low-rank changes taken in."""
-        return merged(self.network).eval().requires_grad_(False)
 
     def told(self, held_out: Sequence[Sample]) -> str:
         """One line: parameters and coverage."""
@@ -73,23 +101,34 @@ class Pupil:
         return f"{text}, a draft vocabulary of {len(self.vocabulary_W):,} that covers {share:.1%} of held-out answers"
 
 
-def _vocabulary(recipe: NetworkRecipe, target: LoadedTarget, train: Sequence[Sample]) -> Tensor | None:
-    size, whole = recipe.draft_vocab_size, target.model.vocab_size
+def learning(network: Network, device: torch.device) -> Network:
+    """A network ready to learn: in fp32, on its device."""
+    return network.to(device, torch.float32).train().requires_grad_(True)
+
+
+def frozen_of(target: LoadedTarget, vocabulary_W: Tensor | None) -> Frozen:
+    """What a drafter with this draft vocabulary shares with its target."""
+    model = target.model
+    head_VD = model.head.weight.detach().float()
+    return Frozen(
+        embedding_VD=model.model.get_input_embeddings().weight.detach().float(),
+        head_WD=head_VD if vocabulary_W is None else head_VD[vocabulary_W.to(model.device)].contiguous(),
+        number_V=number_of_V(vocabulary_W, model.vocab_size).to(model.device),
+    )
+
+
+def vocabulary_of(size: int, target: LoadedTarget, train: Sequence[Sample], key: str = "network") -> Tensor | None:
+    """The draft vocabulary of a new drafter; None is all tokens.
+
+    Raises:
+        FalconError: It would be larger than the target's.
+    """
+    whole = target.model.vocab_size
     if size > whole:
         raise FalconError(
-            f"network.draft_vocab_size is {size}, the target's vocabulary {whole}: ask for less, or 0 for all"
+            f"{key}.draft_vocab_size is {size}, the target's vocabulary {whole}: ask for less, or 0 for all"
         )
     if size in (0, whole):
         return None
     specials = {*target.tokenizer.all_special_ids, *target.stop_ids}
     return choose_vocabulary(train, size, [token for token in specials if token < whole])
-
-
-def _known(recipe: DistillRecipe, target: LoadedTarget) -> tuple[DrafterNetwork, Tensor | None]:
-    """The drafter to go on from, which must have the form that the recipe asks for."""
-    saved = load_drafter(Path(str(recipe.init_from)), target)
-    mine, theirs = vars(recipe.network), vars(saved.network.recipe)
-    if differing := [f"network.{key}={theirs[key]}" for key in mine if mine[key] != theirs[key]]:
-        raise FalconError(f"init_from {recipe.init_from} has another form than the recipe: set {', '.join(differing)}")
-    say(f"going on from {recipe.init_from}")
-    return saved.network, saved.vocabulary_W

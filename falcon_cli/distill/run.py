@@ -20,17 +20,17 @@ from falcon_cli.distill.optimizer import optimizers
 from falcon_cli.distill.plan import make_plan, peak_memory
 from falcon_cli.distill.prepare import prepare
 from falcon_cli.distill.pupil import Pupil
+from falcon_cli.distill.pupils import pupil_of
 from falcon_cli.distill.record import read_diary
 from falcon_cli.distill.sitting import Sitting
-from falcon_cli.distill.trainer import Course, Lessons, Trainer, bearing_positions
-from falcon_cli.drafter.checkpoint import save_drafter
+from falcon_cli.distill.trainer import Course, Lessons, Trainer
 from falcon_cli.errors import UsageError
 from falcon_cli.recipe.distill import DistillRecipe
 from falcon_cli.recipe.provenance import provenance
 from falcon_cli.target.load import LoadedTarget, load_target
 from falcon_cli.target.sharding import sharded
 from falcon_cli.tree.shape import TreeShape
-from falcon_cli.tree.store import StoredTree, save_tree
+from falcon_cli.tree.store import StoredTree
 
 
 def distill(recipe: DistillRecipe, argv: Sequence[str], resume: bool = False, dry_run: bool = False) -> dict[str, Any]:
@@ -58,7 +58,7 @@ def _distilled(
     folder = None if dry_run else _opened(recipe, argv, resume, accelerator)
     target = load_target(_on_this_process(recipe, accelerator))
     corpus = prepare(recipe, target, folder, accelerator)
-    pupil = Pupil.of(recipe, target, corpus.train)
+    pupil = pupil_of(recipe, target, corpus.train)
     say(pupil.told(corpus.held_out))
     if spread:
         target, pupil = sharded(target, accelerator.device, accelerator.num_processes), pupil.on(accelerator.device)
@@ -122,7 +122,7 @@ class Job:
         return self._summary(folder, rate)
 
     def _course(self, folder: RunFolder) -> Course:
-        train, k = self.corpus.train, self.recipe.network.k
+        train = self.corpus.train
         lessons: Lessons
         if self.recipe.features == "disk":
             place = Path(self.recipe.cache.folder) if self.recipe.cache.folder else folder.features
@@ -131,10 +131,10 @@ class Job:
             lessons = Online(self.target, train, self.recipe.cache.top)
         return Course(
             recipe=self.recipe,
-            frozen=self.pupil.frozen,
+            pupil=self.pupil,
             lessons=lessons,
             lengths=[len(sample) for sample in train],
-            bearing=[bearing_positions(sample.answer, k) for sample in train],
+            bearing=[self.pupil.bearing(sample.answer) for sample in train],
             steps=self.steps,
         )
 
@@ -154,7 +154,7 @@ class Job:
             "tokens": sum(map(len, self.corpus.train)),
             "steps": step,
             "of": self.steps,
-            "csgd": self.recipe.csgd,
+            "csgd": self.recipe.csgd and self.pupil.k > 1 and self.recipe.method == "falcon",
             "tokens per cycle, held out": None if last.get("tau") is None else round(1 + last["tau"], 2),
             "accuracy": {
                 f"pass {number}, slot {slot}": share
@@ -164,17 +164,19 @@ class Job:
             "date": origin["date"],
             "cpu": origin["cpu"],
         }
-        save_drafter(folder.drafter, self.pupil.grown(), self.pupil.vocabulary_W, self.target, training)
         made_by = {"steps": step, "tau_foreseen": last.get("tau_foreseen"), "from": "falcon distill, held-out ranks"}
-        save_tree(folder.drafter / "tree.json", StoredTree(self.recipe.network.k, tree, made_by))
+        stored = StoredTree(self.pupil.k, tree, made_by)
+        self.pupil.save(folder.path / self.pupil.product, self.target, training, stored)
 
     def _summary(self, folder: RunFolder, rate: float) -> dict[str, Any]:
         steps, looks = read_diary(folder.metrics), read_diary(folder.held_out)
         peak = peak_memory(self.target.model.device)
         say(f"trained {self.steps:,} steps at {rate:,.0f} tokens/s; peak memory {peak / 1e9:.2f} GB")
-        say(f"the drafter is in {folder.drafter}: falcon bench --method falcon --drafter {folder.drafter}")
+        made = folder.path / self.pupil.product
+        say(f"what was trained is in {made}: falcon bench {self.pupil.usage(made)}")
         return {
-            "drafter": str(folder.drafter),
+            "method": self.recipe.method,
+            "drafter": str(made),
             "steps": self.steps,
             "loss": steps[-1]["loss"] if steps else None,
             "held_out": looks[-1] if looks else None,

@@ -67,7 +67,7 @@ def train_forward(
     phase = int(torch.randint(k, (), generator=generator_of(recipe.seed, "phase", step)))
     reading = _Reading(network, frozen, batch, k, phase)
     learn_BL = learning_BL(batch, k)
-    streams = [_with_noise(batch, recipe, step)]
+    streams = [with_noise(batch, recipe, step)]
     glanced_BL = wrong_BL = torch.zeros_like(learn_BL)
     glancing = glance > 0 and k > 1
     for number in range(1, max(passes, 2 if glancing else 1)):
@@ -181,7 +181,7 @@ def tokens_before(frozen: Frozen, tokens_BL: Tensor, k: int) -> Tensor:
     return frozen.embedding_VD[tokens_BL.roll(1 - k, 1)]
 
 
-def _with_noise(batch: Batch, recipe: DistillRecipe, step: int) -> Tensor:
+def with_noise(batch: Batch, recipe: DistillRecipe, step: int) -> Tensor:
     """The input features with noise, each text's drawn for itself."""
     if recipe.noise == 0:
         return batch.features_BLD

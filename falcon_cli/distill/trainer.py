@@ -24,7 +24,8 @@ from falcon_cli.distill.batches import Schedule, collate, share
 from falcon_cli.distill.features import Lesson
 from falcon_cli.distill.glancing import ratio
 from falcon_cli.distill.optimizer import factor, set_rate
-from falcon_cli.distill.step import Frozen, Outcome, train_forward
+from falcon_cli.distill.pupil import Pupil
+from falcon_cli.distill.step import Outcome
 from falcon_cli.recipe.distill import DistillRecipe
 
 
@@ -40,7 +41,7 @@ class Course:
     """What is to be learned."""
 
     recipe: DistillRecipe
-    frozen: Frozen
+    pupil: Pupil
     lessons: Lessons
     lengths: Sequence[int]
     """Tokens of each text."""
@@ -144,7 +145,7 @@ class Trainer:
         parts = share(numbers, self.course.lengths, self.recipe.micro_tokens, rank, world)
         weight = world / bearing if parts else 0.0  # DistributedDataParallel takes the mean over processes
         parts = parts or [[numbers[0]]]
-        k = self.course.recipe.network.k
+        k = self.course.pupil.k
         sums = torch.zeros(7 + 2 * k, dtype=torch.float64, device=self.accelerator.device)
         for place, part in enumerate(parts):
             last = place == len(parts) - 1
@@ -163,10 +164,10 @@ class Trainer:
         batch = collate(numbers, lessons, self.accelerator.device, self.parameters[0].dtype)
         glance = ratio(course.recipe.glance, step, course.steps) if course.recipe.csgd else 0.0
         with self.accelerator.autocast():
-            return train_forward(self.network, course.frozen, batch, course.recipe, step, glance)
+            return course.pupil.learn(self.network, batch, step, glance)
 
     def _report(self, step: int, numbers: list[int], sums: Tensor, rate: float, norm: float, began: float) -> Report:
-        k = self.course.recipe.network.k
+        k = self.course.pupil.k
         total, feature, kl, ce, glanced, wrong, stopped, *slots = sums.tolist()
         return Report(
             step=step,
@@ -194,8 +195,3 @@ def _sums(outcome: Outcome, k: int) -> Tensor:
     parts = torch.stack([told.total.detach(), told.feature, told.kl, told.ce]).double()
     counted = torch.tensor([outcome.glanced, outcome.wrong, 0], dtype=torch.float64, device=device)
     return torch.cat([parts, counted, right.double(), counts.double()])
-
-
-def bearing_positions(answer: Sequence[bool], k: int) -> int:
-    """Loss-bearing positions of a text: position i learns the token i + k + 1, so the first k + 1 tokens teach none."""
-    return sum(answer[k + 1 :])

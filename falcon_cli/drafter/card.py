@@ -8,27 +8,41 @@ _LSTM = {
     "position": "a two-layer LSTM, each position by itself",
     "linear": "one linear layer",
 }
+_TITLES = {"falcon": "A Falcon drafter", "eagle": "An EAGLE drafter", "medusa": "Medusa heads"}
+_SOURCES = {
+    "falcon": (
+        "Gao, Xie, Xiang, Ji, [Falcon: Faster and Parallel Inference of Large Language Models through Enhanced "
+        "Semi-Autoregressive Drafting and Custom-Designed Decoding Tree](https://arxiv.org/abs/2412.12639), AAAI 2025"
+    ),
+    "eagle": (
+        "Li, Wei, Zhang, Zhang, [EAGLE: Speculative Sampling Requires Rethinking Feature Uncertainty]"
+        "(https://arxiv.org/abs/2401.15077), ICML 2024"
+    ),
+    "medusa": (
+        "Cai, Li, Geng, Peng, Lee, Chen, Dao, [Medusa: Simple LLM Inference Acceleration Framework with Multiple "
+        "Decoding Heads](https://arxiv.org/abs/2401.10774), ICML 2024"
+    ),
+}
 
 
 def card(about: Mapping[str, Any]) -> str:
     """Write the card from a drafter's `config.json`; what that does not tell is left out."""
-    network, training = about["network"], about["training"]
+    training, title = about["training"], _TITLES[about["method"]]
     vocabulary = about["draft_vocab_size"] or about["vocab_size"]
     lines = [
-        f"# A Falcon drafter for {about['target']}",
+        f"# {title} for {about['target']}",
         "",
         f"Drafts {about['k']} {'tokens' if about['k'] > 1 else 'token'} a pass for speculative decoding with `falcon`. "
         "It works with this target only, and whatever it drafts, the output is the target's own.",
         "",
         "```sh",
-        f'falcon generate --target {about["target"]} --drafter . --method falcon "Why is the sky blue?"',
+        f'falcon generate --target {about["target"]} --drafter . --method {about["method"]} "Why is the sky blue?"',
         "```",
         "",
         "| | |",
         "|---|---|",
         f"| method | {about['method']}, k = {about['k']} |",
-        f"| mixer | {_LSTM[network['mixer']]} |",
-        f"| inputs and output | {'normalised' if network['normalise'] else 'raw, as in the paper'} |",
+        *_form(about["network"]),
         f"| tokens that may be drafted | {vocabulary:,} of {about['vocab_size']:,} |",
         f"| hidden size | {about['hidden_size']} |",
         *_made(training),
@@ -37,10 +51,17 @@ def card(about: Mapping[str, Any]) -> str:
         "The weights were learned from the target's features: the licence of the target may bind them too. Read it "
         "before you pass them on.",
         "",
-        "Method: Gao, Xie, Xiang, Ji, [Falcon: Faster and Parallel Inference of Large Language Models through Enhanced "
-        "Semi-Autoregressive Drafting and Custom-Designed Decoding Tree](https://arxiv.org/abs/2412.12639), AAAI 2025.",
+        f"Method: {_SOURCES[about['method']]}.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _form(network: Mapping[str, Any]) -> list[str]:
+    """Falcon's and EAGLE's network has more to tell than its k."""
+    if "mixer" not in network:
+        return []
+    ends = "normalised" if network["normalise"] else "raw, as in the paper"
+    return [f"| mixer | {_LSTM[network['mixer']]} |", f"| inputs and output | {ends} |"]
 
 
 def _made(training: Mapping[str, Any]) -> list[str]:

@@ -6,6 +6,7 @@ what does not fit. Shapes: W draft vocabulary.
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -13,49 +14,83 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import Tensor
+from torch import Tensor, nn
 
+from falcon_cli.baselines.medusa import Medusa, MedusaNetwork
 from falcon_cli.drafter.card import card
 from falcon_cli.drafter.network import DrafterNetwork
+from falcon_cli.drafter.propose import Falcon
+from falcon_cli.drafter.tree_drafter import TreeDrafter
 from falcon_cli.errors import FalconError
-from falcon_cli.recipe.distill import NetworkRecipe
+from falcon_cli.recipe.distill import MedusaRecipe, NetworkRecipe
 from falcon_cli.sources import atomic_folder
 from falcon_cli.target.load import LoadedTarget
+from falcon_cli.target.model import TargetModel
+from falcon_cli.tree.shape import TreeShape
 
-FORMAT, METHOD = 1, "falcon"
+FORMAT = 1
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 VOCABULARY = "vocabulary"
 """Name of the draft vocabulary's ids among the tensors."""
 
-SHIPPED = {"smollm2-135m-instruct": "smollm2-135m-instruct-k2"}
-"""Built-in target → the folder of the drafter that comes with falcon."""
+SHIPPED = {
+    ("smollm2-135m-instruct", "falcon"): "smollm2-135m-instruct-k2",
+    ("smollm2-135m-instruct", "eagle"): "smollm2-135m-instruct-eagle",
+    ("smollm2-135m-instruct", "medusa"): "smollm2-135m-instruct-medusa",
+}
+"""Built-in target and method → the folder of the drafter that comes with falcon."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a method's drafters are made of."""
+
+    recipe: type
+    network: Callable[[Any, Any], nn.Module]
+    """Recipe, target's decoder → network."""
+    drafter: Callable[[Any, TargetModel, TreeShape, Tensor | None], TreeDrafter]
+    """Network, target, tree, draft vocabulary → drafter."""
+
+
+FORMS = {
+    "falcon": Form(NetworkRecipe, DrafterNetwork, Falcon),
+    "eagle": Form(NetworkRecipe, DrafterNetwork, Falcon),
+    "medusa": Form(MedusaRecipe, MedusaNetwork, Medusa),
+}
 
 
 @dataclass(frozen=True)
 class SavedDrafter:
     """A drafter read from its folder."""
 
-    network: DrafterNetwork
+    network: Any
+    """DrafterNetwork or MedusaNetwork; both know their `k` and `recipe`."""
     vocabulary_W: Tensor | None
     """Ascending ids of the tokens that may be drafted; None is all."""
     about: dict[str, Any]
     """Its config.json."""
 
+    @property
+    def method(self) -> str:
+        """What it drafts by."""
+        return str(self.about["method"])
 
-def shipped(target_name: str) -> Path | None:
+
+def shipped(target_name: str, method: str = "falcon") -> Path | None:
     """The folder of the drafter that comes with falcon for a target, None where there is none."""
-    name = SHIPPED.get(target_name)
+    name = SHIPPED.get((target_name, method))
     folder = Path(__file__).parent / "shipped" / name if name else None
     return folder if folder is not None and (folder / CONFIG).is_file() else None
 
 
 def save_drafter(
     folder: Path,
-    network: DrafterNetwork,
+    network: Any,
     vocabulary_W: Tensor | None,
     target: LoadedTarget,
     training: dict[str, Any],
     dtype: torch.dtype = torch.float16,
+    method: str = "falcon",
 ) -> None:
     """Write a drafter, whole or not at all; what else lay in the folder (a tree tuned to the old weights) goes.
 
@@ -66,6 +101,7 @@ def save_drafter(
         target: What it was distilled from.
         training: Any JSON about how it was made; `command` and `accuracy` have their places in the card.
         dtype: Of the weights on disk.
+        method: One of `FORMS`.
 
     Raises:
         FalconError: The place cannot be written.
@@ -79,7 +115,7 @@ def save_drafter(
         )  # save_file's is unreadable to others
         about = {
             "format": FORMAT,
-            "method": METHOD,
+            "method": method,
             "k": network.k,
             "network": asdict(network.recipe),
             "draft_vocab_size": 0 if vocabulary_W is None else len(vocabulary_W),
@@ -101,19 +137,20 @@ def load_drafter(folder: Path, target: LoadedTarget) -> SavedDrafter:
         FalconError: Something is missing, damaged, or does not fit the target.
     """
     about = read_config(folder)
-    recipe = _recipe(folder, about)
+    form = FORMS[about["method"]]
+    recipe = _recipe(folder, about, form.recipe)
     _check_target(folder, about, target)
     tensors = _tensors(folder, about)
     vocabulary_W = _vocabulary(folder, about, tensors.pop(VOCABULARY, None), target)
-    network = DrafterNetwork(recipe, target.model.decoder)
+    network = form.network(recipe, target.model.decoder)
     _check_shapes(folder, network.state_dict(), tensors)
     network.load_state_dict(tensors)
     network = network.to(target.model.device, target.model.dtype).eval().requires_grad_(False)
     return SavedDrafter(network, vocabulary_W, about)
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """A drafter's config.json, of this method and a format that we know.
+def read_config(folder: Path, method: str | None = None) -> dict[str, Any]:
+    """A drafter's config.json, of the method asked for, if any, and a format that we know.
 
     Raises:
         FalconError: It is none.
@@ -126,9 +163,10 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise FalconError(f"{folder} is no drafter: {CONFIG} cannot be read ({error.strerror})") from error
     except ValueError as error:
         raise FalconError(f"{folder} is no drafter: {CONFIG} is not JSON") from error
-    if not isinstance(about, dict) or about.get("method") != METHOD:
-        method = about.get("method") if isinstance(about, dict) else None
-        raise FalconError(f"{folder} is no {METHOD} drafter: the method in its {CONFIG} is {method}")
+    found = about.get("method") if isinstance(about, dict) else None
+    if found not in FORMS or method not in (None, found):
+        wanted = method or " or ".join(FORMS)
+        raise FalconError(f"{folder} is no {wanted} drafter: the method in its {CONFIG} is {found}")
     if about.get("format") != FORMAT:
         raise FalconError(f"{folder} has format {about.get('format')}, this falcon reads {FORMAT}: update falcon")
     return about
@@ -140,18 +178,21 @@ def vocab_hash(tokenizer: Any) -> str:
     return hashlib.sha256(json.dumps(words).encode()).hexdigest()
 
 
-def _recipe(folder: Path, about: dict[str, Any]) -> NetworkRecipe:
+def _recipe(folder: Path, about: dict[str, Any], kind: Any) -> Any:
     values: Any = about.get("network")
-    kinds = {field.name: type(field.default) for field in fields(NetworkRecipe)}
+    kinds = {field.name: type(field.default) for field in fields(kind)}
     known = isinstance(values, dict) and {name: type(value) for name, value in values.items()} == kinds
     if not known or about.get("k") != values["k"]:
         raise FalconError(
             f"{folder}: {CONFIG} must hold k, and the same k with {', '.join(list(kinds)[1:])} under network"
         )
     try:
-        return NetworkRecipe(**values)
+        recipe = kind(**values)
     except FalconError as error:
         raise FalconError(f"{folder}: {CONFIG}: network: {error}") from error
+    if about["method"] == "eagle" and not recipe.is_eagle:
+        raise FalconError(f"{folder}: {CONFIG} says eagle, but its network is not EAGLE's (k: 1, linear, start: own)")
+    return recipe
 
 
 def _check_target(folder: Path, about: dict[str, Any], target: LoadedTarget) -> None:

@@ -20,7 +20,8 @@ from torch import Tensor
 from falcon_cli.attention.view import View
 from falcon_cli.core import Draft
 from falcon_cli.drafter.network import LstmState
-from falcon_cli.drafter.propose import Falcon, Plan
+from falcon_cli.drafter.propose import Falcon
+from falcon_cli.drafter.tree_drafter import Plan
 from falcon_cli.tree.passes import Slot
 
 
@@ -69,7 +70,7 @@ class DynamicFalcon(Falcon):
     def propose(self, token: int, room: int) -> Draft:
         """See `Drafter`."""
         self._tokens.append(token)
-        plan = self._plan(min(room, self.shape.height))
+        plan = self.plan(min(room, self.shape.height))
         grown = _Grown([token])
         if plan.passes:
             hidden_RKD = self._read_committed()
@@ -119,7 +120,7 @@ class DynamicFalcon(Falcon):
         if place:
             before_ED = self._embed(torch.tensor([grown.tokens[node] for node in parents], device=self.device))
         features_ED = self.engine.finish(hidden_RKD.flatten(0, 1)[outputs_E], before_ED)
-        score_EW, best_EW = self.engine.likely(features_ED, slot.width)
+        score_EW, best_EW = self.head.likely(features_ED, slot.width)
         ids_EW = best_EW if self.vocabulary_W is None else self.vocabulary_W[best_EW]
         children = []
         for parent, feature_D, ids, scores in zip(

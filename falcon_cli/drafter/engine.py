@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from falcon_cli.attention.view import View
 from falcon_cli.drafter.network import DrafterNetwork, LstmState, Mixed
 from falcon_cli.kv_cache import StaticCache
-from falcon_cli.native.layer import NativeDecoder, NativeLinear, linear_of
+from falcon_cli.native.layer import NativeDecoder, linear_of
 from falcon_cli.native.swap import suits_layer, swap_inside
 from falcon_cli.native.weights import Kind, Matrix, packed, packed_gate_up, product, suits
 from falcon_cli.target.model import TargetModel
@@ -32,37 +32,82 @@ class Engine(Protocol):
     def finish(self, hidden_ED: Tensor, before_ED: Tensor | None) -> Tensor:
         """Features [E, D]; `before_ED` embeds the tokens before the predicted ones (None: first slots)."""
 
+
+class Head(Protocol):
+    """The target's LM head on the draft vocabulary, numbered from 0."""
+
+    outputs: int
+    """W."""
+
     def best(self, features_ED: Tensor, count: int) -> Tensor:
-        """The LM head's best tokens [E, K] of the draft vocabulary, best first."""
+        """The best tokens [E, K], best first."""
 
     def likely(self, features_ED: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """Log-probabilities [E, K] of the best tokens within the draft vocabulary, and these tokens, best first."""
 
 
-def engine_of(network: DrafterNetwork, target: TargetModel, head_WD: Tensor) -> Engine:
+def engine_of(network: DrafterNetwork, target: TargetModel) -> Engine:
     """Kernels for a target that is on them, torch for others.
 
     Args:
         network: The drafter; kernels take its layers away.
         target: Whose attention, or kernels, it is to share.
-        head_WD: The LM head's rows of the draft vocabulary.
     """
-    head = linear_of(head_WD)
-    if target.engine is None:
-        network.attend_by(target.attention)
-        return TorchEngine(network, head)
-    if target.engine.exact and network.recipe.mixer == "linear" and suits_layer(network.layer) and suits(head):
-        return NativeEngine(network, head)
+    kernels = target.engine
+    if kernels and kernels.exact and network.recipe.mixer == "linear" and suits_layer(network.layer):
+        return NativeEngine(network)
     network.attend_by(target.attention)
-    swap_inside(network, "int8")
-    return TorchEngine(network, NativeLinear(head, "int8") if suits(head) else head)
+    if kernels:
+        swap_inside(network, "int8")
+    return TorchEngine(network)
+
+
+def head_of(target: TargetModel, vocabulary_W: Tensor | None, dtype: torch.dtype) -> Head:
+    """The LM head's rows of the draft vocabulary, on the kernels where the target is."""
+    head_VD: Tensor = target.head.weight
+    head_WD = head_VD if vocabulary_W is None else head_VD[vocabulary_W.to(head_VD.device)]
+    head = linear_of(head_WD.to(dtype))
+    return NativeHead(head) if target.engine is not None and suits(head) else TorchHead(head)
+
+
+class TorchHead:
+    """The head as it is."""
+
+    def __init__(self, head: nn.Linear):
+        self.linear, self.outputs = head, head.out_features
+
+    def best(self, features_ED: Tensor, count: int) -> Tensor:
+        """See `Head`."""
+        logits_EW: Tensor = self.linear(features_ED)
+        return logits_EW.topk(count).indices
+
+    def likely(self, features_ED: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """See `Head`."""
+        return _likely(self.linear(features_ED), count)
+
+
+class NativeHead:
+    """The head on the kernels."""
+
+    def __init__(self, head: nn.Linear, kind: Kind = "int8"):
+        self.matrix = packed([head], kind)
+        self.outputs = self.matrix.outputs
+
+    def best(self, features_ED: Tensor, count: int) -> Tensor:
+        """See `Head`."""
+        best_EK: Tensor = torch.ops.falcon.best(features_ED, _parts(self.matrix), self.outputs, count)
+        return best_EK
+
+    def likely(self, features_ED: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """See `Head`."""
+        return _likely(product(features_ED, self.matrix), count)
 
 
 class TorchEngine:
     """The network as it was trained."""
 
-    def __init__(self, network: DrafterNetwork, head: nn.Module):
-        self.network, self.head = network, head
+    def __init__(self, network: DrafterNetwork):
+        self.network = network
 
     def mix(self, embedded_BLD: Tensor, features_BLD: Tensor, state: LstmState | None) -> Mixed:
         """See `Engine`."""
@@ -77,25 +122,16 @@ class TorchEngine:
         """See `Engine`."""
         return self.network.finish(hidden_ED, before_ED)
 
-    def best(self, features_ED: Tensor, count: int) -> Tensor:
-        """See `Engine`."""
-        logits_EW: Tensor = self.head(features_ED)
-        return logits_EW.topk(count).indices
-
-    def likely(self, features_ED: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """See `Engine`."""
-        return _likely(self.head(features_ED), count)
-
 
 class NativeEngine:
     """The network on the kernels, a call a step; for linear mixers."""
 
-    def __init__(self, network: DrafterNetwork, head: nn.Linear, kind: Kind = "int8"):
+    def __init__(self, network: DrafterNetwork, kind: Kind = "int8"):
         self.k = network.k
-        self.size, self.epsilon = head.in_features, network.epsilon
+        self.size, self.epsilon = network.mixer.out_features, network.epsilon
         self.scale_D = network.scale_D.float() if network.recipe.normalise else _NONE
         self.norm_D = _NONE if network.norm_D is None else network.norm_D.detach().float()
-        self.mixer, self.head = packed([network.mixer], kind), packed([head], kind)
+        self.mixer = packed([network.mixer], kind)
         self.own: Matrix | None = None
         if network.recipe.start == "block":
             self.own, self.slot_KD = packed([network.own], kind), network.slot_KD.detach().float()
@@ -129,15 +165,6 @@ class NativeEngine:
             hidden_ED, before_ED, self.gate, self.change, self.size, self.norm_D, self.epsilon
         )
         return features_ED
-
-    def best(self, features_ED: Tensor, count: int) -> Tensor:
-        """See `Engine`."""
-        best_EK: Tensor = torch.ops.falcon.best(features_ED, _parts(self.head), self.head.outputs, count)
-        return best_EK
-
-    def likely(self, features_ED: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """See `Engine`."""
-        return _likely(product(features_ED, self.head), count)
 
     def _places_of(self, rows: int, block: int) -> tuple[Tensor, Tensor]:
         """For each row, its block's last one and its slot."""

@@ -19,69 +19,38 @@ Shapes: A new committed positions, L positions, R rows, K slots, D hidden size, 
 head reads, T nodes.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from falcon_cli.attention.view import View
-from falcon_cli.core import WIDEST_DRAFT, Draft, Scores, Verdict
-from falcon_cli.drafter.engine import engine_of
+from falcon_cli.core import Scores, Verdict
+from falcon_cli.drafter.engine import engine_of, head_of
 from falcon_cli.drafter.network import DrafterNetwork, LstmState
-from falcon_cli.errors import FalconError, UsageError
+from falcon_cli.drafter.tree_drafter import Plan, TreeDrafter, TreeOptions
+from falcon_cli.errors import UsageError
 from falcon_cli.kv_cache import StaticCache
 from falcon_cli.target.model import TargetModel
-from falcon_cli.tree.passes import Pass, Slot, moved, passes_of, positions_of
+from falcon_cli.tree.passes import positions_of
 from falcon_cli.tree.shape import TreeShape
-
-Choose = Callable[[Tensor, Slot], Tensor]
-"""Features [E, D] and the slot that they are for → the tokens [N] of its nodes."""
 
 
 @dataclass(frozen=True)
-class FalconOptions:
+class FalconOptions(TreeOptions):
     """Settings of Falcon."""
 
-    drafter: str | None = None
-    """Folder of the drafter; None takes --drafter, else the one shipped for the target."""
-    tree: str | None = None
-    """JSON file of the tree, auto or dynamic; None takes --tree."""
-    depth: int = 0
-    """Deepest level of the tree kept; 0 is all."""
-    nodes: int = 0
-    """Drafted nodes of the tree kept, breadth first; 0 is all."""
     copy: int = 0
     """Length of an n-gram after whose repetition what followed it is drafted instead; 0 is never."""
 
     def __post_init__(self) -> None:
-        if self.depth < 0 or self.nodes < 0 or self.copy < 0:
-            raise UsageError("falcon: needs depth >= 0, nodes >= 0 and copy >= 0")
-
-    def trim(self, shape: TreeShape) -> TreeShape:
-        """The part of a tree that these settings keep."""
-        paths = [path for path in shape.paths if not self.depth or len(path) <= self.depth]
-        return TreeShape(tuple(paths[: self.nodes] if self.nodes else paths))
+        super().__post_init__()
+        if self.copy < 0:
+            raise UsageError("falcon: needs copy >= 0")
 
 
-@dataclass(frozen=True)
-class Plan:
-    """A tree on the device, and the passes that draft it."""
-
-    parents: tuple[int, ...]
-    depth_T: Tensor
-    ancestors_TT: Tensor
-    passes: tuple[Pass, ...]
-
-    @classmethod
-    def of(cls, shape: TreeShape, k: int, chained: bool, device: torch.device) -> "Plan":
-        """Everything that no token changes, computed once."""
-        depth_T = torch.tensor(shape.depths, dtype=torch.long, device=device)
-        passes = tuple(moved(one, device) for one in passes_of(shape, k, chained))
-        return cls(shape.parents, depth_T, shape.ancestors_TT().to(device), passes)
-
-
-class Falcon:
+class Falcon(TreeDrafter):
     """A tree drafted by Falcon's network.
 
     Args:
@@ -97,28 +66,24 @@ class Falcon:
     def __init__(
         self, network: DrafterNetwork, target: TargetModel, shape: TreeShape, vocabulary_W: Tensor | None = None
     ):
-        self.k, self.chained, self.device = network.k, network.chained, target.device
         self.dtype = next(network.parameters()).dtype
-        self.vocabulary_W = None if vocabulary_W is None else vocabulary_W.to(self.device)
         self.embedding_VD: Tensor = target.model.get_input_embeddings().weight
-        head_VD: Tensor = target.head.weight
-        head_WD = (head_VD if self.vocabulary_W is None else head_VD[self.vocabulary_W]).to(self.dtype)
-        self.engine = engine_of(network, target, head_WD)
-        self.chunk, self.choices = target.chunk, len(head_WD)
+        head = head_of(target, vocabulary_W, self.dtype)
+        super().__init__(network.k, head, vocabulary_W, target.device)
+        self.chained = network.chained
+        self.engine = engine_of(network, target)
+        self.chunk = target.chunk
         self._context, self._head_shape = target.context_limit, target.cache.buffer_PCBGSH.shape
-        self.choose: Choose = self.candidates
-        self._plant(shape)
+        self.plant(shape)
 
-    def _plant(self, shape: TreeShape) -> None:
-        """Begin anew with a tree."""
-        _check(shape, self.choices)
-        self.shape = shape
-        self._plans: dict[int, Plan] = {}
+    def plant(self, shape: TreeShape) -> None:
+        """See `TreeDrafter`."""
+        super().plant(shape)
         self.cache = StaticCache(
             layers=1,
             kv_heads=self._head_shape[3],
             head_size=self._head_shape[-1],
-            limit=self._context + positions_of(self._plan(shape.height).passes),
+            limit=self._context + positions_of(self.plan(shape.height).passes),
             dtype=self.dtype,
             device=self.device,
         )
@@ -130,24 +95,6 @@ class Falcon:
         """Tokens of the pending positions: the root, or accepted ones."""
         self._features: list[Tensor] = []
         """The target's features that go with them, each of the token before."""
-
-    def with_tree(self, shape: TreeShape, choose: Choose | None = None, kind: "type[Falcon] | None" = None) -> "Falcon":
-        """The same drafter with another tree: weights are shared, what it has read is not.
-
-        Args:
-            shape: The tree.
-            choose: Fills nodes with other tokens than the best ones.
-            kind: Another way to draft with it.
-
-        Raises:
-            FalconError: As above.
-        """
-        kind = kind or type(self)
-        other = kind.__new__(kind)
-        other.__dict__.update(self.__dict__)
-        other.choose = choose or other.candidates
-        other._plant(shape)
-        return other
 
     @torch.inference_mode()
     def start(self, prompt_L: Tensor, scores: Scores) -> None:
@@ -163,17 +110,6 @@ class Falcon:
             self._attend(piece_BLD, View(self.cache.length, torch.arange(rows, device=self.device), None), rows)
         self._tail_BLD = self._last(mixed_BLD, self.k - 1)
 
-    @torch.inference_mode()
-    def propose(self, token: int, room: int) -> Draft:
-        """Draft the tree as far as `room` reaches; the root alone while the text is shorter than a block."""
-        self._tokens.append(token)
-        plan = self._plan(min(room, self.shape.height))
-        tokens_T = torch.empty(len(plan.parents), dtype=torch.long, device=self.device)
-        tokens_T[0] = token
-        if len(tokens_T) > 1 and sum(1 for _ in self.passes(plan, tokens_T)) == 0:
-            return Draft.chain([token], self.device)
-        return Draft(tokens_T, plan.parents, plan.depth_T, plan.ancestors_TT)
-
     def skip(self, token: int) -> None:
         """Somebody else drafts under this root."""
         self._tokens.append(token)
@@ -184,11 +120,7 @@ class Falcon:
         self._features.append(scores.features_TD[verdict.path_A])
 
     def passes(self, plan: Plan, tokens_T: Tensor) -> Iterator[Tensor]:
-        """Run the passes one by one, each filling its nodes' tokens.
-
-        Yields:
-            Features [T, D] so far: at a node, the one that its children are drafted from.
-        """
+        """See `TreeDrafter`; there is no pass while the text is shorter than a block."""
         hidden_RKD = self._read_committed()
         state, committed = self._state, self.cache.length
         if hidden_RKD.shape[1] < self.k:
@@ -215,11 +147,6 @@ class Falcon:
                 yield features_TD
         finally:
             self.cache.rewind(committed)
-
-    def candidates(self, features_ED: Tensor, slot: Slot) -> Tensor:
-        """The tokens [N] of the nodes that a slot drafts."""
-        best_N = self.engine.best(features_ED, slot.width).flatten()[slot.choice_N]
-        return best_N if self.vocabulary_W is None else self.vocabulary_W[best_N]
 
     def _read_committed(self) -> Tensor:
         """Pass 1: read what was accepted since the last one; returns the hidden states behind the last block [1, K, D].
@@ -258,12 +185,6 @@ class Falcon:
     def _embed(self, tokens: Tensor) -> Tensor:
         return self.embedding_VD[tokens].to(self.dtype)
 
-    def _plan(self, depth: int) -> Plan:
-        if depth not in self._plans:
-            shape = FalconOptions(depth=depth).trim(self.shape) if depth else TreeShape(())
-            self._plans[depth] = Plan.of(shape, self.k, self.chained, self.device)
-        return self._plans[depth]
-
     def _nothing(self) -> Tensor:
         return torch.empty(1, 0, self.embedding_VD.shape[1], dtype=self.dtype, device=self.device)
 
@@ -271,11 +192,3 @@ class Falcon:
     def _last(whole_BLD: Tensor, count: int) -> Tensor:
         """The last positions, as many as there are."""
         return whole_BLD[:, max(0, whole_BLD.shape[1] - count) :]
-
-
-def _check(shape: TreeShape, choices: int) -> None:
-    wanted = 1 + max(shape.ranks)
-    if wanted > choices:
-        raise FalconError(f"the tree asks for {wanted} candidates, the draft vocabulary has {choices} tokens")
-    if len(shape) > WIDEST_DRAFT:
-        raise FalconError(f"the tree has {len(shape)} nodes, {WIDEST_DRAFT} is the most; keep fewer with nodes=N")

@@ -8,6 +8,8 @@ from typing import Any, Literal, get_args
 from falcon_cli.errors import FalconError
 from falcon_cli.recipe.schema import TargetRecipe, at_least, one_of
 
+Method = Literal["falcon", "eagle", "medusa", "sps"]
+
 BENCH_SETS = ("mt-bench", "humaneval", "gsm8k")
 
 
@@ -106,6 +108,37 @@ class NetworkRecipe:
         one_of(self, "mixer", get_args(Mixer))
         one_of(self, "start", ("block", "own"))
 
+    @property
+    def is_eagle(self) -> bool:
+        """Whether this is EAGLE's network."""
+        return (self.k, self.mixer, self.start) == (1, "linear", "own")
+
+
+@dataclass(frozen=True)
+class MedusaRecipe:
+    """Medusa's form."""
+
+    k: int = 4
+    """Heads: tokens drafted."""
+    draft_vocab_size: int = 0
+    """Most frequent tokens that may be drafted; 0 is all."""
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "k")
+        at_least(self, 0, "draft_vocab_size")
+
+
+@dataclass(frozen=True)
+class DraftModelRecipe:
+    """The small model that drafts for speculative sampling: some of the target's own layers, distilled."""
+
+    layers: tuple[int, ...] = (0, 1, -2, -1)
+    """Which, in this order; negative numbers count from the last."""
+
+    def __post_init__(self) -> None:
+        if not self.layers:
+            raise FalconError("layers is empty: name at least one of the target's")
+
 
 @dataclass(frozen=True)
 class LossRecipe:
@@ -176,6 +209,8 @@ class TrainingRecipe:
 class DistillRecipe:
     """A drafter for a target."""
 
+    method: Method = "falcon"
+    """What learns: falcon or eagle (network), medusa (medusa), or a draft model for sps (draft_model)."""
     target: TargetRecipe = field(default_factory=TargetRecipe)
     corpus: CorpusRecipe = field(default_factory=CorpusRecipe)
     answers: Literal["target", "dataset"] = "dataset"
@@ -185,6 +220,8 @@ class DistillRecipe:
     """Computed once into a cache, or in the training loop with nothing on disk."""
     cache: CacheRecipe = field(default_factory=CacheRecipe)
     network: NetworkRecipe = field(default_factory=NetworkRecipe)
+    medusa: MedusaRecipe = field(default_factory=MedusaRecipe)
+    draft_model: DraftModelRecipe = field(default_factory=DraftModelRecipe)
     loss: LossRecipe = field(default_factory=LossRecipe)
     csgd: bool = True
     """Coupled Sequential Glancing Distillation; false trains without glancing."""
@@ -211,8 +248,13 @@ class DistillRecipe:
         at_least(self, 1, "passes")
         within(self, 0, 1, "glance", "pass_weight")
         one_of(self, "noise_kind", ("uniform", "gaussian"))
+        one_of(self, "method", get_args(Method))
         one_of(self, "answers", ("target", "dataset"))
         one_of(self, "features", ("disk", "online"))
+        if self.method == "eagle" and not self.network.is_eagle:
+            raise FalconError("method eagle needs network: {k: 1, mixer: linear, start: own}")
+        if self.method in ("medusa", "sps") and (self.passes > 1 or self.init_from or self.lora):
+            raise FalconError(f"method {self.method} knows no passes above 1, no init_from and no lora: leave them out")
         if self.passes > 1 and self.network.mixer == "time":
             raise FalconError("passes above 1 need network.mixer linear or position: an LSTM along time has one past")
         if self.lora is not None and self.init_from is None:

@@ -59,15 +59,15 @@ class BenchRecipe:
     limit: int | None = None
     """Questions to take, evenly spaced; None takes all."""
     methods: tuple[str, ...] | None = None
-    """None takes ar, pld and lookahead, and falcon where it has a drafter."""
+    """None takes ar, pld and lookahead, and medusa, eagle and falcon where they have a drafter."""
     peers: tuple[str, ...] = ()
     """Other programs to measure beside ours."""
     draft_model: str | None = None
     """The small model that drafts for speculative sampling."""
     drafter: str | None = None
-    """Folder of the drafter for falcon; None takes the one that comes with falcon for the target."""
+    """A drafter's folder, for the method that it is for; None takes those that come with falcon for the target."""
     tree: str = "auto"
-    """falcon's tree: a JSON file; auto: the one tuned here, else the drafter's own; dynamic: grown in every cycle."""
+    """A file; auto: the one tuned here, else the drafter's own; chain: as long as that is high; dynamic: grown anew."""
     max_new_tokens: int = 128
     repeats: int = 1
     seed: int = 0
@@ -75,12 +75,20 @@ class BenchRecipe:
     """Chat template: a name or a Jinja file; None takes the tokenizer's own."""
     keep_going: bool = False
     """Skip malformed questions instead of stopping at the first."""
+    datasets: tuple[str, ...] = ()
+    """Several data sets, one after the other, instead of dataset."""
+    table: int | None = None
+    """Number of the paper's table to hold the results against."""
 
     def __post_init__(self) -> None:
-        at_least(self, 1, "limit", "max_new_tokens", "repeats")
+        at_least(self, 1, "limit", "max_new_tokens", "repeats", "table")
         at_least(self, 0, "seed")
         if self.methods == ():
             raise FalconError("methods is empty: name at least one")
+        if self.datasets and self.dataset != BenchRecipe.dataset:
+            raise FalconError("dataset and datasets: a recipe has one of them")
+        if self.table is not None and self.table > 5:
+            raise FalconError(f"table must be at most 5, the paper's last, not {self.table}")
 
 
 @dataclass(frozen=True)
@@ -93,9 +101,9 @@ class GenerateRecipe:
     draft_model: str | None = None
     """The small model that drafts for speculative sampling."""
     drafter: str | None = None
-    """Folder of the drafter for falcon; None takes the one that comes with falcon for the target."""
+    """A drafter's folder, for the method that it is for; None takes those that come with falcon for the target."""
     tree: str = "auto"
-    """falcon's tree: a JSON file; auto: the one tuned here, else the drafter's own; dynamic: grown in every cycle."""
+    """A file; auto: the one tuned here, else the drafter's own; chain: as long as that is high; dynamic: grown anew."""
     max_new_tokens: int = 256
     system: str | None = None
     """System message put before each prompt."""

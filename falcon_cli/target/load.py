@@ -72,17 +72,42 @@ def load_target(recipe: TargetRecipe) -> LoadedTarget:
     device = pick_device(recipe.device)
     dtype = pick_dtype(recipe.dtype, device)
     attention = pick_backend("sdpa" if recipe.compile else recipe.attention, device, DTYPES[dtype])
-    where = resolve_target(recipe.model)
-    if isinstance(where, Path) and where.suffix == ".gguf":
-        where = converted(where)
+    where = _place(recipe)
     native = _native_kind(recipe, device, dtype)
-    model, tokenizer = _from_transformers(str(where), recipe, DTYPES[dtype])
+    model, tokenizer = _from_transformers(where, recipe, DTYPES[dtype])
     if recipe.adapter is not None:
         model = with_adapter(model, recipe.adapter)
     stop_ids = _stop_ids(model, tokenizer)
     held = _hooked(recipe.model, model.to(device), attention, native, recipe.compile)
     gc.freeze()  # a model's many objects are here to stay: no later collection need walk them
     return LoadedTarget(recipe.model, held, tokenizer, stop_ids, dtype)
+
+
+def load_tokenizer(recipe: TargetRecipe) -> Any:
+    """Load the tokenizer of a recipe's target, without the model.
+
+    Raises:
+        FalconError: It cannot be found or read.
+    """
+    from transformers import AutoTokenizer
+
+    where = _place(recipe)
+    try:
+        return AutoTokenizer.from_pretrained(where, **_fetching(recipe))
+    except Exception as error:  # a broken file, an unreachable hub: one line for all of them
+        raise FalconError(_why_not_loaded(where, error, "a tokenizer")) from error
+
+
+def _place(recipe: TargetRecipe) -> str:
+    """What transformers is to load from: a folder, or a hub id."""
+    where = resolve_target(recipe.model)
+    return str(converted(where) if isinstance(where, Path) and where.suffix == ".gguf" else where)
+
+
+def _fetching(recipe: TargetRecipe) -> dict[str, Any]:
+    """How transformers is to fetch what it loads."""
+    revision = {} if recipe.revision is None else {"revision": recipe.revision}
+    return {"trust_remote_code": recipe.trust_remote_code, **revision}
 
 
 def _native_kind(recipe: TargetRecipe, device: torch.device, dtype: str) -> Kind | None:
@@ -127,9 +152,7 @@ def _from_transformers(where: str, recipe: TargetRecipe, dtype: torch.dtype) -> 
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    common = {"revision": recipe.revision, "trust_remote_code": recipe.trust_remote_code}
-    if recipe.revision is None:
-        common.pop("revision")
+    common = _fetching(recipe)
     try:
         tokenizer = AutoTokenizer.from_pretrained(where, **common)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -137,15 +160,15 @@ def _from_transformers(where: str, recipe: TargetRecipe, dtype: torch.dtype) -> 
         )
         model = whole(*loaded)
     except Exception as error:  # a broken file, an unknown architecture, an unreachable hub: one line for all of them
-        raise FalconError(_why_not_loaded(where, error)) from error
+        raise FalconError(_why_not_loaded(where, error, "a causal LM with safetensors weights")) from error
     return model, tokenizer
 
 
-def _why_not_loaded(where: str, error: Exception) -> str:
+def _why_not_loaded(where: str, error: Exception, what: str) -> str:
     lines = str(error).strip().splitlines()
     reason = lines[0] if lines else type(error).__name__
     if Path(where).exists():
-        return f"{where}: cannot be loaded as a causal LM with safetensors weights ({reason})"
+        return f"{where}: cannot be loaded as {what} ({reason})"
     if "connect" in str(error).lower() or "offline" in str(error).lower():
         return (
             f"{where}: the model hub cannot be reached and it is not in the local cache; give a local folder or .gguf"

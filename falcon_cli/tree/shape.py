@@ -46,10 +46,13 @@ class TreeShape:
         Raises:
             FalconError: A path is empty, doubled, lacks its parent, or holds a rank that is negative or too large.
         """
-        sorted_paths = sorted((tuple(path) for path in paths), key=lambda path: (len(path), path))
+        unsorted_paths = [tuple(path) for path in paths]
+        for path in unsorted_paths:
+            _check_ranks(path, max_rank)
+        sorted_paths = sorted(unsorted_paths, key=lambda path: (len(path), path))
         known: set[Path] = {()}
         for path in sorted_paths:
-            _check_path(path, known, max_rank)
+            _check_place(path, known)
             known.add(path)
         return cls(tuple(sorted_paths))
 
@@ -107,15 +110,19 @@ def depths_of(parents: Sequence[int]) -> tuple[int, ...]:
     return tuple(depths)
 
 
-def _check_path(path: Path, known: set[Path], max_rank: int | None) -> None:
+def _check_ranks(path: Path, max_rank: int | None) -> None:
     shown = list(path)
     if not path:
         raise FalconError("tree: an empty path; the root is implied, so leave it out")
-    if path in known:
-        raise FalconError(f"tree: path {shown} stands twice; remove one")
     if any(not isinstance(rank, int) or rank < 0 for rank in path):
         raise FalconError(f"tree: path {shown} must hold whole ranks from 0")
     if max_rank is not None and max(path) >= max_rank:
         raise FalconError(f"tree: path {shown} asks for rank {max(path)}, but the drafter gives {max_rank} choices")
+
+
+def _check_place(path: Path, known: set[Path]) -> None:
+    shown = list(path)
+    if path in known:
+        raise FalconError(f"tree: path {shown} stands twice; remove one")
     if path[:-1] not in known:
         raise FalconError(f"tree: path {shown} has no parent; add {list(path[:-1])} or remove it")

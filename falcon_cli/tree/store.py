@@ -2,7 +2,8 @@
 
 `k` is the drafter's: a tree's worth depends on where its passes begin. `made_by` is for people. No paths at all, with
 `"plain": true` under `made_by`, says that no tree is worth its price: decode plainly. `"dynamic": true` says that the
-paths are but a budget for a tree grown anew in every cycle.
+paths are but a budget for a tree grown anew in every cycle. Other tools' trees, bare lists of paths, are read too; they
+know no k, so they are taken for any.
 """
 
 import json
@@ -14,6 +15,7 @@ from typing import Any
 
 from falcon_cli.errors import FalconError
 from falcon_cli.sources import atomic_file
+from falcon_cli.tree.foreign import is_python, read_python
 from falcon_cli.tree.shape import Path, TreeShape
 
 
@@ -50,19 +52,18 @@ def save_tree(file: File, tree: StoredTree) -> None:
 def load_tree(file: File, k: int, max_rank: int | None = None) -> StoredTree:
     """Read a tree for a drafter of k tokens a pass that gives `max_rank` choices.
 
+    Args:
+        file: In our own form; or a bare list of paths, in JSON or as `FILE.py` or `FILE.py:NAME` in Python.
+        k: The drafter's.
+        max_rank: Ranks must stay below this width, where given.
+
     Raises:
         FalconError: Names the file and what is wrong with it.
     """
-    try:
-        document = json.loads(file.read_bytes())
-    except OSError as error:
-        raise FalconError(f"cannot read the tree {file}: {error.strerror}") from error
-    except ValueError as error:
-        raise FalconError(f"{file} is no tree: not JSON") from error
-    paths, made_for = (document.get("paths"), document.get("k")) if isinstance(document, dict) else (None, None)
-    if not isinstance(paths, list) or not all(isinstance(path, list) for path in paths):
-        raise FalconError(f'{file} is no tree: it wants {{"k": 2, "paths": [[0], [1], [0, 0]]}}')
-    made_by = document.get("made_by")
+    document = _document(file, k)
+    paths, made_for, made_by = (document.get(key) for key in ("paths", "k", "made_by"))
+    if not isinstance(paths, list) or not all(isinstance(path, (list, tuple)) for path in paths):
+        raise FalconError(f'{file} is no tree: it wants {{"k": 2, "paths": [[0], [1], [0, 0]]}} or the bare paths')
     made_by = made_by if isinstance(made_by, dict) else {}
     if not paths and made_by.get("plain") is not True:
         raise FalconError(f"{file} has no paths: give at least [0]")
@@ -75,6 +76,22 @@ def load_tree(file: File, k: int, max_rank: int | None = None) -> StoredTree:
     except FalconError as error:
         raise FalconError(f"{file}: {error}") from error
     return StoredTree(k, shape, made_by)
+
+
+def _document(file: File, k: int) -> dict[str, Any]:
+    """A tree's file in our own form, whatever form it has; empty where it has none."""
+    if is_python(file):
+        paths, origin = read_python(file)
+        return {"k": k, "paths": paths, "made_by": {"from": origin}}
+    try:
+        document = json.loads(file.read_bytes())
+    except OSError as error:
+        raise FalconError(f"cannot read the tree {file}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise FalconError(f"{file} is no tree: not JSON") from error
+    if isinstance(document, list):
+        return {"k": k, "paths": document, "made_by": {"from": file.name}}
+    return document if isinstance(document, dict) else {}
 
 
 def default_tree(k: int, nodes: int = 24) -> TreeShape:

@@ -16,7 +16,7 @@ from falcon_cli.core import Draft, Scores, Verdict
 from falcon_cli.decode.loop import complete
 from falcon_cli.decode.stop import Stop
 from falcon_cli.decode.verify import verify
-from falcon_cli.drafter.propose import Falcon
+from falcon_cli.drafter.tree_drafter import TreeDrafter, TreeOptions
 from falcon_cli.target.model import TargetModel
 from falcon_cli.tree.passes import Pass, passes_of
 from falcon_cli.tree.shape import TreeShape
@@ -69,7 +69,7 @@ def verify_costs(target: TargetModel, plan: Rounds, tick: Callable[[], None]) ->
 
 
 def draft_costs(
-    target: TargetModel, drafters: Mapping[int, Falcon], plan: Rounds, tick: Callable[[], None]
+    target: TargetModel, drafters: Mapping[int, TreeDrafter], plan: Rounds, tick: Callable[[], None]
 ) -> dict[int, DraftCost]:
     """k → costs of its drafts' parts, the plane that fits a few trees best."""
     grown = 2 * (plan.rounds + _WARM)  # each draft is taken to be accepted by a token
@@ -79,7 +79,7 @@ def draft_costs(
     trees = [
         (k, tree, passes_of(tree.shape, k, tree.chained))
         for k, drafter in drafters.items()
-        for tree in (drafter.with_tree(shape) for shape in _shapes(k, drafter.choices))
+        for tree in (drafter.with_tree(shape) for shape in _shapes(k, drafter.choices) if _reached(drafter, shape))
     ]
     for _, tree, _ in trees:
         tree.start(prompt_L, scores)
@@ -102,14 +102,17 @@ def rest_cost(target: TargetModel, tokens: int = 24) -> float:
     return 1e3 * median(one.seconds - one.draft_seconds - one.verify_seconds for one in completion.cycles)
 
 
-def with_aftermath(table: CostTable, target: TargetModel, drafters: Mapping[int, Falcon], context: int) -> CostTable:
+def with_aftermath(
+    table: CostTable, target: TargetModel, drafters: Mapping[int, TreeDrafter], context: int
+) -> CostTable:
     """The table with what a draft costs the verification behind it, which finds other things in the processor's caches.
 
     Real cycles are run, and what they take beyond the table's parts is added to each draft's `first`.
     """
     draft, context = dict(table.draft), max(1, min(context, target.context_limit - 2 * _AFTERMATH_TOKENS))
     for k, drafter in drafters.items():
-        tree = drafter.with_tree(default_tree(k, min(_AFTERMATH_NODES, drafter.choices)))
+        within = TreeOptions(depth=drafter.deepest or 0)
+        tree = drafter.with_tree(within.trim(default_tree(k, min(_AFTERMATH_NODES, drafter.choices))))
         completion = complete(target, tree, _ids(context), Stop((), _AFTERMATH_TOKENS))
         priced = table.cycle_ms(passes_of(tree.shape, k, tree.chained), len(tree.shape), k, context)
         whole = [cycle for cycle in completion.cycles if cycle.nodes == len(tree.shape)]
@@ -119,7 +122,7 @@ def with_aftermath(table: CostTable, target: TargetModel, drafters: Mapping[int,
 
 
 @torch.inference_mode()
-def _drafted(target: TargetModel, tree: Falcon, scores: Scores) -> float:
+def _drafted(target: TargetModel, tree: TreeDrafter, scores: Scores) -> float:
     """Seconds of one draft and of learning that its first two nodes were accepted."""
     began = perf_counter()
     draft = tree.propose(_FIRST_ID, tree.shape.height)
@@ -155,6 +158,10 @@ def _shapes(k: int, choices: int) -> list[TreeShape]:
         below = [(*path, *(0,) * depth) for path in fan[:4] for depth in range(1, k + 1)]
         shapes.append(TreeShape.from_paths([*stems, *fan[:4], *below]))
     return [shape for number, shape in enumerate(shapes) if shape not in shapes[:number]]
+
+
+def _reached(drafter: TreeDrafter, shape: TreeShape) -> bool:
+    return drafter.deepest is None or shape.height <= drafter.deepest
 
 
 def _fitted(measured: Sequence[tuple[Sequence[Pass], float]]) -> DraftCost:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from falcon_cli.core import Scores, Verdict
-from falcon_cli.drafter.propose import Falcon
+from falcon_cli.drafter.tree_drafter import TreeDrafter
 from falcon_cli.target.model import TargetModel
 from falcon_cli.tree.passes import Slot
 from falcon_cli.tree.shape import Path, TreeShape
@@ -64,12 +64,12 @@ class Witness:
     """A drafter that follows known texts instead of guessing.
 
     Args:
-        drafter: Falcon; its weights are shared.
+        drafter: Its weights are shared.
         depth: Deepest level watched.
         width: Ranks from here on count as misses.
     """
 
-    def __init__(self, drafter: Falcon, depth: int, width: int):
+    def __init__(self, drafter: TreeDrafter, depth: int, width: int):
         self.depth, self.width = depth, min(width, drafter.choices)
         self._drafter = drafter.with_tree(TreeShape.chain(depth), self._follow)
         self._ahead: Sequence[int] = ()
@@ -117,8 +117,7 @@ class Witness:
             _MissedError: It is not among the candidates, so nothing below it matters.
         """
         truth, drafter = self._ahead[slot.begin - 1], self._drafter
-        best_N = drafter.engine.best(features_ED, self.width)[0]
-        ids = (best_N if drafter.vocabulary_W is None else drafter.vocabulary_W[best_N]).tolist()
+        ids = drafter.best(features_ED, self.width)[0].tolist()
         self._ranks.append(ids.index(truth) if truth in ids else self.width)
         if self._ranks[-1] == self.width:
             raise _MissedError

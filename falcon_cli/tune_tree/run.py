@@ -10,17 +10,18 @@ from falcon_cli.baselines.autoregressive import Autoregressive
 from falcon_cli.console import progress, say, warn
 from falcon_cli.core import Drafter
 from falcon_cli.drafter.checkpoint import SavedDrafter, load_drafter, read_config
+from falcon_cli.drafter.choice import default_tree_of, drafter_folder, drafter_of
 from falcon_cli.drafter.dynamic import DynamicFalcon
 from falcon_cli.drafter.propose import Falcon
+from falcon_cli.drafter.tree_drafter import TreeDrafter
 from falcon_cli.drafter.tuned import drafter_name, find_tree, tuned_file
 from falcon_cli.errors import FalconError, UsageError
-from falcon_cli.methods import drafter_folder
 from falcon_cli.recipe.tune import TuneTreeRecipe
 from falcon_cli.sources import home
 from falcon_cli.target.load import LoadedTarget, load_target
 from falcon_cli.target.setting import Setting
 from falcon_cli.tree.shape import TreeShape
-from falcon_cli.tree.store import StoredTree, default_tree, save_tree
+from falcon_cli.tree.store import StoredTree, save_tree
 from falcon_cli.tune_tree.calibration import NEEDED, Prompt, answers_to, prompts_of, share_out
 from falcon_cli.tune_tree.cost import CostTable, load_costs, save_costs
 from falcon_cli.tune_tree.folder import TuningFolder
@@ -50,7 +51,7 @@ class Entry:
 
     folder: Path
     saved: SavedDrafter
-    drafter: Falcon
+    drafter: TreeDrafter
 
     @property
     def name(self) -> str:
@@ -95,22 +96,26 @@ def _tune(
     draftings = {}
     with progress("ranking", len(texts) * len(entries), "answers") as bar:
         for k, entry in entries.items():
-            witness = Witness(entry.drafter, recipe.passes * k, recipe.width)
+            depth = k * entry.drafter.most_passes(recipe.passes)
+            witness = Witness(entry.drafter, depth, recipe.width)
             watched = folder.watched(entry.name, witness, texts, target.model, bar.advance)
             _check_enough([path.whole for text in watched for path in text.paths])
-            weight = cross_validated(watched, recipe.passes * k, witness.width, k)
+            weight = cross_validated(watched, depth, witness.width, k)
             draftings[k] = Drafting(k, entry.drafter.chained, watched, witness.width, weight)
     context = sum(len(one.prompt.ids) + len(one.answer) / 2 for one in texts) / len(texts)
     table = table or _costs(recipe, target, setting, entries)
     _check_prices(table, entries)
     found = [
         one
-        for drafting in draftings.values()
-        for one in foreseen(drafting, candidates(drafting, table, context, recipe.nodes, recipe.passes))
+        for k, drafting in draftings.items()
+        for one in foreseen(
+            drafting,
+            candidates(drafting, table, context, recipe.nodes, entries[k].drafter.most_passes(recipe.passes)),
+        )
     ]
     best = finalists(found, recipe.finalists)
     others: dict[str, Candidate] = {}
-    for name, tree in ((BUILT_IN, StoredTree(current.k, default_tree(current.k))), (CURRENT, current)):
+    for name, tree in ((BUILT_IN, StoredTree(current.k, default_tree_of(first.saved))), (CURRENT, current)):
         if tree.shape.paths and tree.shape not in [one.shape for one in (*best, *others.values()) if one.k == tree.k]:
             others[name] = _priced(tree, draftings[tree.k], table, context)
     tuning = Tuning(recipe, setting, table, context, draftings, tuple(found), tuple(best), others, folder.path)
@@ -127,7 +132,8 @@ def _proved(
     for name, one in tuning.contenders.items():
         contenders[name] = entries[one.k].drafter.with_tree(one.shape)
     for one in tuning.finalists[:1]:
-        contenders[DYNAMIC] = entries[one.k].drafter.with_tree(one.shape, kind=DynamicFalcon)
+        if isinstance(entries[one.k].drafter, Falcon):
+            contenders[DYNAMIC] = entries[one.k].drafter.with_tree(one.shape, kind=DynamicFalcon)
     recipe, log = tuning.recipe, folder.proof({name: one.shape for name, one in tuning.contenders.items()})
     with progress("proving", len(prompts), "prompts") as bar:
         measured = prove(contenders, prompts, target, recipe.max_new_tokens, recipe.seed, log, bar.advance)
@@ -195,7 +201,7 @@ def _entries(folders: Sequence[Path], target: LoadedTarget) -> dict[int, Entry]:
         k = saved.network.k
         if k in entries:
             raise UsageError(f"{entries[k].folder} and {folder} both have k = {k}: name one drafter for each k")
-        drafter = Falcon(saved.network, target.model, TreeShape.chain(k), saved.vocabulary_W)
+        drafter = drafter_of(saved, target, TreeShape.chain(k))
         entries[k] = Entry(folder, saved, drafter)
     return entries
 
@@ -203,7 +209,7 @@ def _entries(folders: Sequence[Path], target: LoadedTarget) -> dict[int, Entry]:
 def _current(entry: Entry, setting: Setting) -> StoredTree:
     """What `--tree auto` takes before this tuning."""
     k = entry.drafter.k
-    return find_tree(entry.folder, entry.saved.about, k, setting) or StoredTree(k, default_tree(k))
+    return find_tree(entry.folder, entry.saved.about, k, setting) or StoredTree(k, default_tree_of(entry.saved))
 
 
 def _costs(recipe: TuneTreeRecipe, target: LoadedTarget, setting: Setting, entries: dict[int, Entry]) -> CostTable:

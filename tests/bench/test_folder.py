@@ -37,6 +37,29 @@ def test_resuming_with_other_settings_names_them(tmp_path, begun):
         RunFolder.open(tmp_path, replace(RECIPE, seed=4, max_new_tokens=9), ["falcon"], resume=True)
 
 
+def test_what_is_shown_of_a_run_may_change(tmp_path, begun):
+    view = replace(RECIPE, datasets=("gsm8k", "mt-bench"), table=2)
+    assert RunFolder.open(tmp_path, view, ["falcon"], resume=True).log.read()
+    assert begun.holds_run(view, resume=True)
+    assert not RunFolder(tmp_path / "elsewhere").holds_run(view, resume=False)
+
+
+def test_results_are_those_of_a_whole_run(tmp_path, begun, results):
+    assert begun.results() is None
+    (tmp_path / "results.json").write_text(json.dumps({**results, "prompts": 2}))
+    assert begun.results() is None  # of an earlier run: only one question is measured in this one
+    (tmp_path / "results.json").write_text(json.dumps({**results, "prompts": 1}))
+    assert begun.results()["methods"].keys() == results["methods"].keys()
+    (tmp_path / "results.json").write_text("{")
+    assert begun.results() is None
+
+
+def test_results_of_several_data_sets_are_not_overwritten(tmp_path):
+    (tmp_path / "results.json").write_text('{"schema": 1, "table": 1, "datasets": {}}')
+    with pytest.raises(UsageError, match="holds the results of several data sets: name another --out"):
+        RunFolder.open(tmp_path, RECIPE, ["falcon"], resume=True)
+
+
 def test_a_run_that_measured_nothing_binds_nobody(tmp_path):
     RunFolder.open(tmp_path, RECIPE, ["falcon"], resume=False)
     folder = RunFolder.open(tmp_path, replace(RECIPE, seed=4), ["falcon"], resume=False)

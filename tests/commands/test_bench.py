@@ -91,6 +91,49 @@ def test_out_holds_everything(bench, tmp_path):
     assert str(tmp_path) not in (out / "provenance.json").read_text()
 
 
+def test_a_label_is_the_methods_name_everywhere(bench, tmp_path):
+    out = tmp_path / "run"
+    outcome = bench("--json", "--out", out, "--method", "pld:length=3 as L=3", "--method", "pld:length=3 as L=3")
+    assert list(outcome.document["methods"]) == ["ar", "pld", "L=3"]
+    assert outcome.document["settings"]["methods"] == ["pld", "pld:length=3 as L=3", "pld:length=3 as L=3"]
+    assert {path.name for path in (out / "answers").iterdir()} == {"ar.jsonl", "pld.jsonl", "L-3.jsonl"}
+    assert {method for _, _, method in ids_of(out)} == {"ar", "pld", "L=3"}
+    assert "L=3" in outcome.err
+    assert "| `L=3` |" in (out / "report.md").read_text()
+
+
+@pytest.fixture
+def suite(falcon, chat_target, questions, tmp_path):
+    """`falcon bench` by a recipe of two data sets and the paper's table 5."""
+    more, recipe = tmp_path / "more.jsonl", tmp_path / "recipe.yaml"
+    more.write_text('{"prompt": "the thin thing"}\n')
+    lines = [f"target: {{model: {chat_target}}}", f"datasets: [{questions}, {more}]", "table: 5"]
+    recipe.write_text("\n".join([*lines, "methods: [pld as k=2]", "max_new_tokens: 12"]))
+    return lambda *words: falcon("bench", "--recipe", recipe, *words)
+
+
+def test_several_data_sets_are_one_suite_and_the_papers_tables_its_views(suite, tmp_path):
+    out = tmp_path / "suite"
+    document = suite("--out", out, "--json").document
+    methods = {name: list(results["methods"]) for name, results in document["datasets"].items()}
+    assert (document["table"], methods) == (5, {"questions": ["ar", "k=2"], "more": ["ar", "k=2"]})
+    assert {path.name for path in (out / "more").iterdir()} == FILES
+    assert {path.name for path in out.iterdir()} == {"questions", "more", "results.json", "table.md"}
+    again = suite("--out", out, "--json", "--resume", "--set", "table=1")
+    assert (again.out.count("\n"), again.document) == (1, {**document, "table": 1})
+
+
+def test_a_failure_on_any_data_set_is_the_suites(suite, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "verify", gullible)
+    outcome = suite("--out", tmp_path / "suite")
+    assert (outcome.code, "k=2 on questions" in outcome.complaint) == (3, True)
+
+
+def test_a_suite_needs_a_folder_and_a_data_set_of_ones_own_makes_it_an_ordinary_run(suite, questions):
+    assert "several data sets need --out" in suite().complaint
+    assert suite("--dataset", questions, "--json").document["dataset"] == str(questions)
+
+
 def test_limit_takes_questions_evenly(bench):
     assert bench("--json", "--limit", 2).document["prompts"] == 2
 
@@ -154,7 +197,7 @@ def test_a_real_sigint(chat_target, falcon, tmp_path):
     asked, out = tmp_path / "many.jsonl", tmp_path / "run"
     asked.write_text("".join(json.dumps({"prompt": f"question {number}"}) + "\n" for number in range(24)))
     words = ["bench", "--target", chat_target, "--dataset", asked, "--method", "pld", "--max-new-tokens", 160]
-    words = [str(word) for word in [*words, "--threads", 1, "--out", out]]
+    words = [str(word) for word in [*words, "--threads", 1, "--kernels", "torch", "--out", out]]
     process = subprocess.Popen([sys.executable, "-m", "falcon_cli", *words], stderr=subprocess.PIPE, text=True)
     wait_for_lines(out / "records.jsonl", 2, process)
     process.send_signal(signal.SIGINT)
@@ -207,6 +250,10 @@ def test_output_that_is_not_the_targets_own_is_a_failure(bench, tmp_path, monkey
         (["--peer", "hff"], 2, "unknown peer hff (did you mean hf?)"),
         (["--method", "sps"], 2, "sps needs --draft-model"),
         (["--resume"], 2, "name it with --out"),
+        (["--method", "ar as plain"], 2, "ar is the baseline of every table and keeps its name"),
+        (["--method", "lookahead as pld"], 2, "two methods are called pld"),
+        (["--method", "lookahead as ar"], 2, "two methods are called ar"),
+        (["--method", "lookahead as hf", "--peer", "hf"], 2, "two methods are called hf"),
         (["--limit", "0"], 2, "limit must be at least 1, not 0"),
         (["--set", "limit"], 2, "--set takes key=value"),
         (["--set", "target.dtipe=fp32"], 1, "--set target.dtipe: unknown key (did you mean dtype?)"),

@@ -1,6 +1,6 @@
 import pytest
 
-from falcon_cli.commands.options import override
+from falcon_cli.commands.options import override, refuse
 from falcon_cli.errors import UsageError
 from falcon_cli.recipe.schema import BenchRecipe, GenerateRecipe
 
@@ -30,3 +30,18 @@ def test_options_of_the_target_go_into_its_part():
 def test_a_value_that_does_not_suit_is_wrong_usage(given, message):
     with pytest.raises(UsageError, match=message):
         override(GenerateRecipe(), **given)
+
+
+def test_options_that_do_not_belong_are_refused_by_their_names():
+    given = {
+        "target": "t",
+        "method": [],
+        "peer": None,
+        "resume": False,
+        "seed": 0,
+        "draft_model": "d",
+        "compile_": True,
+    }
+    with pytest.raises(UsageError, match=r"^so it is: leave out --seed, --draft-model, --compile$"):
+        refuse(given, ("target", "limit"), "so it is")
+    refuse(given, ("target", "seed", "draft_model", "compile_"), "so it is")

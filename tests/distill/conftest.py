@@ -10,9 +10,9 @@ from accelerate import Accelerator
 
 from falcon_cli.distill.features import lessons
 from falcon_cli.distill.optimizer import optimizers
-from falcon_cli.distill.pupil import Pupil
+from falcon_cli.distill.pupils import pupil_of
 from falcon_cli.distill.sample import Sample
-from falcon_cli.distill.trainer import Course, Trainer, bearing_positions
+from falcon_cli.distill.trainer import Course, Trainer
 from falcon_cli.recipe.distill import DistillRecipe, LossRecipe, NetworkRecipe, TrainingRecipe
 from falcon_cli.target.load import LoadedTarget
 from falcon_cli.target.model import TargetModel
@@ -39,18 +39,17 @@ class Classroom:
     recipe: DistillRecipe
     target: LoadedTarget
     samples: list[Sample]
-    pupil: Pupil
+    pupil: Any
     lessons: InMemory
 
     def trainer(self, accelerator: Accelerator | None = None) -> Trainer:
         """A trainer of this pupil."""
-        k = self.recipe.network.k
         course = Course(
             self.recipe,
-            self.pupil.frozen,
+            self.pupil,
             self.lessons,
             [len(sample) for sample in self.samples],
-            [bearing_positions(sample.answer, k) for sample in self.samples],
+            [self.pupil.bearing(sample.answer) for sample in self.samples],
             self.recipe.training.steps,
         )
         made = optimizers(self.pupil.network, self.recipe.training)
@@ -114,7 +113,7 @@ def classroom(tiny_target: LoadedTarget) -> Callable[..., Classroom]:
         )
         samples = texts()
         found = dict(lessons(tiny_target.model, samples, 8, torch.float32))
-        pupil = Pupil.of(recipe, tiny_target, samples)
+        pupil = pupil_of(recipe, tiny_target, samples)
         return Classroom(recipe, tiny_target, samples, pupil, InMemory([found[n] for n in range(len(samples))]))
 
     return build

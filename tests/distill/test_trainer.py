@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from falcon_cli.distill.features import Lesson
-from falcon_cli.distill.trainer import NotFiniteError, bearing_positions
+from falcon_cli.distill.trainer import NotFiniteError
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "distill_losses.json"
 
@@ -86,8 +86,3 @@ def test_texts_without_anything_to_learn_do_no_harm(classroom):
         Lesson(**{**vars(one), "answer_L": torch.zeros_like(one.answer_L)}) for one in room.lessons.lessons
     ]
     assert room.trainer().step(0).loss == 0.0
-
-
-@pytest.mark.parametrize(("k", "bearing"), [(1, 3), (2, 2), (9, 0)])
-def test_bearing_positions_are_those_that_the_forward_counts(k, bearing):
-    assert bearing_positions((False, True, True, True, True), k) == bearing

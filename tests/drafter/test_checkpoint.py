@@ -6,6 +6,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from falcon_cli.drafter.checkpoint import (
+    FORMS,
     SHIPPED,
     _digest,
     load_drafter,
@@ -75,7 +76,9 @@ def test_saving_again_replaces_the_folder_whole(folder, target, tiny_network):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"method": "eagle"}, "is no falcon drafter: the method in its config.json is eagle"),
+        ({"method": "hydra"}, "is no falcon or eagle or medusa drafter: the method in its config.json is hydra"),
+        ({"method": "eagle"}, "says eagle, but its network is not EAGLE's"),
+        ({"method": "medusa"}, "with draft_vocab_size under network"),
         ({"format": 2}, "has format 2, this falcon reads 1: update falcon"),
         ({"k": 2}, "must hold k, and the same k"),
         ({"k": None}, "must hold k, and the same k"),
@@ -179,7 +182,8 @@ def test_the_vocabularys_hash_does_not_depend_on_its_order():
 
 
 def test_shipped_drafters_are_those_of_built_in_targets():
-    assert SHIPPED.keys() <= TARGETS.keys()
+    assert {target for target, _ in SHIPPED} <= TARGETS.keys()
+    assert {method for _, method in SHIPPED} <= FORMS.keys()
     assert shipped("other/model") is None
 
 
@@ -188,5 +192,6 @@ def test_a_drafter_is_shipped_once_its_folder_is_there(monkeypatch, tmp_path, fo
     monkeypatch.setattr("falcon_cli.drafter.checkpoint.__file__", str(tmp_path / "checkpoint.py"))
     name = "smollm2-135m-instruct"
     assert shipped(name) is None
-    folder.rename(tmp_path / "shipped" / SHIPPED[name])
-    assert shipped(name) == tmp_path / "shipped" / SHIPPED[name]
+    folder.rename(tmp_path / "shipped" / SHIPPED[name, "falcon"])
+    assert shipped(name) == tmp_path / "shipped" / SHIPPED[name, "falcon"]
+    assert shipped(name, "eagle") is None

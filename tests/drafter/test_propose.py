@@ -56,7 +56,7 @@ class Reference:
 
 def drafted_by(drafter, token, room):
     """A draft, and the features that its passes predicted."""
-    plan = drafter._plan(min(room, drafter.shape.height))
+    plan = drafter.plan(min(room, drafter.shape.height))
     drafter._tokens.append(token)
     tokens_T = torch.full((len(plan.parents),), -1)
     tokens_T[0] = token
@@ -75,7 +75,7 @@ def check_draft(reference, drafter, draft, features_TD, shape):
         whole_LD = reference.predict(draft.tokens_T[way].tolist(), [features_TD[above] for above in way[:read]])
         expected = whole_LD[-k + depth % k]
         torch.testing.assert_close(features_TD[node], expected, rtol=1e-9, atol=1e-9)
-        best = drafter.engine.best(expected[None], 8)[0]
+        best = drafter.head.best(expected[None], 8)[0]
         for child in (child for child, parent in enumerate(draft.parents) if parent == node and child):
             token = best[shape.ranks[child]]
             assert draft.tokens_T[child] == (token if drafter.vocabulary_W is None else drafter.vocabulary_W[token])
@@ -217,5 +217,7 @@ def test_options_keep_a_part_of_the_tree():
     assert FalconOptions(depth=2).trim(WIDE).height == 2
     assert FalconOptions(nodes=3).trim(WIDE).paths == ((0,), (1,), (0, 0))
     assert len(FalconOptions(depth=1, nodes=99).trim(WIDE)) == 3
-    with pytest.raises(UsageError, match="needs depth >= 0, nodes >= 0 and copy >= 0"):
+    with pytest.raises(UsageError, match="a tree needs depth >= 0 and nodes >= 0"):
         FalconOptions(nodes=-1)
+    with pytest.raises(UsageError, match="falcon: needs copy >= 0"):
+        FalconOptions(copy=-1)

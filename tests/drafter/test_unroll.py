@@ -100,7 +100,7 @@ def drafted(target, net, text, known):
     )
     drafter.start(text.tokens_L[:known], Scores(torch.zeros(1, VOCAB), text.features_LD[:known]))
     drafter._tokens.append(int(text.tokens_L[known]))
-    plan = drafter._plan(PASSES * net.k)
+    plan = drafter.plan(PASSES * net.k)
     tokens_T = torch.empty(len(plan.parents), dtype=torch.long)
     tokens_T[0] = text.tokens_L[known]
     *_, features_TD = drafter.passes(plan, tokens_T)

@@ -4,6 +4,7 @@ The models are float64, so that no two logits are ever within rounding of each o
 """
 
 import random
+from dataclasses import replace
 from functools import cache
 from types import SimpleNamespace
 
@@ -13,7 +14,7 @@ import torch
 from falcon_cli.core import Draft
 from falcon_cli.decode.loop import complete
 from falcon_cli.decode.stop import Stop
-from falcon_cli.drafter.checkpoint import save_drafter
+from falcon_cli.drafter.checkpoint import FORMS
 from falcon_cli.methods import METHODS, Kit, choose
 from falcon_cli.target.load import LoadedTarget
 from falcon_cli.target.model import TargetModel
@@ -35,6 +36,11 @@ CHOICES = [
     "falcon",
     "falcon:copy=2",
     "falcon:depth=3,nodes=5",
+    "falcon:tree=chain",
+    "eagle",
+    "eagle:tree=dynamic",
+    "medusa",
+    "medusa:tree=chain",
 ]
 TEXTS = [(0, 1, 12), (1, 9, 1), (2, 40, 16)]
 """Seed of model and prompt, prompt tokens, new tokens."""
@@ -79,21 +85,27 @@ def truth(tiny_model):
 
 
 @pytest.fixture(scope="module")
-def kit(tiny_model, tiny_network, tmp_path_factory):
-    """A target with a draft model near it or one that knows nothing of it, and with a random drafter of Falcon's."""
+def kit(tiny_model, save_drafters, tmp_path_factory):
+    """A target with a draft model near it or one that knows nothing of it, and with random drafters of all methods."""
 
     @cache
     def build(family, seed, near=True):
         draft = disturbed(tiny_model(family, seed), 0.05) if near else tiny_model("llama-mha", seed + 100)
-        target, folder = loaded(tiny_model(family, seed)), tmp_path_factory.mktemp("drafters") / "falcon"
-        save_drafter(folder, tiny_network(target.model.decoder, seed, k=2), None, target, {})
-        return Kit(target, loaded(draft), str(folder))
+        target, root = loaded(tiny_model(family, seed)), tmp_path_factory.mktemp("drafters")
+        save_drafters(root, target, seed)
+        return Kit(target, loaded(draft), str(root))
 
     return build
 
 
+def built(kit, choice):
+    """The drafter of a choice, its folder the one of its method."""
+    method = choice.partition(":")[0]
+    return choose(choice).build(replace(kit, drafter=f"{kit.drafter}/{method if method in FORMS else 'falcon'}"))
+
+
 def run(kit, choice, prompt, new, stop_ids=()):
-    return complete(kit.target.model, choose(choice).build(kit), list(prompt), Stop(stop_ids, new))
+    return complete(kit.target.model, built(kit, choice), list(prompt), Stop(stop_ids, new))
 
 
 def test_every_method_of_the_table_is_tried_here():
@@ -113,7 +125,7 @@ def test_ids_equal_transformers_greedy_generate(truth, kit, family, choice, seed
 @pytest.mark.parametrize("family", ["llama-gqa", "mistral-window"])
 def test_several_texts_through_one_drafter_do_not_leak_into_each_other(truth, kit, family, choice):
     shared = kit(family, 3)
-    drafter = choose(choice).build(shared)
+    drafter = built(shared, choice)
     for length in (12, 1, 33, 12):
         prompt = prompt_of(length, length)
         assert complete(shared.target.model, drafter, list(prompt), Stop((), 10)).ids == truth(family, 3, prompt, 10)

@@ -32,6 +32,11 @@ from falcon_cli.recipe.load import dump, load_recipe
         ("training.final=-0.1", "training.final must be between 0 and 1"),
         ("cache.top=0", "cache.top must be at least 1"),
         ("loss.kl=-1", "loss.kl must be at least 0"),
+        ("method=hydra", "must be one of falcon, eagle, medusa, sps, not hydra"),
+        ("method=eagle", "method eagle needs network: {k: 1, mixer: linear, start: own}"),
+        ("medusa.k=0", "medusa.k must be at least 1"),
+        ("medusa.draft_vocab_size=-1", "medusa.draft_vocab_size must be at least 0"),
+        ("draft_model.layers=[]", "draft_model.layers is empty"),
         ("seed=-1", "seed must be at least 0"),
         ("generation.batch_size=0", "generation.batch_size must be at least 1"),
         ("answers=mine", "answers"),
@@ -63,3 +68,10 @@ def test_a_recipe_comes_back_from_its_own_yaml(tmp_path):
     recipe = load_recipe(DistillRecipe, None, ["lora={rank: 4}", "init_from=x", "training.steps=7", "csgd=false"])
     (tmp_path / "recipe.yaml").write_text(dump(recipe))
     assert load_recipe(DistillRecipe, tmp_path / "recipe.yaml") == recipe
+
+
+@pytest.mark.parametrize("method", ["medusa", "sps"])
+@pytest.mark.parametrize("setting", ["passes=2", "init_from=folder"])
+def test_what_only_falcon_s_network_knows_is_refused_for_others(method, setting):
+    with pytest.raises(FalconError, match=f"method {method} knows no passes above 1, no init_from and no lora"):
+        load_recipe(DistillRecipe, None, ["network.mixer=linear", f"method={method}", setting])

@@ -6,7 +6,7 @@ import torch
 from falcon_cli.errors import FalconError, UsageError
 from falcon_cli.native.build import NoKernelsError
 from falcon_cli.recipe.schema import TargetRecipe
-from falcon_cli.target.load import load_target, pick_device, pick_dtype
+from falcon_cli.target.load import load_target, load_tokenizer, pick_device, pick_dtype
 
 CPU = torch.device("cpu")
 
@@ -129,6 +129,21 @@ def test_a_gguf_reference_is_converted_first(saved_model, tmp_path, monkeypatch)
     (tmp_path / "m.gguf").write_bytes(b"GGUF")
     assert load_target(recipe(tmp_path / "m.gguf")).model.vocab_size == 48
     assert asked == [tmp_path / "m.gguf"]
+
+
+def test_a_tokenizer_comes_without_the_model(saved_model, monkeypatch, tmp_path):
+    (saved_model / "model.safetensors").unlink()
+    assert load_tokenizer(recipe(saved_model))("word3 word4").input_ids == [6, 7]
+    monkeypatch.setattr("falcon_cli.target.load.converted", lambda gguf: saved_model)
+    (tmp_path / "m.gguf").write_bytes(b"GGUF")
+    assert load_tokenizer(recipe(tmp_path / "m.gguf"))("word3").input_ids == [6]
+
+
+def test_a_broken_tokenizer_is_one_line(saved_model):
+    (saved_model / "tokenizer.json").write_text("[]")
+    with pytest.raises(FalconError, match="cannot be loaded as a tokenizer") as error:
+        load_tokenizer(recipe(saved_model))
+    assert "\n" not in str(error.value)
 
 
 def test_pick_device_knows_auto_and_cpu():

@@ -21,6 +21,33 @@ def test_paths_may_stand_in_any_order_and_made_by_may_lack(tmp_path):
     assert load_tree(path, 2) == StoredTree(2, SHAPE)
 
 
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_bare_paths_are_a_tree_for_any_k(tmp_path, k):
+    path = tmp_path / "medusa.json"
+    path.write_text("[[0, 0], [1], [0]]")
+    assert load_tree(path, k) == StoredTree(k, SHAPE, {"from": "medusa.json"})
+
+
+@pytest.mark.parametrize("reference", ["choices.py", "choices.py:mc_sim_7b_63"])
+def test_a_list_of_paths_in_python_is_a_tree_for_any_k(tmp_path, reference):
+    (tmp_path / "choices.py").write_text("mc_sim_7b_63 = [(0,), (0, 0), (1,)]")
+    tree = load_tree(tmp_path / reference, 3)
+    assert tree == StoredTree(3, SHAPE, {"from": "choices.py:mc_sim_7b_63"})
+    save_tree(tmp_path / "tree.json", tree)
+    assert load_tree(tmp_path / "tree.json", 3) == tree
+
+
+def test_paths_of_python_are_checked_as_all_are(tmp_path):
+    path = tmp_path / "choices.py"
+    path.write_text("wide = [[0], [7]]\nbroken = [[0, 0]]\nempty = []")
+    with pytest.raises(FalconError, match=f"{path}:wide: tree: path .* asks for rank 7"):
+        load_tree(tmp_path / "choices.py:wide", 1, max_rank=5)
+    with pytest.raises(FalconError, match="has no parent"):
+        load_tree(tmp_path / "choices.py:broken", 1)
+    with pytest.raises(FalconError, match=f"{path}:empty has no paths"):
+        load_tree(tmp_path / "choices.py:empty", 1)
+
+
 def test_a_plain_tree_is_saved_and_loaded(tmp_path):
     plain = StoredTree(2, TreeShape(()), {"plain": True, "device": "cpu"})
     save_tree(tmp_path / "tree.json", plain)
@@ -46,7 +73,12 @@ def test_a_tree_may_be_but_a_budget(tmp_path, made_by, dynamic):
     ("document", "message"),
     [
         ("{", "is no tree: not JSON"),
-        ([], "is no tree: it wants"),
+        ("[" * 100_000, "is no tree: not JSON"),
+        ("7", "is no tree: it wants"),
+        ([], r"has no paths: give at least \[0\]"),
+        ([0], "is no tree: it wants"),
+        ([[0], [0, 1, 0]], r"tree: path \[0, 1, 0\] has no parent"),
+        ([["0"], [0]], "must hold whole ranks"),
         ({"k": 2}, "is no tree: it wants"),
         ({"k": 2, "paths": [0]}, "is no tree: it wants"),
         ({"paths": [[0]]}, "is a tree for k = None, the drafter has k = 2"),

@@ -1,0 +1,110 @@
+"""Medusa: K heads on the target's own feature, one for each of the next K tokens.
+
+    feature f(n) ─┬─ head 1 ─ x(n+2)      the root x(n+1) is known: it is what the LM head itself says of f(n)
+                  ├─ head 2 ─ x(n+3)
+                  └─ head 3 ─ x(n+4)      every head a residual block, then the target's LM head, which all share
+
+No head sees what another one drafts, so all nodes of a depth choose from one list: the tree is their product, or the
+part of it that pays. Drafting costs next to nothing; there is no cache and no second pass.
+
+Source: Cai et al., "Medusa: Simple LLM Inference Acceleration Framework with Multiple Decoding Heads" (ICML 2024),
+Medusa-1 (the target stays frozen); there each head has an LM head of its own, here all share the target's.
+Shapes: K heads, D hidden size, E features that the head reads, N nodes of a slot, T nodes.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import silu
+
+from falcon_cli.core import Scores, Verdict
+from falcon_cli.drafter.engine import head_of
+from falcon_cli.drafter.tree_drafter import Plan, TreeDrafter, TreeOptions
+from falcon_cli.native.swap import swap_inside
+from falcon_cli.recipe.distill import MedusaRecipe
+from falcon_cli.target.model import TargetModel
+from falcon_cli.tree.passes import Slot
+from falcon_cli.tree.shape import TreeShape
+
+
+@dataclass(frozen=True)
+class MedusaOptions(TreeOptions):
+    """Settings of Medusa."""
+
+
+class MedusaNetwork(nn.Module):
+    """The heads: x + SiLU(W·x + b) each, zero at first, so that training starts from the LM head's own guess.
+
+    Args:
+        recipe: How many.
+        decoder: The target's decoder; its hidden size is taken.
+    """
+
+    def __init__(self, recipe: MedusaRecipe, decoder: Any):
+        super().__init__()
+        self.recipe, self.k = recipe, recipe.k
+        hidden = decoder.config.hidden_size
+        self.heads = nn.ModuleList(nn.Linear(hidden, hidden) for _ in range(recipe.k))
+
+    @torch.no_grad()
+    def initialise(self) -> None:
+        """Zeros."""
+        for parameter in self.parameters():
+            parameter.zero_()
+
+    def forward(self, features: Tensor) -> Tensor:
+        """What each head makes of the features [..., D], for the LM head: [..., K, D]."""
+        return torch.stack([features + silu(head(features)) for head in self.heads], -2)
+
+
+class Medusa(TreeDrafter):
+    """A tree drafted by Medusa's heads.
+
+    Args:
+        network: The heads; kernels take their weights where the target is on them.
+        target: The target they were distilled from.
+        shape: The tree, no deeper than there are heads.
+        vocabulary_W: Ascending ids of the tokens that may be drafted; None is all.
+
+    Raises:
+        FalconError: The tree asks for more candidates or depths than there are.
+    """
+
+    def __init__(
+        self, network: MedusaNetwork, target: TargetModel, shape: TreeShape, vocabulary_W: Tensor | None = None
+    ):
+        dtype = next(network.parameters()).dtype
+        super().__init__(network.k, head_of(target, vocabulary_W, dtype), vocabulary_W, target.device)
+        self.deepest, self.dtype = network.k, dtype
+        if target.engine is not None:
+            swap_inside(network, "int8")
+        self.network = network
+        self.plant(shape)
+
+    def start(self, prompt_L: Tensor, scores: Scores) -> None:
+        """See `Drafter`."""
+        self._feature_1D = scores.features_TD[-1:]
+
+    def observe(self, verdict: Verdict, scores: Scores) -> None:
+        """See `Drafter`: the feature of the last accepted token is all that counts."""
+        self._feature_1D = scores.features_TD[verdict.path_A[-1:]]
+
+    def passes(self, plan: Plan, tokens_T: Tensor) -> Iterator[Tensor]:
+        """See `TreeDrafter`: one pass, whose heads are read at once."""
+        (step,) = plan.passes
+        depths = len(step.slots)
+        features_KD = self.network(self._feature_1D.to(self.dtype))[0, :depths]
+        self._best_KW = self.best(features_KD, max(slot.width for slot in step.slots))
+        features_TD = features_KD.new_zeros(len(tokens_T), features_KD.shape[-1])
+        for slot in step.slots:
+            features_ED = features_KD[slot.output_E]
+            features_TD[slot.parents_P] = features_ED[slot.feature_P]
+            tokens_T[slot.begin : slot.end] = self.choose(features_ED, slot)
+        yield features_TD
+
+    def candidates(self, features_ED: Tensor, slot: Slot) -> Tensor:
+        """See `TreeDrafter`: out of the lists that the pass began with."""
+        return self._best_KW[slot.output_E, : slot.width].flatten()[slot.choice_N]

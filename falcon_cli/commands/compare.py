@@ -1,0 +1,43 @@
+"""`falcon bench --compare`."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from falcon_cli.commands import options
+
+_TELLING = ("target", "revision", "trust_remote_code")
+"""Options that say whose tokenizer it is."""
+
+
+def compare(
+    files: list[str],
+    given: dict[str, Any],
+    recipe: Path | None,
+    changes: list[str] | None,
+    out: Path | None,
+    json: bool,
+) -> None:
+    """Hold answer files of Spec-Bench's format against the first of them; nothing is run."""
+    options.refuse(given, _TELLING, "--compare reads answer files and runs nothing")
+    from falcon_cli.bench.compare import compare as compared
+    from falcon_cli.bench.compare_report import compare_markdown, compare_table
+    from falcon_cli.bench.folder import write_text
+    from falcon_cli.bench.run import to_json_line
+    from falcon_cli.console import emit, say, show, warn
+    from falcon_cli.recipe.load import load_recipe
+    from falcon_cli.recipe.provenance import provenance
+    from falcon_cli.recipe.schema import BenchRecipe
+
+    told = {name: given[name] for name in _TELLING}
+    plan = options.override(load_recipe(BenchRecipe, recipe, changes or []), **told)
+    comparison = compared(files, plan.target)
+    show(compare_table(comparison))
+    for warning in comparison["warnings"]:
+        warn(warning)
+    if out:
+        write_text(out / "compare.md", compare_markdown(comparison, shlex.join(provenance(sys.argv)["command"])))
+        say(f"wrote {out}/compare.md")
+    if json:
+        emit(to_json_line(comparison))

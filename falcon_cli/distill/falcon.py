@@ -1,0 +1,77 @@
+"""How Falcon's network learns (`step.py`), and EAGLE's, which is the same with k = 1."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from falcon_cli.console import say
+from falcon_cli.distill.accuracy import ranks_AP
+from falcon_cli.distill.batches import Batch, generator_of
+from falcon_cli.distill.features import Lesson
+from falcon_cli.distill.lora import adapt, merged
+from falcon_cli.distill.pupil import Pupil, frozen_of, learning, vocabulary_of
+from falcon_cli.distill.sample import Sample
+from falcon_cli.distill.step import Outcome, train_forward
+from falcon_cli.drafter.checkpoint import load_drafter
+from falcon_cli.drafter.network import DrafterNetwork
+from falcon_cli.errors import FalconError
+from falcon_cli.recipe.distill import DistillRecipe
+from falcon_cli.target.load import LoadedTarget
+
+_DEPTH = 8
+"""Deepest level looked at on held-out text, as the paper's tree for k = 2."""
+
+
+@dataclass(frozen=True)
+class FalconPupil(Pupil):
+    """Falcon's network, or EAGLE's."""
+
+    @classmethod
+    def of(cls, recipe: DistillRecipe, target: LoadedTarget, train: Sequence[Sample]) -> "FalconPupil":
+        """A new drafter, or one to go on from.
+
+        Raises:
+            FalconError: `init_from` names a drafter that does not fit the target or the recipe.
+        """
+        model = target.model
+        if recipe.init_from is not None:
+            network, vocabulary_W = _known(recipe, target)
+        else:
+            network = DrafterNetwork(recipe.network, model.decoder)
+            network.initialise(model.decoder, generator_of(recipe.seed, "weights"))
+            vocabulary_W = vocabulary_of(recipe.network.draft_vocab_size, target, train)
+        network = learning(network, model.device)
+        if recipe.lora is not None:
+            network = adapt(network, recipe.lora, generator_of(recipe.seed, "lora"))
+        return cls(recipe, network, vocabulary_W, frozen_of(target, vocabulary_W))
+
+    def learn(self, network: Any, batch: Batch, step: int, glance: float) -> Outcome:
+        """See `Pupil`."""
+        return train_forward(network, self.frozen, batch, self.recipe, step, glance)
+
+    def bearing(self, answer: Sequence[bool]) -> int:
+        """See `Pupil`: position i learns the token i + k + 1, so the first k + 1 tokens teach none."""
+        return sum(answer[self.k + 1 :])
+
+    def ranks(self, lessons: Sequence[Lesson]) -> Tensor:
+        """See `Pupil`."""
+        return ranks_AP(self.grown(), self.frozen, lessons, passes=-(-_DEPTH // self.k))
+
+    def grown(self) -> DrafterNetwork:
+        """See `Pupil`: low-rank changes are taken in."""
+        return merged(self.network).eval().requires_grad_(False)
+
+
+def _known(recipe: DistillRecipe, target: LoadedTarget) -> tuple[Any, Tensor | None]:
+    """The drafter to go on from, which must have the form that the recipe asks for."""
+    saved = load_drafter(Path(str(recipe.init_from)), target)
+    if saved.method == "medusa":
+        raise FalconError(f"init_from {recipe.init_from} holds Medusa's heads: name a {recipe.method} drafter")
+    mine, theirs = vars(recipe.network), vars(saved.network.recipe)
+    if differing := [f"network.{key}={theirs[key]}" for key in mine if mine[key] != theirs[key]]:
+        raise FalconError(f"init_from {recipe.init_from} has another form than the recipe: set {', '.join(differing)}")
+    say(f"going on from {recipe.init_from}")
+    return saved.network, saved.vocabulary_W

@@ -1,0 +1,83 @@
+"""How Medusa's heads learn: each from the same feature, the token so many places on.
+
+Position i holds the target's feature f(i); head s learns the token i + s + 1, whose distribution the target gives at
+i + s. Later heads are harder to please and count less (Medusa, section 2.2.1: λ_s = 0.8^s). The loss is Falcon's, with
+the target's distribution instead of the paper's bare tokens. Shapes: B batch, L positions, M positions of any head, K
+heads, D hidden size, A drafts.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from falcon_cli.baselines.medusa import MedusaNetwork
+from falcon_cli.distill.accuracy import rank_M, read_in_batches
+from falcon_cli.distill.batches import Batch, learning_BL
+from falcon_cli.distill.features import Lesson
+from falcon_cli.distill.losses import Losses, losses
+from falcon_cli.distill.pupil import Pupil, frozen_of, learning, vocabulary_of
+from falcon_cli.distill.sample import Sample
+from falcon_cli.distill.step import Outcome, teaching, with_noise
+from falcon_cli.recipe.distill import DistillRecipe
+from falcon_cli.target.load import LoadedTarget
+
+DECAY = 0.8
+"""Weight of each head's loss against the one before."""
+
+
+@dataclass(frozen=True)
+class MedusaPupil(Pupil):
+    """Medusa's heads."""
+
+    @classmethod
+    def of(cls, recipe: DistillRecipe, target: LoadedTarget, train: Sequence[Sample]) -> "MedusaPupil":
+        """New heads, which begin as the LM head itself."""
+        network = MedusaNetwork(recipe.medusa, target.model.decoder)
+        network.initialise()
+        vocabulary_W = vocabulary_of(recipe.medusa.draft_vocab_size, target, train, "medusa")
+        return cls(recipe, learning(network, target.model.device), vocabulary_W, frozen_of(target, vocabulary_W))
+
+    def learn(self, network: Any, batch: Batch, step: int, glance: float) -> Outcome:
+        """See `Pupil`."""
+        bearing = [learning_BL(batch, head) for head in range(1, self.k + 1)]
+        any_BL = torch.stack(bearing).any(0)
+        made_MKD = network(with_noise(batch, self.recipe, step)[any_BL])
+        told = [
+            losses(
+                made_MKD[bearing_BL[any_BL], head - 1],
+                self.frozen.head_WD,
+                teaching(batch, self.frozen, bearing_BL, head),
+                self.recipe.loss,
+            )
+            for head, bearing_BL in enumerate(bearing, start=1)
+        ]
+        slot_M = torch.cat([torch.full_like(one.right_M, head, dtype=torch.long) for head, one in enumerate(told, 1)])
+        return Outcome(_sum(told), slot_M, glanced=0, wrong=0)
+
+    def bearing(self, answer: Sequence[bool]) -> int:
+        """See `Pupil`: of all heads together."""
+        return sum(sum(answer[head + 1 :]) for head in range(1, self.k + 1))
+
+    @torch.no_grad()
+    def ranks(self, lessons: Sequence[Lesson]) -> Tensor:
+        """See `Pupil`: a draft at every position all of whose heads stand for answer tokens."""
+        network, parts = self.grown(), []
+        for batch in read_in_batches(lessons, self.frozen):
+            whole_BL = torch.stack([learning_BL(batch, head) for head in range(1, self.k + 1)]).all(0)
+            made_AKD = network(batch.features_BLD[whole_BL])
+            ranks = []
+            for head in range(1, self.k + 1):
+                told_A = teaching(batch, self.frozen, whole_BL, head).ids_MC[:, 0]
+                ranks.append(rank_M(made_AKD[:, head - 1], self.frozen.head_WD, told_A))
+            parts.append(torch.stack(ranks, 1))
+        return torch.cat(parts)
+
+
+def _sum(told: Sequence[Losses]) -> Losses:
+    """All heads' losses together; only the total is weighted."""
+    weighted = [DECAY**place * one.total for place, one in enumerate(told)]
+    feature, kl, ce = (torch.stack([getattr(one, name) for one in told]).sum() for name in ("feature", "kl", "ce"))
+    return Losses(torch.stack(weighted).sum(), feature, kl, ce, torch.cat([one.right_M for one in told]))

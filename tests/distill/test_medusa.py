@@ -1,0 +1,88 @@
+"""Medusa's heads learn: which tokens, with which weights, and that they get better."""
+
+import pytest
+import torch
+
+from falcon_cli.baselines.medusa import Medusa
+from falcon_cli.distill.batches import collate
+from falcon_cli.distill.medusa import DECAY
+from falcon_cli.drafter.checkpoint import load_drafter
+from falcon_cli.errors import FalconError
+from falcon_cli.recipe.distill import LossRecipe, MedusaRecipe
+from falcon_cli.tree.shape import TreeShape
+from falcon_cli.tree.store import StoredTree, load_tree
+
+
+@pytest.fixture
+def room(classroom):
+    return classroom(method="medusa", medusa=MedusaRecipe(k=3, draft_vocab_size=30), noise=0.0)
+
+
+def batch_of(room, numbers=(0, 1)):
+    return collate(numbers, room.lessons.fetch(numbers), torch.device("cpu"), torch.float32)
+
+
+@torch.no_grad()
+def test_each_head_is_held_against_the_target_s_view_so_many_places_on(room):
+    """Taken position by position, by hand."""
+    numbers = (0, 1)
+    outcome = room.pupil.learn(room.pupil.network, batch_of(room, numbers), 0, glance=0.4)
+    frozen, weights = room.pupil.frozen, room.recipe.loss
+    total, right, slots = 0.0, [], []
+    for head in (1, 2, 3):
+        for lesson in room.lessons.fetch(numbers):
+            for place in range(len(lesson.tokens_L) - 1 - head):
+                if not lesson.answer_L[place + head + 1]:
+                    continue
+                made_D = room.pupil.network(lesson.features_LD[place])[head - 1]
+                q_W = (frozen.head_WD @ made_D).log_softmax(-1)
+                ids_C = frozen.number_V[lesson.top_ids_LC[place + head].long()]
+                p_C = lesson.top_logprobs_LC[place + head].float().exp() * (ids_C >= 0)
+                p_C = p_C / p_C.sum().clamp_min(1e-9)
+                kl = (torch.xlogy(p_C, p_C) - p_C * q_W[ids_C.clamp_min(0)]).sum()
+                ce = -q_W[ids_C[0]] if ids_C[0] >= 0 else torch.tensor(0.0)
+                wrong = made_D - lesson.features_LD[place + head]
+                feature = torch.nn.functional.smooth_l1_loss(wrong, torch.zeros_like(wrong))
+                total += DECAY ** (head - 1) * float(weights.feature * feature + weights.kl * kl + weights.ce * ce)
+                right.append(bool(q_W.argmax() == ids_C[0]))
+                slots.append(head)
+    assert float(outcome.losses.total) == pytest.approx(total, rel=1e-4)
+    assert outcome.slot_M.tolist() == slots
+    assert outcome.losses.right_M.sum() == sum(right)
+    assert (outcome.glanced, outcome.wrong) == (0, 0)
+    assert len(slots) == sum(room.pupil.bearing(room.samples[number].answer) for number in numbers)
+
+
+def test_they_learn(room):
+    losses = room.trained(10)
+    assert losses[-1] < 0.9 * losses[0]
+
+
+def test_the_ranks_are_those_of_whole_drafts(room):
+    ranks = room.pupil.ranks(room.lessons.lessons)
+    whole = sum(all(lesson.answer_L[p + 2 : p + 5]) for lesson in room.lessons.lessons
+                for p in range(len(lesson.tokens_L) - 4))  # fmt: skip
+    assert ranks.shape == (whole, 3)
+    assert 0 <= int(ranks.min()) <= int(ranks.max()) <= 30
+
+
+def test_what_is_saved_drafts(room, tmp_path):
+    room.trained(3)
+    tree = StoredTree(3, TreeShape.chain(3), {})
+    room.pupil.save(tmp_path / "drafter", room.target, {"steps": 3}, tree)
+    saved = load_drafter(tmp_path / "drafter", room.target)
+    assert (saved.method, saved.network.k) == ("medusa", 3)
+    assert load_tree(tmp_path / "drafter" / "tree.json", 3).shape == tree.shape
+    assert "# Medusa heads for tiny" in (tmp_path / "drafter" / "README.md").read_text()
+    assert isinstance(room.pupil.drafting(room.target, tree.shape), Medusa)
+    assert room.pupil.usage(tmp_path) == f"--method medusa --drafter {tmp_path}"
+
+
+def test_a_draft_vocabulary_larger_than_the_target_s_is_refused(classroom):
+    with pytest.raises(FalconError, match=r"medusa\.draft_vocab_size is 49, the target's vocabulary 48"):
+        classroom(method="medusa", medusa=MedusaRecipe(draft_vocab_size=49))
+
+
+def test_a_loss_of_features_alone_is_possible(classroom):
+    room = classroom(method="medusa", medusa=MedusaRecipe(k=1), loss=LossRecipe(1.0, 0.0, 0.0))
+    assert room.trained(6)[-1] < room.trained(1)[0]
