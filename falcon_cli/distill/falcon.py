@@ -54,7 +54,7 @@ class FalconPupil(Pupil):
 
     def bearing(self, answer: Sequence[bool]) -> int:
         """See `Pupil`: position i learns the token i + k + 1, so the first k + 1 tokens teach none."""
-        return sum(answer[self.k + 1 :])
+        return sum(answer[self.k + 1 :]) * (self.k if self.recipe.phases == "all" else 1)
 
     def ranks(self, lessons: Sequence[Lesson]) -> Tensor:
         """See `Pupil`."""

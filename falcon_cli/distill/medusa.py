@@ -17,10 +17,10 @@ from falcon_cli.baselines.medusa import MedusaNetwork
 from falcon_cli.distill.accuracy import rank_M, read_in_batches
 from falcon_cli.distill.batches import Batch, learning_BL
 from falcon_cli.distill.features import Lesson
-from falcon_cli.distill.losses import Losses, losses
+from falcon_cli.distill.losses import losses
 from falcon_cli.distill.pupil import Pupil, frozen_of, learning, vocabulary_of
 from falcon_cli.distill.sample import Sample
-from falcon_cli.distill.step import Outcome, teaching, with_noise
+from falcon_cli.distill.step import Outcome, summed, teaching, with_noise
 from falcon_cli.recipe.distill import DistillRecipe
 from falcon_cli.target.load import LoadedTarget
 
@@ -45,17 +45,12 @@ class MedusaPupil(Pupil):
         bearing = [learning_BL(batch, head) for head in range(1, self.k + 1)]
         any_BL = torch.stack(bearing).any(0)
         made_MKD = network(with_noise(batch, self.recipe, step)[any_BL])
-        told = [
-            losses(
-                made_MKD[bearing_BL[any_BL], head - 1],
-                self.frozen.head_WD,
-                teaching(batch, self.frozen, bearing_BL, head),
-                self.recipe.loss,
-            )
-            for head, bearing_BL in enumerate(bearing, start=1)
-        ]
-        slot_M = torch.cat([torch.full_like(one.right_M, head, dtype=torch.long) for head, one in enumerate(told, 1)])
-        return Outcome(_sum(told), slot_M, glanced=0, wrong=0)
+        told = []
+        for head, bearing_BL in enumerate(bearing, start=1):
+            told_M = teaching(batch, self.frozen, bearing_BL, head)
+            own = losses(made_MKD[bearing_BL[any_BL], head - 1], self.frozen.head_WD, told_M, self.recipe.loss)
+            told.append(Outcome(own, torch.full_like(own.right_M, head, dtype=torch.long), glanced=0, wrong=0))
+        return summed(told, [DECAY**place for place in range(self.k)])
 
     def bearing(self, answer: Sequence[bool]) -> int:
         """See `Pupil`: of all heads together."""
@@ -74,10 +69,3 @@ class MedusaPupil(Pupil):
                 ranks.append(rank_M(made_AKD[:, head - 1], self.frozen.head_WD, told_A))
             parts.append(torch.stack(ranks, 1))
         return torch.cat(parts)
-
-
-def _sum(told: Sequence[Losses]) -> Losses:
-    """All heads' losses together; only the total is weighted."""
-    weighted = [DECAY**place * one.total for place, one in enumerate(told)]
-    feature, kl, ce = (torch.stack([getattr(one, name) for one in told]).sum() for name in ("feature", "kl", "ce"))
-    return Losses(torch.stack(weighted).sum(), feature, kl, ce, torch.cat([one.right_M for one in told]))

@@ -63,8 +63,30 @@ def train_forward(
     network: Network, frozen: Frozen, batch: Batch, recipe: DistillRecipe, step: int, glance: float
 ) -> Outcome:
     """Losses of one batch; `glance` is λ, and 0 leaves the glancing out."""
+    k = recipe.network.k
+    if recipe.phases == "drawn":
+        phase = int(torch.randint(k, (), generator=generator_of(recipe.seed, "phase", step)))
+        return _forward(network, frozen, batch, recipe, step, glance, phase)
+    return summed([_forward(network, frozen, batch, recipe, step, glance, phase) for phase in range(k)])
+
+
+def summed(told: Sequence[Outcome], weights: Sequence[float] | None = None) -> Outcome:
+    """Several outcomes as one; `weights` go into the total alone."""
+    parts = [one.losses for one in told]
+    total = torch.stack([one.total * w for one, w in zip(parts, weights or [1.0] * len(parts), strict=True)]).sum()
+    feature, kl, ce = (torch.stack([getattr(one, name) for one in parts]).sum() for name in ("feature", "kl", "ce"))
+    return Outcome(
+        Losses(total, feature, kl, ce, torch.cat([one.right_M for one in parts])),
+        torch.cat([one.slot_M for one in told]),
+        glanced=sum(one.glanced for one in told),
+        wrong=sum(one.wrong for one in told),
+    )
+
+
+def _forward(
+    network: Network, frozen: Frozen, batch: Batch, recipe: DistillRecipe, step: int, glance: float, phase: int
+) -> Outcome:
     k, passes = recipe.network.k, recipe.passes
-    phase = int(torch.randint(k, (), generator=generator_of(recipe.seed, "phase", step)))
     reading = _Reading(network, frozen, batch, k, phase)
     learn_BL = learning_BL(batch, k)
     streams = [with_noise(batch, recipe, step)]

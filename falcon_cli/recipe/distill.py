@@ -232,6 +232,8 @@ class DistillRecipe:
     noise_kind: Literal["uniform", "gaussian"] = "uniform"
     passes: int = 1
     """Passes of a draft that are learned, the later ones on the drafter's own features; 1 is the paper's."""
+    phases: Literal["drawn", "all"] = "drawn"
+    """Where blocks begin in a step: anywhere, drawn for each batch, or everywhere at once, at k times the work."""
     pass_weight: float = 0.5
     """Weight of each pass's loss against the one before."""
     training: TrainingRecipe = field(default_factory=TrainingRecipe)
@@ -247,6 +249,7 @@ class DistillRecipe:
         at_least(self, 0, "seed", "noise")
         at_least(self, 1, "passes")
         within(self, 0, 1, "glance", "pass_weight")
+        one_of(self, "phases", ("drawn", "all"))
         one_of(self, "noise_kind", ("uniform", "gaussian"))
         one_of(self, "method", get_args(Method))
         one_of(self, "answers", ("target", "dataset"))

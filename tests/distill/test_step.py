@@ -223,3 +223,25 @@ def test_glancing_shows_the_first_pass_only(classroom):
     first, second = shown[0].chunk(2, 1)
     assert int((first != tokens_BL).any(-1).sum()) == outcome.glanced > 0
     assert torch.equal(second, tokens_BL)
+
+
+def test_all_phases_at_once_are_the_sum_of_each(classroom):
+    room = classroom(k=3, csgd=False)
+    outcomes = {}
+    for phases in ("all", "drawn"):
+        recipe = replace(room.recipe, phases=phases, noise=0.0)
+        batch = collate([0, 1, 2], room.lessons.fetch([0, 1, 2]), torch.device("cpu"), torch.float32)
+        steps = range(1) if phases == "all" else range(12)
+        outcomes[phases] = [
+            train_forward(room.pupil.network, room.pupil.frozen, batch, recipe, step, 0.0) for step in steps
+        ]
+    apart = {tuple(one.slot_M.tolist()): one for one in outcomes["drawn"]}
+    (together,) = outcomes["all"]
+    assert len(apart) == 3  # every phase was drawn
+    assert float(together.losses.total) == pytest.approx(
+        sum(float(one.losses.total) for one in apart.values()), rel=1e-5
+    )
+    assert len(together.slot_M) == sum(len(one.slot_M) for one in apart.values())
+    assert together.losses.right_M.sum() == sum(one.losses.right_M.sum() for one in apart.values())
+    bearing = replace(room.pupil, recipe=replace(room.recipe, phases="all")).bearing
+    assert len(together.slot_M) == sum(bearing(room.samples[number].answer) for number in (0, 1, 2))

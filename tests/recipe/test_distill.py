@@ -43,6 +43,7 @@ from falcon_cli.recipe.load import dump, load_recipe
         ("features=cloud", "features"),
         ("noise=-0.1", "noise must be at least 0"),
         ("noise_kind=pink", "noise_kind"),
+        ("phases=none", "phases"),
         ("glance=1.2", "glance must be between 0 and 1"),
         ("lora={rank: 4}", "lora adapts an existing drafter: name it with init_from"),
         ("lora={rank: 0}", "lora.rank must be at least 1"),
