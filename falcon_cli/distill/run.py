@@ -173,7 +173,7 @@ class Job:
         peak = peak_memory(self.target.model.device)
         say(f"trained {self.steps:,} steps at {rate:,.0f} tokens/s; peak memory {peak / 1e9:.2f} GB")
         made = folder.path / self.pupil.product
-        say(f"what was trained is in {made}: falcon bench {self.pupil.usage(made)}")
+        say(f"the {self.pupil.product.replace('-', ' ')} is in {made}: falcon bench {self.pupil.usage(made)}")
         return {
             "method": self.recipe.method,
             "drafter": str(made),
