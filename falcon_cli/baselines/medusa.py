@@ -2,13 +2,16 @@
 
     feature f(n) ─┬─ head 1 ─ x(n+2)      the root x(n+1) is known: it is what the LM head itself says of f(n)
                   ├─ head 2 ─ x(n+3)
-                  └─ head 3 ─ x(n+4)      every head a residual block, then the target's LM head, which all share
+                  └─ head 3 ─ x(n+4)
+
+    a head     f(n) ─ ÷ norm weight ─ residual block ─ linear ─ norm ─ the target's LM head, which all share
 
 No head sees what another one drafts, so all nodes of a depth choose from one list: the tree is their product, or the
 part of it that pays. Drafting costs next to nothing; there is no cache and no second pass.
 
 Source: Cai et al., "Medusa: Simple LLM Inference Acceleration Framework with Multiple Decoding Heads" (ICML 2024),
-Medusa-1 (the target stays frozen); there each head has an LM head of its own, here all share the target's.
+Medusa-1 (the target stays frozen). There each head has an LM head of its own, which starts as the target's; here that
+is the target's after a linear layer of the head's own, and a norm that starts as the target's last.
 Shapes: K heads, D hidden size, E features that the head reads, N nodes of a slot, T nodes.
 """
 
@@ -18,10 +21,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import silu
+from torch.nn.functional import rms_norm, silu
 
 from falcon_cli.core import Scores, Verdict
 from falcon_cli.drafter.engine import head_of
+from falcon_cli.drafter.network import divisor
 from falcon_cli.drafter.tree_drafter import Plan, TreeDrafter, TreeOptions
 from falcon_cli.native.swap import swap_inside
 from falcon_cli.recipe.distill import MedusaRecipe
@@ -36,28 +40,42 @@ class MedusaOptions(TreeOptions):
 
 
 class MedusaNetwork(nn.Module):
-    """The heads: x + SiLU(W·x + b) each, zero at first, so that training starts from the LM head's own guess.
+    """The heads: norm(M·(x + SiLU(W·x + b))) each; at first W = b = 0 and M = 1: the LM head's own guess.
 
     Args:
         recipe: How many.
-        decoder: The target's decoder; its hidden size is taken.
+        decoder: The target's decoder; its sizes are taken, and its last norm.
     """
+
+    scale_D: Tensor
 
     def __init__(self, recipe: MedusaRecipe, decoder: Any):
         super().__init__()
         self.recipe, self.k = recipe, recipe.k
-        hidden = decoder.config.hidden_size
-        self.heads = nn.ModuleList(nn.Linear(hidden, hidden) for _ in range(recipe.k))
+        config = decoder.config
+        hidden = config.hidden_size
+        self.epsilon: float = getattr(config, "rms_norm_eps", 1e-6)
+        self.blocks = nn.ModuleList(nn.Linear(hidden, hidden) for _ in range(recipe.k))
+        self.maps = nn.ModuleList(nn.Linear(hidden, hidden, bias=False) for _ in range(recipe.k))
+        self.norm_KD = nn.Parameter(torch.ones(recipe.k, hidden))
+        self.register_buffer("scale_D", torch.ones(hidden))
 
     @torch.no_grad()
-    def initialise(self) -> None:
-        """Zeros."""
-        for parameter in self.parameters():
-            parameter.zero_()
+    def initialise(self, decoder: Any) -> None:
+        """The LM head's own guess."""
+        for block, mapped in zip(self.blocks, self.maps, strict=True):
+            for parameter in block.parameters():
+                parameter.zero_()
+            nn.init.eye_(mapped.weight)
+        weight_D: Tensor = decoder.norm.weight.detach().float()
+        self.norm_KD.copy_(weight_D.expand_as(self.norm_KD))
+        self.scale_D.copy_(divisor(weight_D))
 
     def forward(self, features: Tensor) -> Tensor:
         """What each head makes of the features [..., D], for the LM head: [..., K, D]."""
-        return torch.stack([features + silu(head(features)) for head in self.heads], -2)
+        scaled = features / self.scale_D
+        made = torch.stack([m(scaled + silu(b(scaled))) for b, m in zip(self.blocks, self.maps, strict=True)], -2)
+        return rms_norm(made, made.shape[-1:], eps=self.epsilon) * self.norm_KD
 
 
 class Medusa(TreeDrafter):

@@ -36,7 +36,7 @@ class MedusaPupil(Pupil):
     def of(cls, recipe: DistillRecipe, target: LoadedTarget, train: Sequence[Sample]) -> "MedusaPupil":
         """New heads, which begin as the LM head itself."""
         network = MedusaNetwork(recipe.medusa, target.model.decoder)
-        network.initialise()
+        network.initialise(target.model.decoder)
         vocabulary_W = vocabulary_of(recipe.medusa.draft_vocab_size, target, train, "medusa")
         return cls(recipe, learning(network, target.model.device), vocabulary_W, frozen_of(target, vocabulary_W))
 

@@ -65,6 +65,11 @@ class Mixed:
     state: LstmState | None
 
 
+def divisor(weight_D: Tensor) -> Tensor:
+    """What features are divided by to undo the target's final norm: its weight, kept away from 0."""
+    return weight_D.sign() * weight_D.abs().clamp_min(1e-2) + (weight_D == 0) * 1e-2
+
+
 class DrafterNetwork(nn.Module):
     """The trainable part of the drafter.
 
@@ -121,7 +126,7 @@ class DrafterNetwork(nn.Module):
             return
         weight_D: Tensor = decoder.norm.weight.detach().float()
         self.norm_D.copy_(weight_D)
-        self.scale_D.copy_(weight_D.sign() * weight_D.abs().clamp_min(1e-2) + (weight_D == 0) * 1e-2)
+        self.scale_D.copy_(divisor(weight_D))
         self.layer.copy(decoder.layers[-1], _SMALL)
         if isinstance(self.mixer, nn.Linear):
             self.mixer.weight.mul_(_SMALL)

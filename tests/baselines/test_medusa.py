@@ -31,8 +31,10 @@ def test_a_node_is_its_depth_s_head_s_choice_of_its_rank(target, tiny_heads, voc
     def expected(feature_D):
         nodes = []
         for path in WIDE.paths:
-            one = network.heads[len(path) - 1]
-            made_D = feature_D + torch.nn.functional.silu(one(feature_D))
+            head = len(path) - 1
+            scaled_D = feature_D / network.scale_D
+            mapped_D = network.maps[head](scaled_D + torch.nn.functional.silu(network.blocks[head](scaled_D)))
+            made_D = mapped_D / mapped_D.square().mean().add(network.epsilon).sqrt() * network.norm_KD[head]
             logits = (head_VD if vocabulary_W is None else head_VD[vocabulary_W]) @ made_D
             best = int(logits.topk(3).indices[path[-1]])
             nodes.append(best if vocabulary_W is None else int(vocabulary_W[best]))
@@ -62,9 +64,10 @@ def test_it_runs_one_pass_whatever_is_wanted(target, tiny_heads):
 
 def test_new_heads_say_what_the_lm_head_says(target):
     network = MedusaNetwork(MedusaRecipe(k=2), target.decoder)
-    network.initialise()
-    rows = torch.randn(4, 32)
-    assert torch.equal(network(rows), rows[:, None].expand(4, 2, 32))
+    network.initialise(target.decoder)
+    features_LD = target.prefill(torch.tensor([5, 6, 7, 8])).features_TD.float()  # as the final norm leaves them
+    expected = features_LD[:, None].expand(4, 2, 32)
+    torch.testing.assert_close(network(features_LD), expected, rtol=1e-3, atol=1e-4)
 
 
 def test_another_tree_shares_the_weights(target, tiny_heads):
