@@ -66,7 +66,7 @@ class MedusaNetwork(nn.Module):
         for block, mapped in zip(self.blocks, self.maps, strict=True):
             for parameter in block.parameters():
                 parameter.zero_()
-            nn.init.eye_(mapped.weight)
+            nn.init.eye_(mapped.get_parameter("weight"))
         weight_D: Tensor = decoder.norm.weight.detach().float()
         self.norm_KD.copy_(weight_D.expand_as(self.norm_KD))
         self.scale_D.copy_(divisor(weight_D))
