@@ -30,7 +30,10 @@ class Fp32Muon(torch.optim.Muon):
             for parameter in group["params"]:
                 if parameter.grad is None:
                     continue
-                held = self.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
+                state = self.state[parameter]
+                if "momentum_buffer" not in state:
+                    state["momentum_buffer"] = torch.zeros_like(parameter)
+                held = state["momentum_buffer"]
                 held.lerp_(parameter.grad, 1 - group["momentum"])
                 update = orthogonalised(parameter.grad.lerp(held, group["momentum"]))
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
