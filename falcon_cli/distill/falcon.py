@@ -71,7 +71,8 @@ def _known(recipe: DistillRecipe, target: LoadedTarget) -> tuple[Any, Tensor | N
     if saved.method == "medusa":
         raise FalconError(f"init_from {recipe.init_from} holds Medusa's heads: name a {recipe.method} drafter")
     mine, theirs = vars(recipe.network), vars(saved.network.recipe)
-    if differing := [f"network.{key}={theirs[key]}" for key in mine if mine[key] != theirs[key]]:
+    keys = [key for key in mine if key != "chained" or recipe.network.k > 1]  # with one slot nothing is chained
+    if differing := [f"network.{key}={theirs[key]}" for key in keys if mine[key] != theirs[key]]:
         raise FalconError(f"init_from {recipe.init_from} has another form than the recipe: set {', '.join(differing)}")
     say(f"going on from {recipe.init_from}")
     return saved.network, saved.vocabulary_W

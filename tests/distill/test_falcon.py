@@ -97,6 +97,14 @@ def test_an_earlier_drafter_of_another_form_is_refused_with_the_keys_to_set(pupi
         pupil(other)
 
 
+def test_with_one_slot_nothing_is_chained_whatever_the_recipe_says(pupil, tmp_path):
+    alone = replace(LINEAR, k=1, chained=True)
+    one = pupil(DistillRecipe(network=alone))
+    save_drafter(tmp_path / "alone", one.network, one.vocabulary_W, pupil.room.target, {}, torch.float32)
+    on = DistillRecipe(network=replace(alone, chained=False), init_from=str(tmp_path / "alone"))
+    assert same(one, pupil(on))
+
+
 def test_no_drafter_there_is_one_line(pupil, tmp_path):
     with pytest.raises(FalconError, match=r"no drafter at .*nowhere"):
         pupil(DistillRecipe(network=LINEAR, init_from=str(tmp_path / "nowhere")))
