@@ -24,6 +24,9 @@ from falcon_cli.target.load import LoadedTarget
 _DEPTH = 8
 """Deepest level looked at on held-out text, as the paper's tree for k = 2."""
 
+_COMMON = ("mixer", "normalise", "draft_vocab_size")
+"""What a drafter to go on from must have in common with the recipe."""
+
 
 @dataclass(frozen=True)
 class FalconPupil(Pupil):
@@ -34,7 +37,8 @@ class FalconPupil(Pupil):
         """A new drafter, or one to go on from.
 
         Raises:
-            FalconError: `init_from` names a drafter that does not fit the target or the recipe.
+            FalconError: `init_from` names a drafter that does not fit the target, or one of another mixer, ends or
+                draft vocabulary than the recipe's.
         """
         model = target.model
         if recipe.init_from is not None:
@@ -66,13 +70,27 @@ class FalconPupil(Pupil):
 
 
 def _known(recipe: DistillRecipe, target: LoadedTarget) -> tuple[Any, Tensor | None]:
-    """The drafter to go on from, which must have the form that the recipe asks for."""
+    """The drafter to go on from; where the recipe has another k, start or chain, what both forms hold in common.
+
+    So EAGLE goes on from a Falcon drafter, and a Falcon drafter from EAGLE's or from one of another k.
+    """
     saved = load_drafter(Path(str(recipe.init_from)), target)
     if saved.method == "medusa":
         raise FalconError(f"init_from {recipe.init_from} holds Medusa's heads: name a {recipe.method} drafter")
     mine, theirs = vars(recipe.network), vars(saved.network.recipe)
-    keys = [key for key in mine if key != "chained" or recipe.network.k > 1]  # with one slot nothing is chained
-    if differing := [f"network.{key}={theirs[key]}" for key in keys if mine[key] != theirs[key]]:
+    if differing := [f"network.{key}={theirs[key]}" for key in _COMMON if mine[key] != theirs[key]]:
         raise FalconError(f"init_from {recipe.init_from} has another form than the recipe: set {', '.join(differing)}")
-    say(f"going on from {recipe.init_from}")
-    return saved.network, saved.vocabulary_W
+    network = DrafterNetwork(recipe.network, target.model.decoder)
+    network.initialise(target.model.decoder, generator_of(recipe.seed, "weights"))
+    fresh = take_over(network, saved.network)
+    say(f"going on from {recipe.init_from}" + (f"; starting anew: {', '.join(fresh)}" if fresh else ""))
+    return network, saved.vocabulary_W
+
+
+def take_over(network: DrafterNetwork, other: DrafterNetwork) -> list[str]:
+    """Take the weights of another form's network that fit, by name and shape; returns the parts that had none."""
+    held = other.state_dict()
+    own = network.state_dict()
+    fitting = {name: held[name] for name, value in own.items() if name in held and held[name].shape == value.shape}
+    network.load_state_dict(own | fitting)
+    return sorted({name.split(".")[0] for name in own if name not in fitting})

@@ -33,7 +33,10 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 VOCABULARY = "vocabulary"
 """Name of the draft vocabulary's ids among the tensors."""
 
-SHIPPED = {("smollm2-135m-instruct", "falcon"): "smollm2-135m-instruct-k2"}
+SHIPPED = {
+    ("smollm2-135m-instruct", "falcon"): "smollm2-135m-instruct-k2",
+    ("smollm2-135m-instruct", "eagle"): "smollm2-135m-instruct-eagle",
+}
 """Built-in target and method → the folder of the drafter that comes with falcon."""
 
 

@@ -91,18 +91,29 @@ def test_an_earlier_drafter_is_gone_on_from_with_its_own_vocabulary(pupil, saved
     assert f"going on from {saved}" in capsys.readouterr().err
 
 
-def test_an_earlier_drafter_of_another_form_is_refused_with_the_keys_to_set(pupil, saved):
-    other = DistillRecipe(network=replace(LINEAR, k=3, mixer="time"), init_from=str(saved))
-    with pytest.raises(FalconError, match=r"another form than the recipe: set network\.k=2, network\.mixer=linear$"):
+def test_an_earlier_drafter_of_another_mixer_is_refused_with_the_keys_to_set(pupil, saved):
+    other = DistillRecipe(network=replace(LINEAR, mixer="time", normalise=False), init_from=str(saved))
+    keys = r"set network\.mixer=linear, network\.normalise=True$"
+    with pytest.raises(FalconError, match=rf"another form than the recipe: {keys}"):
         pupil(other)
 
 
-def test_with_one_slot_nothing_is_chained_whatever_the_recipe_says(pupil, tmp_path):
-    alone = replace(LINEAR, k=1, chained=True)
-    one = pupil(DistillRecipe(network=alone))
-    save_drafter(tmp_path / "alone", one.network, one.vocabulary_W, pupil.room.target, {}, torch.float32)
-    on = DistillRecipe(network=replace(alone, chained=False), init_from=str(tmp_path / "alone"))
-    assert same(one, pupil(on))
+@pytest.mark.parametrize(
+    ("form", "anew"),
+    [
+        ({"k": 1, "start": "own", "chained": False}, ""),  # EAGLE out of a Falcon drafter
+        ({"k": 1}, "; starting anew: slot_KD"),
+        ({"k": 3}, "; starting anew: slot_KD"),
+        ({"chained": False}, ""),
+    ],
+)
+def test_of_an_earlier_drafter_of_another_form_all_is_taken_that_fits(pupil, saved, capsys, form, anew):
+    first = weights(pupil())
+    other = weights(pupil(DistillRecipe(network=replace(LINEAR, **form), init_from=str(saved), seed=9)))
+    assert f"going on from {saved}{anew}\n" in capsys.readouterr().err
+    assert "mixer.weight" in other
+    for name, value in other.items():
+        assert (value.shape == first[name].shape and torch.equal(value, first[name])) or name in anew
 
 
 def test_no_drafter_there_is_one_line(pupil, tmp_path):
