@@ -89,8 +89,9 @@ def _known(recipe: DistillRecipe, target: LoadedTarget) -> tuple[Any, Tensor | N
 
 def take_over(network: DrafterNetwork, other: DrafterNetwork) -> list[str]:
     """Take the weights of another form's network that fit, by name and shape; returns the parts that had none."""
-    held = other.state_dict()
     own = network.state_dict()
-    fitting = {name: held[name] for name, value in own.items() if name in held and held[name].shape == value.shape}
-    network.load_state_dict(own | fitting)
-    return sorted({name.split(".")[0] for name in own if name not in fitting})
+    fitting = {
+        name: value for name, value in other.state_dict().items() if name in own and own[name].shape == value.shape
+    }
+    missing = network.load_state_dict(fitting, strict=False).missing_keys
+    return sorted({name.split(".")[0] for name in missing})
