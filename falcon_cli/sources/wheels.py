@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import os
 import shutil
 import subprocess
 import sys
 import zipfile
+from contextlib import suppress
 from dataclasses import dataclass
 from errno import ENOSPC
 from importlib.machinery import PathFinder
@@ -114,12 +116,12 @@ def _watch(process: subprocess.Popen[bytes], wheel: WheelFile, folder: Path) -> 
 
 
 def _largest(folder: Path) -> int:
+    """Size of the largest wheel below `folder` by now, in bytes; pip moves and deletes files and folders meanwhile."""
     sizes = [0]
-    for path in folder.rglob("*.whl*"):
-        try:
-            sizes.append(path.stat().st_size)
-        except OSError:  # pip moves and deletes its files while we look
-            continue
+    for parent, _, names in os.walk(folder):  # passes over folders that are gone, as Path.rglob does not
+        for name in fnmatch.filter(names, "*.whl*"):
+            with suppress(OSError):
+                sizes.append(os.path.getsize(os.path.join(parent, name)))
     return max(sizes)
 
 

@@ -1,5 +1,6 @@
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -175,3 +176,22 @@ def test_the_bar_follows_the_growing_file(tmp_path):
     (tmp_path / "pip.log").write_bytes(b"x")
     (tmp_path / "pip-unpack" / "tiny.whl").write_bytes(b"x" * 70)
     assert wheels._largest(tmp_path) == 70
+
+
+def test_folders_that_vanish_meanwhile_do_not_stop_the_bar(tmp_path):
+    """As pip's own do: a scan met one in five of them gone, and the whole download failed."""
+    (tmp_path / "tiny.whl").write_bytes(b"x" * 70)
+    done = threading.Event()
+
+    def unpack_and_clean():
+        while not done.is_set():
+            (tmp_path / "pip-unpack" / "deep").mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(tmp_path / "pip-unpack", ignore_errors=True)
+
+    pip = threading.Thread(target=unpack_and_clean)
+    pip.start()
+    try:
+        assert {wheels._largest(tmp_path) for _ in range(500)} == {70}
+    finally:
+        done.set()
+        pip.join()
