@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.functional import rms_norm, silu
 
 from falcon_cli.core import Scores, Verdict
-from falcon_cli.drafter.engine import head_of
+from falcon_cli.drafter.head import head_of
 from falcon_cli.drafter.network import divisor
 from falcon_cli.drafter.tree_drafter import Plan, TreeDrafter, TreeOptions
 from falcon_cli.native.swap import swap_inside
@@ -95,7 +95,7 @@ class Medusa(TreeDrafter):
         self, network: MedusaNetwork, target: TargetModel, shape: TreeShape, vocabulary_W: Tensor | None = None
     ):
         dtype = next(network.parameters()).dtype
-        super().__init__(network.k, head_of(target, vocabulary_W, dtype), vocabulary_W, target.device)
+        super().__init__(network.k, head_of(target, vocabulary_W, dtype), target.device)
         self.deepest, self.dtype = network.k, dtype
         if target.engine is not None:
             swap_inside(network, "int8")
@@ -104,6 +104,7 @@ class Medusa(TreeDrafter):
 
     def start(self, prompt_L: Tensor, scores: Scores) -> None:
         """See `Drafter`."""
+        super().start(prompt_L, scores)
         self._feature_1D = scores.features_TD[-1:]
 
     def observe(self, verdict: Verdict, scores: Scores) -> None:

@@ -119,8 +119,8 @@ class Reader:
             yield from self._given(Dialogue(prompt.id, (), prompt.tokens, tuple(answers[prompt.id])))
 
     def _dialogues(self) -> Iterator[Dialogue]:
-        """Dialogues that pass the filters on their words, up to the limit."""
-        taken, seen = 0, set()
+        """Dialogues that pass the filters on their words, those to skip left out, up to the limit."""
+        taken, seen = -self.recipe.skip, set()
         for dialogue in read_dialogues(self.recipe):
             said = self._said(dialogue)
             reason = self._refused(dialogue, said)
@@ -131,8 +131,11 @@ class Reader:
                 self.counts[reason] += 1
                 continue
             seen.add(key)
-            yield dialogue
             taken += 1
+            if taken <= 0:
+                self.counts["skipped"] += 1
+                continue
+            yield dialogue
             if taken == self.recipe.limit:
                 return
 
@@ -170,6 +173,9 @@ class Reader:
         plain = sum(letter.isascii() for letter in text)
         if plain < self.recipe.ascii_share * len(text):
             return "not in ASCII"
+        words = [*said, *(message["content"] for message in dialogue.messages)]
+        if not any(re.search(self.recipe.match, text, re.IGNORECASE) for text in words):
+            return "about something else"
         return "with a benchmark's prompt" if self.bench.match(said) else None
 
     def _turns(self, dialogue: Dialogue) -> Iterator[tuple[list[int], str]]:

@@ -31,7 +31,7 @@ class CopyFirst:
         copied = self.copier.propose(token, room)
         if len(copied) == 1:
             return self.falcon.propose(token, room)
-        self.falcon.skip(token)
+        self.falcon.hear(token)
         return copied
 
     def observe(self, verdict: Verdict, scores: Scores) -> None:

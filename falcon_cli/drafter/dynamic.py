@@ -69,7 +69,7 @@ class DynamicFalcon(Falcon):
     @torch.inference_mode()
     def propose(self, token: int, room: int) -> Draft:
         """See `Drafter`."""
-        self._tokens.append(token)
+        self.hear(token)
         plan = self.plan(min(room, self.shape.height))
         grown = _Grown([token])
         if plan.passes:
@@ -120,8 +120,7 @@ class DynamicFalcon(Falcon):
         if place:
             before_ED = self._embed(torch.tensor([grown.tokens[node] for node in parents], device=self.device))
         features_ED = self.engine.finish(hidden_RKD.flatten(0, 1)[outputs_E], before_ED)
-        score_EW, best_EW = self.head.likely(features_ED, slot.width)
-        ids_EW = best_EW if self.vocabulary_W is None else self.vocabulary_W[best_EW]
+        score_EW, ids_EW = self.head.likely(features_ED, slot.width)
         children = []
         for parent, feature_D, ids, scores in zip(
             parents, features_ED, ids_EW.tolist(), score_EW.tolist(), strict=True

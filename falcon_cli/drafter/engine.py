@@ -2,8 +2,8 @@
 
 Whatever is drafted, the target decides, so rounding costs nothing here: on the kernels all weights are int8.
 
-Shapes: B batch (1), L positions, D hidden size, E outputs that the head reads, W draft vocabulary, K best tokens, R
-rows of a pass, C uncommitted rows of the cache.
+Shapes: B batch (1), L positions, D hidden size, E outputs that the head reads, R rows of a pass, C uncommitted rows of
+the cache.
 """
 
 from typing import Protocol, cast
@@ -16,7 +16,7 @@ from falcon_cli.drafter.network import DrafterNetwork, LstmState, Mixed
 from falcon_cli.kv_cache import StaticCache
 from falcon_cli.native.layer import NativeDecoder, linear_of
 from falcon_cli.native.swap import suits_layer, swap_inside
-from falcon_cli.native.weights import Kind, Matrix, packed, packed_gate_up, product, suits
+from falcon_cli.native.weights import Kind, Matrix, packed, packed_gate_up
 from falcon_cli.target.model import TargetModel
 
 
@@ -33,19 +33,6 @@ class Engine(Protocol):
         """Features [E, D]; `before_ED` embeds the tokens before the predicted ones (None: first slots)."""
 
 
-class Head(Protocol):
-    """The target's LM head on the draft vocabulary, numbered from 0."""
-
-    outputs: int
-    """W."""
-
-    def best(self, features_ED: Tensor, count: int) -> Tensor:
-        """The best tokens [E, K], best first."""
-
-    def likely(self, features_ED: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """Log-probabilities [E, K] of the best tokens within the draft vocabulary, and these tokens, best first."""
-
-
 def engine_of(network: DrafterNetwork, target: TargetModel) -> Engine:
     """Kernels for a target that is on them, torch for others.
 
@@ -60,47 +47,6 @@ def engine_of(network: DrafterNetwork, target: TargetModel) -> Engine:
     if kernels:
         swap_inside(network, "int8")
     return TorchEngine(network)
-
-
-def head_of(target: TargetModel, vocabulary_W: Tensor | None, dtype: torch.dtype) -> Head:
-    """The LM head's rows of the draft vocabulary, on the kernels where the target is."""
-    head_VD: Tensor = target.head.weight
-    head_WD = head_VD if vocabulary_W is None else head_VD[vocabulary_W.to(head_VD.device)]
-    head = linear_of(head_WD.to(dtype))
-    return NativeHead(head) if target.engine is not None and suits(head) else TorchHead(head)
-
-
-class TorchHead:
-    """The head as it is."""
-
-    def __init__(self, head: nn.Linear):
-        self.linear, self.outputs = head, head.out_features
-
-    def best(self, features_ED: Tensor, count: int) -> Tensor:
-        """See `Head`."""
-        logits_EW: Tensor = self.linear(features_ED)
-        return logits_EW.topk(count).indices
-
-    def likely(self, features_ED: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """See `Head`."""
-        return _likely(self.linear(features_ED), count)
-
-
-class NativeHead:
-    """The head on the kernels."""
-
-    def __init__(self, head: nn.Linear, kind: Kind = "int8"):
-        self.matrix = packed([head], kind)
-        self.outputs = self.matrix.outputs
-
-    def best(self, features_ED: Tensor, count: int) -> Tensor:
-        """See `Head`."""
-        best_EK: Tensor = torch.ops.falcon.best(features_ED, _parts(self.matrix), self.outputs, count)
-        return best_EK
-
-    def likely(self, features_ED: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """See `Head`."""
-        return _likely(product(features_ED, self.matrix), count)
 
 
 class TorchEngine:
@@ -140,13 +86,13 @@ class NativeEngine:
         if network.chained:
             first, _, last = cast(tuple[nn.Linear, nn.Module, nn.Linear], tuple(network.chain))
             value, gate = (linear_of(part) for part in first.weight.detach().chunk(2))
-            self.gate, self.change = _parts(packed_gate_up(gate, value, kind)), _parts(packed([last], kind))
+            self.gate, self.change = packed_gate_up(gate, value, kind).parts, packed([last], kind).parts
         self.decoder = NativeDecoder(nn.ModuleList([network.layer]), None, network.rotary[0], kind)
         self._places: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
 
     def mix(self, embedded_BLD: Tensor, features_BLD: Tensor, state: LstmState | None) -> Mixed:
         """See `Engine`."""
-        mixed = torch.ops.falcon.mix(embedded_BLD, features_BLD, self.scale_D, _parts(self.mixer), self.size)
+        mixed = torch.ops.falcon.mix(embedded_BLD, features_BLD, self.scale_D, self.mixer.parts, self.size)
         return Mixed(mixed, state)
 
     def attend(self, mixed_BLD: Tensor, view: View, block: int, cache: StaticCache) -> Tensor:
@@ -155,7 +101,7 @@ class NativeEngine:
         start_LD = mixed_LD
         if self.own is not None:
             last_L, slot_L = self._places_of(len(mixed_LD), block)
-            start_LD = torch.ops.falcon.start(mixed_LD, last_L, slot_L, self.slot_KD, _parts(self.own), self.size)
+            start_LD = torch.ops.falcon.start(mixed_LD, last_L, slot_L, self.slot_KD, self.own.parts, self.size)
         return self.decoder.forward(start_LD, view, cache, mixed_LD).view_as(mixed_BLD)
 
     def finish(self, hidden_ED: Tensor, before_ED: Tensor | None) -> Tensor:
@@ -178,15 +124,6 @@ class NativeEngine:
 def _last_of(rows: int, block: int, device: torch.device) -> Tensor:
     """For each row, the last row of its block."""
     return torch.arange(rows, device=device) // block * block + block - 1
-
-
-def _likely(logits_EW: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    best_EK, ids_EK = logits_EW.topk(count)
-    return best_EK - logits_EW.logsumexp(-1, keepdim=True), ids_EK
-
-
-def _parts(matrix: Matrix) -> list[Tensor]:
-    return [matrix.data, matrix.scale_N, matrix.bias_N]
 
 
 _NONE = torch.empty(0)

@@ -27,7 +27,8 @@ from torch import Tensor
 
 from falcon_cli.attention.view import View
 from falcon_cli.core import Scores, Verdict
-from falcon_cli.drafter.engine import engine_of, head_of
+from falcon_cli.drafter.engine import engine_of
+from falcon_cli.drafter.head import head_of
 from falcon_cli.drafter.network import DrafterNetwork, LstmState
 from falcon_cli.drafter.tree_drafter import Plan, TreeDrafter, TreeOptions
 from falcon_cli.errors import UsageError
@@ -69,7 +70,7 @@ class Falcon(TreeDrafter):
         self.dtype = next(network.parameters()).dtype
         self.embedding_VD: Tensor = target.model.get_input_embeddings().weight
         head = head_of(target, vocabulary_W, self.dtype)
-        super().__init__(network.k, head, vocabulary_W, target.device)
+        super().__init__(network.k, head, target.device)
         self.chained = network.chained
         self.engine = engine_of(network, target)
         self.chunk = target.chunk
@@ -99,6 +100,7 @@ class Falcon(TreeDrafter):
     @torch.inference_mode()
     def start(self, prompt_L: Tensor, scores: Scores) -> None:
         """Read the prompt: every position but its last, whose token, the root, comes with `propose`."""
+        super().start(prompt_L, scores)
         self.cache.rewind(0)
         self._state, self._tail_BLD = None, self._nothing()
         self._tokens, self._features = [], [scores.features_TD[-1:]]
@@ -110,8 +112,9 @@ class Falcon(TreeDrafter):
             self._attend(piece_BLD, View(self.cache.length, torch.arange(rows, device=self.device), None), rows)
         self._tail_BLD = self._last(mixed_BLD, self.k - 1)
 
-    def skip(self, token: int) -> None:
-        """Somebody else drafts under this root."""
+    def hear(self, token: int) -> None:
+        """See `TreeDrafter`."""
+        super().hear(token)
         self._tokens.append(token)
 
     def observe(self, verdict: Verdict, scores: Scores) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from falcon_cli.core import WIDEST_DRAFT, Draft, Scores, Verdict
-from falcon_cli.drafter.engine import Head
+from falcon_cli.drafter.head import Head
 from falcon_cli.errors import FalconError, UsageError
 from falcon_cli.tree.passes import Pass, Slot, moved, passes_of
 from falcon_cli.tree.shape import TreeShape
@@ -70,8 +70,7 @@ class TreeDrafter(ABC):
 
     Args:
         k: Tokens a pass.
-        head: The LM head's rows of the draft vocabulary.
-        vocabulary_W: Ascending ids of the tokens that may be drafted; None is all.
+        head: The LM head on the draft vocabulary.
         device: Where tokens and features lie.
     """
 
@@ -80,15 +79,14 @@ class TreeDrafter(ABC):
     deepest: int | None = None
     """Deepest level that it can draft; None is any."""
 
-    def __init__(self, k: int, head: Head, vocabulary_W: Tensor | None, device: torch.device):
+    def __init__(self, k: int, head: Head, device: torch.device):
         self.k, self.head, self.device = k, head, device
-        self.vocabulary_W = None if vocabulary_W is None else vocabulary_W.to(device)
-        self.choices = head.outputs
+        self.choices = head.choices
         self.choose: Choose = self.candidates
 
-    @abstractmethod
     def start(self, prompt_L: Tensor, scores: Scores) -> None:
-        """See `Drafter`."""
+        """See `Drafter`; the prompt's words may be drafted."""
+        self.head.begin(prompt_L.tolist())
 
     @abstractmethod
     def observe(self, verdict: Verdict, scores: Scores) -> None:
@@ -106,13 +104,14 @@ class TreeDrafter(ABC):
         """As many passes as wanted, or as it can draft."""
         return wanted if self.deepest is None else min(wanted, self.deepest // self.k)
 
-    def skip(self, token: int) -> None:  # noqa: B027 - not every drafter reads what others draft
-        """Somebody else drafts under this root."""
+    def hear(self, token: int) -> None:
+        """The root of the next draft, whoever drafts it; from now on it may be drafted."""
+        self.head.meet([token])
 
     @torch.inference_mode()
     def propose(self, token: int, room: int) -> Draft:
         """Draft the tree as far as `room` reaches; the root alone while the text is too short."""
-        self.skip(token)
+        self.hear(token)
         plan = self.plan(min(room, self.shape.height))
         tokens_T = torch.empty(len(plan.parents), dtype=torch.long, device=self.device)
         tokens_T[0] = token
@@ -126,8 +125,7 @@ class TreeDrafter(ABC):
 
     def best(self, features_ED: Tensor, count: int) -> Tensor:
         """The likeliest tokens [E, K] behind each feature, best first."""
-        best_EK = self.head.best(features_ED, count)
-        return best_EK if self.vocabulary_W is None else self.vocabulary_W[best_EK]
+        return self.head.best(features_ED, count)
 
     def with_tree(self: Kind, shape: TreeShape, choose: Choose | None = None, kind: "type[Any] | None" = None) -> Kind:
         """The same drafter with another tree: weights are shared, what it has read is not.

@@ -39,9 +39,20 @@ class Matrix:
     outputs: int
 
     @property
+    def parts(self) -> list[Tensor]:
+        """As operators take them."""
+        return [self.data, self.scale_N, self.bias_N]
+
+    @property
     def bytes(self) -> int:
         """What one product reads."""
-        return sum(part.numel() * part.element_size() for part in (self.data, self.scale_N, self.bias_N))
+        return sum(part.numel() * part.element_size() for part in self.parts)
+
+    def first(self, outputs: int) -> "Matrix":
+        """Its first outputs, on the same memory."""
+        panels = -(-outputs // torch.ops.falcon.panel())
+        rows = panels * torch.ops.falcon.panel()
+        return Matrix(self.data[:panels], self.scale_N[:rows], self.bias_N[:rows], outputs)
 
 
 def suits(linear: nn.Module) -> bool:
@@ -87,11 +98,28 @@ def pack(weight_NK: Tensor, kind: Kind, bias_N: Tensor | None = None) -> Matrix:
     weight_NK = pad(weight_NK.float(), (0, -weight_NK.shape[1] % BLOCK))
     if kind == "int4":
         return Matrix(ARENA.settle(_int4(weight_NK, panel)), torch.empty(0), bias, outputs)
-    largest_N = weight_NK.abs().amax(1)
-    scale_N = torch.where(largest_N > 0, largest_N / 127, torch.ones_like(largest_N))
-    whole_NK = ((weight_NK / scale_N[:, None]).round() + 128).to(torch.uint8)
+    whole_NK, scale_N = _int8(weight_NK)
     data = whole_NK.unflatten(0, (-1, panel)).unflatten(2, (-1, 4)).transpose(1, 2).flatten(2).contiguous()
     return Matrix(ARENA.settle(data), scale_N, bias, outputs)
+
+
+def rewrite(matrix: Matrix, places_S: Tensor, weight_SK: Tensor) -> None:
+    """Put other weights in place of some outputs' of an fp32, bf16 or int8 matrix."""
+    panel = torch.ops.falcon.panel()
+    if matrix.data.dtype != torch.uint8:
+        matrix.data[places_S // panel, :, places_S % panel] = weight_SK.to(matrix.data.dtype)
+        return
+    whole_SK, scale_S = _int8(pad(weight_SK.float(), (0, -weight_SK.shape[1] % BLOCK)))
+    fours = matrix.data.unflatten(2, (panel, 4))
+    fours[places_S // panel, :, places_S % panel] = whole_SK.unflatten(1, (-1, 4))
+    matrix.scale_N[places_S] = scale_S
+
+
+def _int8(weight_NK: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights rounded to bytes around 128, and a scale for each output."""
+    largest_N = weight_NK.abs().amax(1)
+    scale_N = torch.where(largest_N > 0, largest_N / 127, torch.ones_like(largest_N))
+    return ((weight_NK / scale_N[:, None]).round() + 128).to(torch.uint8), scale_N
 
 
 def _int4(weight_NK: Tensor, panel: int) -> Tensor:

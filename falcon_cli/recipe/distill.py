@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -25,6 +26,10 @@ class CorpusRecipe:
     """Branch, tag or commit of a hub data set."""
     template: str | None = None
     """Chat template: a name or a Jinja file; None takes the tokenizer's own."""
+    match: str = ""
+    """Regular expression, whatever the case, to be found in a dialogue: python|calculate."""
+    skip: int = 0
+    """Usable dialogues to pass over first: those that an earlier run learned from."""
     limit: int | None = None
     """Dialogues to take; None takes all."""
     max_prompt_tokens: int = 512
@@ -46,7 +51,12 @@ class CorpusRecipe:
 
     def __post_init__(self) -> None:
         at_least(self, 1, "limit", "max_prompt_tokens", "max_tokens", "min_answer_tokens", "turns", "held_out")
+        at_least(self, 0, "skip")
         within(self, 0, 1, "ascii_share")
+        try:
+            re.compile(self.match)
+        except re.error as error:
+            raise FalconError(f"match is no regular expression: {error}") from None
         if not self.sources:
             raise FalconError("sources is empty: name at least one")
 

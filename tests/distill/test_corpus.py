@@ -123,6 +123,19 @@ def test_the_limit_counts_dialogues_that_are_taken(reader):
     assert len(list(one.texts())) == 4
 
 
+def test_those_to_skip_come_before_those_to_take(reader):
+    one = reader([talk(f"{ASKED} {n}", "red") for n in range(9)], skip=3, limit=4)
+    assert [sample.id for sample in one.texts()] == ["d3", "d4", "d5", "d6"]
+    assert one.counts == Counter({"skipped": 3})
+
+
+def test_only_dialogues_about_something_are_taken(reader):
+    dialogues = [talk("How do I sort?", "In Python: sorted()"), talk(ASKED, "red"), talk("Why PYTHON?", "why not")]
+    one = reader(dialogues, match="python|calculat", skip=1)
+    assert [sample.id for sample in one.texts()] == ["d2"]
+    assert one.counts == Counter({"about something else": 1, "skipped": 1})
+
+
 def test_token_ids_are_taken_as_they_are(reader):
     (sample,) = reader([{"id": "x", "prompt_ids": [5, 6, 7], "response_ids": [8, 9]}]).texts()
     assert sample == Sample("x", (5, 6, 7, 8, 9), (False, False, False, True, True))

@@ -53,7 +53,7 @@ def test_after_copied_cycles_falcon_drafts_as_if_it_had_drafted_all_along(target
         target.prefill(torch.tensor(PROMPT))
         for token in (7, 30, 12):
             if skipping:
-                falcon.skip(token)
+                falcon.hear(token)
             else:
                 falcon.propose(token, 4)
             text = [*PROMPT, 7, 30, 12][: len(PROMPT) + (7, 30, 12).index(token) + 1]

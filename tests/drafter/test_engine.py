@@ -5,10 +5,10 @@ import torch
 
 from falcon_cli.attention.backend import implementation
 from falcon_cli.attention.view import View
-from falcon_cli.drafter.engine import NativeEngine, NativeHead, TorchEngine, TorchHead, engine_of, head_of
+from falcon_cli.drafter.engine import NativeEngine, TorchEngine, engine_of
 from falcon_cli.kv_cache import StaticCache
 from falcon_cli.native.build import load_kernels
-from falcon_cli.native.layer import NativeLinear, linear_of
+from falcon_cli.native.layer import NativeLinear
 from falcon_cli.native.swap import swap_model
 from falcon_cli.target.model import TargetModel
 
@@ -59,26 +59,6 @@ def test_kernels_compute_what_the_network_computes(tiny_model, tiny_network, k, 
     torch.testing.assert_close(caches[0].buffer_PCBGSH, caches[1].buffer_PCBGSH, rtol=2e-5, atol=2e-5)
 
 
-def heads():
-    """The same LM head twice."""
-    head = linear_of(torch.randn(40, 32, generator=torch.Generator().manual_seed(9)))
-    return TorchHead(head), NativeHead(head, "fp32")
-
-
-@pytest.mark.parametrize("count", [1, 2, 7, 40])
-def test_the_best_tokens_come_best_first(count):
-    rows = torch.randn(5, 32, generator=torch.Generator().manual_seed(count))
-    ours, native = heads()
-    assert ours.outputs == native.outputs == 40
-    assert torch.equal(native.best(rows, count), ours.best(rows, count))
-    for mine, theirs in zip(ours.likely(rows, count), native.likely(rows, count), strict=True):
-        torch.testing.assert_close(mine, theirs)
-
-
-def test_of_equal_tokens_the_first_is_best():
-    assert heads()[1].best(torch.zeros(1, 32), 4).tolist() == [[0, 1, 2, 3]]
-
-
 @pytest.mark.parametrize(("mixer", "kind"), [("linear", NativeEngine), ("time", TorchEngine)])
 def test_a_target_on_kernels_gets_a_drafter_on_kernels(tiny_model, tiny_network, mixer, kind):
     model = tiny_model("llama-gqa", 4, dtype=torch.float32)
@@ -96,18 +76,3 @@ def test_other_targets_lend_their_attention(tiny_model, tiny_network):
     engine = engine_of(tiny_network(model.get_decoder(), k=2), target)
     assert isinstance(engine, TorchEngine)
     assert engine.network.layer.self_attn.config._attn_implementation == target.attention
-
-
-@pytest.mark.parametrize("some", [True, False])
-def test_the_head_is_the_target_s_on_what_may_be_drafted(tiny_model, some):
-    model = tiny_model("llama-gqa", dtype=torch.float32)
-    vocabulary_W = torch.arange(0, 48, 3) if some else None
-    rows = torch.randn(3, 32, generator=torch.Generator().manual_seed(1))
-    weight = model.get_output_embeddings().weight
-    expected = (rows @ (weight if vocabulary_W is None else weight[vocabulary_W]).T).argmax(-1)
-    plain = head_of(TargetModel(model), vocabulary_W, torch.float32)
-    native = head_of(TargetModel(model, engine=swap_model(model, "fp32")), vocabulary_W, torch.float32)
-    assert isinstance(plain, TorchHead)
-    assert isinstance(native, NativeHead)
-    assert torch.equal(plain.best(rows, 1)[:, 0], expected)
-    assert torch.equal(native.best(rows, 1)[:, 0], expected)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from falcon_cli.core import Draft, Scores, Verdict
+from falcon_cli.drafter.dynamic import DynamicFalcon
 from falcon_cli.drafter.masks import relaxed_causal_BLL
 from falcon_cli.drafter.propose import Falcon, FalconOptions
 from falcon_cli.errors import FalconError, UsageError
@@ -78,7 +79,7 @@ def check_draft(reference, drafter, draft, features_TD, shape):
         best = drafter.head.best(expected[None], 8)[0]
         for child in (child for child, parent in enumerate(draft.parents) if parent == node and child):
             token = best[shape.ranks[child]]
-            assert draft.tokens_T[child] == (token if drafter.vocabulary_W is None else drafter.vocabulary_W[token])
+            assert draft.tokens_T[child] == token
 
 
 @pytest.fixture(scope="module")
@@ -131,11 +132,29 @@ def test_every_family_and_backend_drafts_alike(tiny_model, tiny_network, random_
     run_cycles(target, tiny_network(target.decoder, k=2), shape, 11, generator, cycles=3)
 
 
-def test_only_tokens_of_the_draft_vocabulary_are_drafted(target, tiny_network, random_paths):
+def test_a_draft_vocabulary_drafts_like_the_network(target, tiny_network, random_paths):
     generator = torch.Generator().manual_seed(0)
     shape = TreeShape.from_paths(random_paths(12, generator))
-    vocabulary_W = torch.arange(1, VOCAB, 5)
-    run_cycles(target, tiny_network(target.decoder, k=2), shape, 6, generator, vocabulary_W)
+    run_cycles(target, tiny_network(target.decoder, k=2), shape, 6, generator, vocabulary_W=torch.arange(1, VOCAB, 5))
+
+
+@pytest.mark.parametrize("kind", [Falcon, DynamicFalcon])
+def test_what_is_drafted_is_of_the_draft_vocabulary_or_of_the_text(target, tiny_network, kind):
+    vocabulary, prompt = [1, 6, 11, 16], [2, 3, 4, 6]
+    drafter = kind(tiny_network(target.decoder, k=2), target, WIDE, torch.tensor(vocabulary))
+    text, drafted = list(prompt), set()
+    drafter.start(torch.tensor(prompt), target.prefill(torch.tensor(prompt)))
+    for token in (7, 8, 9, 10):
+        draft = drafter.propose(token, 99)
+        scores = target.score(draft)
+        target.commit([0])
+        drafter.observe(Verdict(torch.tensor([0]), (), 0, torch.zeros(len(draft))), scores)
+        text.append(token)
+        assert set(draft.tokens_T.tolist()) <= {*vocabulary, *text}
+        drafted |= set(draft.tokens_T[1:].tolist())
+    assert drafted - set(vocabulary)
+    drafter.start(torch.tensor([1, 6]), target.prefill(torch.tensor([1, 6])))
+    assert set(drafter.propose(1, 99).tokens_T.tolist()) <= set(vocabulary)
 
 
 WIDE = TreeShape.from_paths([(0,), (1,), (0, 0), (0, 1), (1, 0), (0, 0, 0), (0, 1, 0), (0, 1, 0, 0), (0, 1, 0, 0, 0)])

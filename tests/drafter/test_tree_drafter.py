@@ -4,10 +4,9 @@ import pytest
 import torch
 
 from falcon_cli.core import Scores
-from falcon_cli.drafter.engine import TorchHead
+from falcon_cli.drafter.head import TorchHead
 from falcon_cli.drafter.tree_drafter import Plan, TreeDrafter, TreeOptions
 from falcon_cli.errors import FalconError, UsageError
-from falcon_cli.native.layer import linear_of
 from falcon_cli.tree.shape import TreeShape
 
 CPU = torch.device("cpu")
@@ -19,18 +18,21 @@ class Fixed(TreeDrafter):
     """Every node's children are drafted from one feature, which likes the last token of the draft vocabulary best."""
 
     def __init__(self, shape, vocabulary_W=IDS, deepest=None):
-        head = TorchHead(linear_of(torch.diag(torch.arange(1.0, 5.0))))
-        super().__init__(1, head, vocabulary_W, CPU)
+        liked = torch.diag(torch.arange(1.0, 5.0))
+        head_VD = liked if vocabulary_W is None else torch.zeros(20, 4).index_copy(0, vocabulary_W, liked)
+        super().__init__(1, TorchHead(head_VD, vocabulary_W, torch.float32), CPU)
         self.deepest, self.said, self.ready = deepest, [], True
         self.plant(shape)
 
     def start(self, prompt_L, scores):
+        super().start(prompt_L, scores)
         self.said = []
 
     def observe(self, verdict, scores):
         pass
 
-    def skip(self, token):
+    def hear(self, token):
+        super().hear(token)
         self.said.append(token)
 
     def passes(self, plan, tokens_T):

@@ -12,6 +12,8 @@ from falcon_cli.recipe.load import dump, load_recipe
     [
         ("corpus.sources=[]", "corpus.sources is empty"),
         ("corpus.ascii_share=1.5", "corpus.ascii_share must be between 0 and 1"),
+        ("corpus.match='a('", "corpus.match is no regular expression: missing ), unterminated subpattern"),
+        ("corpus.skip=-1", "corpus.skip must be at least 0"),
         ("corpus.held_out=0", "corpus.held_out must be at least 1"),
         ("network.k=0", "network.k must be at least 1"),
         ("network.mixer=gru", "network.mixer"),
