@@ -5,7 +5,7 @@ passes on the drafter's own features. Where the target's own next token stands a
 0, is its rank; a tree's node with path (r1, …, rd) is reached where the ranks down to depth d are just these. So the
 share of drafts that begin with a path is what its node adds to τ, and the most frequent paths make the best tree.
 
-Shapes: B batch, L positions, A drafts, P depths, D hidden size, W draft vocabulary.
+Shapes: B batch, L positions, A drafts, P depths, D hidden size.
 """
 
 from collections import Counter
@@ -17,9 +17,14 @@ from torch import Tensor
 
 from falcon_cli.distill.batches import Batch, collate, learning_BL
 from falcon_cli.distill.features import Lesson, padded_batches
+from falcon_cli.distill.losses import Teaching
 from falcon_cli.distill.step import Frozen, teaching, tokens_before
+from falcon_cli.distill.vocabulary import Opened
 from falcon_cli.drafter.network import DrafterNetwork
 from falcon_cli.drafter.unroll import unrolled
+
+MISSED = 1 << 30
+"""Rank of a token that may not be drafted: behind all others."""
 
 _TOKENS = 2048
 
@@ -38,7 +43,7 @@ class Accuracy:
 
 @torch.no_grad()
 def ranks_AP(network: DrafterNetwork, frozen: Frozen, lessons: Sequence[Lesson], passes: int) -> Tensor:
-    """The rank of the target's token at each depth of every draft [A, P]; W where it cannot be drafted.
+    """The rank of the target's token at each depth of every draft [A, P].
 
     Only drafts all of whose depths stand for answer tokens are taken.
     """
@@ -54,14 +59,14 @@ def read_in_batches(lessons: Sequence[Lesson], frozen: Frozen) -> Iterator[Batch
         yield collate(numbers, [lessons[number] for number in numbers], device, dtype)
 
 
-def rank_M(features_MD: Tensor, head_WD: Tensor, told_M: Tensor) -> Tensor:
-    """How many tokens the head likes better than the one told [M]; W where that is −1."""
-    found = []
-    for rows_MD, told in zip(features_MD.split(512), told_M.split(512), strict=True):
-        logits = rows_MD @ head_WD.T
-        own = logits.gather(-1, told.clamp_min(0)[:, None].long())
-        found.append(torch.where(told >= 0, (logits > own).sum(-1), logits.shape[-1]))
-    return torch.cat(found) if found else told_M.new_zeros(0, dtype=torch.long)
+def rank_M(features_MD: Tensor, told: Teaching) -> Tensor:
+    """How many tokens the head likes better than the target's best one [M]."""
+    rank_M = torch.empty(len(features_MD), dtype=torch.long, device=features_MD.device)
+    for part, logits in told.logits(features_MD):
+        best = told.ids_MC[part, 0]
+        own = logits.gather(-1, best.clamp_min(0)[:, None])
+        rank_M[part] = torch.where(best >= 0, (logits > own).sum(-1), MISSED)
+    return rank_M
 
 
 def accuracy(ranks: Tensor, k: int) -> Accuracy:
@@ -82,7 +87,8 @@ def _batch_ranks(network: DrafterNetwork, frozen: Frozen, batch: Batch, passes: 
     before_BLD = tokens_before(frozen, batch.tokens_BL, k)[:, :length]
     predicted = unrolled(network, embedded_BLD, features_BLD, before_BLD, batch.length_B, passes)
     learn_BL = learning_BL(batch, k)[:, :length]
-    rank_PBL = torch.stack([_ranks(frozen, batch, out, learn_BL, k) for out in predicted])
+    known = frozen.opened(batch)
+    rank_PBL = torch.stack([_ranks(known, batch, out, learn_BL, k) for out in predicted])
     blocks = length // k
     if blocks < passes:
         return torch.zeros(0, passes * k, dtype=torch.long, device=rank_PBL.device)
@@ -92,11 +98,11 @@ def _batch_ranks(network: DrafterNetwork, frozen: Frozen, batch: Batch, passes: 
     return table[(table >= 0).all(-1)]
 
 
-def _ranks(frozen: Frozen, batch: Batch, predicted_BLD: Tensor, learn_BL: Tensor, k: int) -> Tensor:
+def _ranks(known: Opened, batch: Batch, predicted_BLD: Tensor, learn_BL: Tensor, k: int) -> Tensor:
     """Rank of the target's best token [B, L]; −1 where nothing is to be learned."""
-    told_M = teaching(batch, frozen, learn_BL, k).ids_MC[:, 0]
+    told = teaching(batch, known, learn_BL, k)
     ranks = torch.full(learn_BL.shape, -1, dtype=torch.long, device=learn_BL.device)
-    ranks[learn_BL] = rank_M(predicted_BLD[learn_BL], frozen.head_WD, told_M)
+    ranks[learn_BL] = rank_M(predicted_BLD[learn_BL], told)
     return ranks
 
 

@@ -81,7 +81,7 @@ class DraftModelPupil(Pupil):
         """See `Pupil`."""
         bearing_BL = learning_BL(batch, 0)
         features_MD = network(_read(batch))[bearing_BL]
-        told = losses(features_MD, self.frozen.head_WD, teaching(batch, self.frozen, bearing_BL, 0), self.recipe.loss)
+        told = losses(features_MD, teaching(batch, self.frozen.opened(batch), bearing_BL, 0), self.recipe.loss)
         return Outcome(told, torch.ones(len(features_MD), dtype=torch.long, device=features_MD.device), 0, 0)
 
     def bearing(self, answer: Sequence[bool]) -> int:
@@ -94,8 +94,8 @@ class DraftModelPupil(Pupil):
         network, parts = self.grown(), []
         for batch in read_in_batches(lessons, self.frozen):
             bearing_BL = learning_BL(batch, 0)
-            told_A = teaching(batch, self.frozen, bearing_BL, 0).ids_MC[:, 0]
-            parts.append(rank_M(network(_read(batch))[bearing_BL], self.frozen.head_WD, told_A)[:, None])
+            told = teaching(batch, self.frozen.opened(batch), bearing_BL, 0)
+            parts.append(rank_M(network(_read(batch))[bearing_BL], told)[:, None])
         return torch.cat(parts)
 
     def drafting(self, target: LoadedTarget, tree: TreeShape) -> Drafter:

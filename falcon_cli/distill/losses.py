@@ -29,6 +29,19 @@ class Teaching:
     ids_MC: Tensor
     """Most probable tokens by their number in the draft vocabulary, −1 where they are not in it."""
     logprobs_MC: Tensor
+    head_WD: Tensor
+    """The LM head's rows of what may be drafted."""
+    said_MN: Tensor
+    """Boolean: which of the head's last N rows, words of a batch, this position's text has said before."""
+
+    def logits(self, predicted_MD: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """Part by part, what the head makes of features: logits [m, W], −∞ for what may not be drafted there."""
+        for part in _parts(len(predicted_MD), len(self.head_WD)):
+            logits = predicted_MD[part] @ self.head_WD.T
+            words = self.said_MN.shape[1]
+            if words:
+                logits[:, -words:].masked_fill_(~self.said_MN[part], float("-inf"))
+            yield part, logits
 
     def probabilities_MC(self) -> Tensor:
         """p renormalised on what may be drafted; a row of which nothing may be drafted is all zeros."""
@@ -48,21 +61,19 @@ class Losses:
     """Boolean: the drafter's best token is the target's."""
 
 
-def losses(predicted_MD: Tensor, head_WD: Tensor, teaching: Teaching, weights: LossRecipe) -> Losses:
+def losses(predicted_MD: Tensor, teaching: Teaching, weights: LossRecipe) -> Losses:
     """All parts of the loss, summed over positions."""
     feature = smooth_l1_loss(predicted_MD.float(), teaching.features_MD.float(), reduction="none").mean(-1).sum()
-    p_MC = teaching.probabilities_MC()
-    head = _HeadLoss.apply(predicted_MD, head_WD, teaching.ids_MC, p_MC, weights.kl, weights.ce)
-    total, kl, ce, best_M = head
+    total, kl, ce, best_M = _HeadLoss.apply(predicted_MD, teaching, weights.kl, weights.ce)
     right_M = best_M == teaching.ids_MC[:, 0]
     return Losses(weights.feature * feature + total, feature.detach(), kl, ce, right_M)
 
 
-def best_tokens(predicted_MD: Tensor, head_WD: Tensor) -> Tensor:
-    """Each position's best draft-vocabulary number [M], chunk by chunk."""
+def best_tokens(predicted_MD: Tensor, teaching: Teaching) -> Tensor:
+    """The head's best row [M] at each position."""
     best_M = torch.empty(len(predicted_MD), dtype=torch.long, device=predicted_MD.device)
-    for part in _parts(len(predicted_MD), len(head_WD)):
-        best_M[part] = (predicted_MD[part] @ head_WD.T).argmax(-1)
+    for part, logits in teaching.logits(predicted_MD):
+        best_M[part] = logits.argmax(-1)
     return best_M
 
 
@@ -82,16 +93,16 @@ class _HeadLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        context: Any, predicted_MD: Tensor, head_WD: Tensor, ids_MC: Tensor, p_MC: Tensor, kl_weight: float, ce: float
+        context: Any, predicted_MD: Tensor, teaching: Teaching, kl_weight: float, ce: float
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        rows, width = len(predicted_MD), len(head_WD)
+        rows, head_WD, ids_MC, p_MC = len(predicted_MD), teaching.head_WD, teaching.ids_MC, teaching.probabilities_MC()
         gradient_MD = torch.empty_like(predicted_MD)
         kl_sum, ce_sum = (predicted_MD.new_zeros((), dtype=torch.float32) for _ in range(2))
         best_M = torch.empty(rows, dtype=torch.long, device=predicted_MD.device)
-        for part in _parts(rows, width):
+        for part, raw in teaching.logits(predicted_MD):
             ids, p = ids_MC[part].clamp_min(0).long(), p_MC[part]
             has_best = (ids_MC[part, 0] >= 0).float()
-            logits = (predicted_MD[part] @ head_WD.T).float()
+            logits = raw.float()
             greatest, best_M[part] = logits.max(-1)
             chosen = logits.gather(-1, ids) - greatest[:, None]
             sums = logits.sub_(greatest[:, None]).exp_().sum(-1)
@@ -110,4 +121,4 @@ class _HeadLoss(torch.autograd.Function):
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient_MD,) = context.saved_tensors
-        return gradient_MD * gradients[0].to(gradient_MD.dtype), None, None, None, None, None
+        return gradient_MD * gradients[0].to(gradient_MD.dtype), None, None, None

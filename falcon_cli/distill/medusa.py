@@ -45,10 +45,10 @@ class MedusaPupil(Pupil):
         bearing = [learning_BL(batch, head) for head in range(1, self.k + 1)]
         any_BL = torch.stack(bearing).any(0)
         made_MKD = network(with_noise(batch, self.recipe, step)[any_BL])
-        told = []
+        known, told = self.frozen.opened(batch), []
         for head, bearing_BL in enumerate(bearing, start=1):
-            told_M = teaching(batch, self.frozen, bearing_BL, head)
-            own = losses(made_MKD[bearing_BL[any_BL], head - 1], self.frozen.head_WD, told_M, self.recipe.loss)
+            told_M = teaching(batch, known, bearing_BL, head)
+            own = losses(made_MKD[bearing_BL[any_BL], head - 1], told_M, self.recipe.loss)
             told.append(Outcome(own, torch.full_like(own.right_M, head, dtype=torch.long), glanced=0, wrong=0))
         return summed(told, [DECAY**place for place in range(self.k)])
 
@@ -63,9 +63,8 @@ class MedusaPupil(Pupil):
         for batch in read_in_batches(lessons, self.frozen):
             whole_BL = torch.stack([learning_BL(batch, head) for head in range(1, self.k + 1)]).all(0)
             made_AKD = network(batch.features_BLD[whole_BL])
-            ranks = []
+            known, ranks = self.frozen.opened(batch), []
             for head in range(1, self.k + 1):
-                told_A = teaching(batch, self.frozen, whole_BL, head).ids_MC[:, 0]
-                ranks.append(rank_M(made_AKD[:, head - 1], self.frozen.head_WD, told_A))
+                ranks.append(rank_M(made_AKD[:, head - 1], teaching(batch, known, whole_BL, head)))
             parts.append(torch.stack(ranks, 1))
         return torch.cat(parts)

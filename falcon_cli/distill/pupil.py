@@ -67,7 +67,7 @@ class Pupil(ABC):
 
     @abstractmethod
     def ranks(self, lessons: Sequence[Lesson]) -> Tensor:
-        """The rank of the target's token at each depth of every draft [A, P]; W where it cannot be drafted."""
+        """The rank of the target's token at each depth of every draft [A, P]; `MISSED` where it may not be drafted."""
 
     def drafting(self, target: LoadedTarget, tree: TreeShape) -> Drafter:
         """The drafter as it is now, at work."""
@@ -97,8 +97,11 @@ class Pupil(ABC):
         text = f"drafter: {parameters / 1e6:.2f}M parameters to learn"
         if self.vocabulary_W is None:
             return text
-        share = coverage(held_out, self.vocabulary_W)
-        return f"{text}, a draft vocabulary of {len(self.vocabulary_W):,} that covers {share:.1%} of held-out answers"
+        fixed, known = coverage(held_out, self.vocabulary_W)
+        return (
+            f"{text}, a draft vocabulary of {len(self.vocabulary_W):,} that covers {fixed:.1%} of held-out answers, "
+            f"{known:.1%} with the words of the text before"
+        )
 
 
 def learning(network: Network, device: torch.device) -> Network:
@@ -112,6 +115,7 @@ def frozen_of(target: LoadedTarget, vocabulary_W: Tensor | None) -> Frozen:
     head_VD = model.head.weight.detach().float()
     return Frozen(
         embedding_VD=model.model.get_input_embeddings().weight.detach().float(),
+        head_VD=model.head.weight.detach(),
         head_WD=head_VD if vocabulary_W is None else head_VD[vocabulary_W.to(model.device)].contiguous(),
         number_V=number_of_V(vocabulary_W, model.vocab_size).to(model.device),
     )

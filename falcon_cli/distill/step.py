@@ -14,6 +14,7 @@ Shapes: B batch, L positions, D hidden size, M loss-bearing positions.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -22,6 +23,7 @@ from torch import Tensor
 from falcon_cli.distill.batches import Batch, generator_of, learning_BL
 from falcon_cli.distill.glancing import glanced_L, one_block_ahead
 from falcon_cli.distill.losses import Losses, Teaching, best_tokens, losses
+from falcon_cli.distill.vocabulary import Opened, opened
 from falcon_cli.drafter.masks import block_L, slot_L
 from falcon_cli.drafter.unroll import streams_mask
 from falcon_cli.recipe.distill import DistillRecipe
@@ -41,10 +43,16 @@ class Frozen:
     """What the drafter shares with its target."""
 
     embedding_VD: Tensor
+    head_VD: Tensor
+    """The LM head."""
     head_WD: Tensor
-    """Rows of the LM head for the draft vocabulary."""
+    """Its rows of the draft vocabulary."""
     number_V: Tensor
     """Token id → its number in the draft vocabulary, or −1."""
+
+    def opened(self, batch: Batch) -> Opened:
+        """The draft vocabulary open to the words of a batch."""
+        return opened(batch, self.head_VD, self.head_WD, self.number_V)
 
 
 @dataclass(frozen=True)
@@ -105,7 +113,7 @@ def _forward(
     bearing = [learn_BL & ~glanced_BL] + [learn_BL & (reading.block_L >= number) for number in range(1, passes)]
     predicted = reading.predict(one_block_ahead(batch.tokens_BL, glanced_BL, k), streams, bearing)
     told, *later = (
-        losses(predicted_MD, frozen.head_WD, teaching(batch, frozen, bearing_BL, k), recipe.loss)
+        losses(predicted_MD, teaching(batch, reading.opened, bearing_BL, k), recipe.loss)
         for predicted_MD, bearing_BL in zip(predicted, bearing, strict=True)
     )
     total = told.total + sum(recipe.pass_weight**number * own.total for number, own in enumerate(later, start=1))
@@ -122,6 +130,11 @@ class _Reading:
     batch: Batch
     k: int
     phase: int
+
+    @cached_property
+    def opened(self) -> Opened:
+        """Its draft vocabulary."""
+        return self.frozen.opened(self.batch)
 
     @property
     def length(self) -> int:
@@ -167,22 +180,35 @@ class _Reading:
         return full_BLD.roll(self.k, 1)
 
 
-def teaching(batch: Batch, frozen: Frozen, bearing_BL: Tensor, k: int) -> Teaching:
+def teaching(batch: Batch, opened: Opened, bearing_BL: Tensor, k: int) -> Teaching:
     """What the target says k positions on from each position of `bearing_BL`."""
     row_M, place_M = bearing_BL.nonzero(as_tuple=True)
     place_M = place_M + k
+    said_MN = opened.since_BN[row_M] <= place_M[:, None] + 1
+    ids_MC = opened.number_V[batch.top_ids_BLC[row_M, place_M]]
     return Teaching(
         features_MD=batch.features_BLD[row_M, place_M],
-        ids_MC=frozen.number_V[batch.top_ids_BLC[row_M, place_M]],
+        ids_MC=ids_MC.masked_fill(~_may_be_drafted(ids_MC, said_MN, len(opened.head_WD)), -1),
         logprobs_MC=batch.top_logprobs_BLC[row_M, place_M],
+        head_WD=opened.head_WD,
+        said_MN=said_MN,
     )
+
+
+def _may_be_drafted(ids_MC: Tensor, said_MN: Tensor, rows: int) -> Tensor:
+    """Boolean [M, C]: words only where they were said."""
+    words = said_MN.shape[1]
+    fixed = rows - words
+    if not words:
+        return ids_MC >= 0
+    return torch.where(ids_MC < fixed, ids_MC >= 0, said_MN.gather(1, (ids_MC - fixed).clamp_min(0)))
 
 
 def _wrong(reading: _Reading, first_MD: Tensor, learn_BL: Tensor) -> Tensor:
     """Boolean [B, L]: loss-bearing positions where the drafter's best token is not the target's."""
-    told = teaching(reading.batch, reading.frozen, learn_BL, reading.k)
+    told = teaching(reading.batch, reading.opened, learn_BL, reading.k)
     wrong_BL = learn_BL.clone()
-    wrong_BL[learn_BL] = best_tokens(first_MD, reading.frozen.head_WD) != told.ids_MC[:, 0]
+    wrong_BL[learn_BL] = best_tokens(first_MD, told) != told.ids_MC[:, 0]
     return wrong_BL
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from falcon_cli.distill.falcon import FalconPupil
+from falcon_cli.distill.vocabulary import coverage
 from falcon_cli.drafter.checkpoint import save_drafter
 from falcon_cli.errors import FalconError
 from falcon_cli.recipe.distill import DistillRecipe, LoraRecipe, NetworkRecipe
@@ -77,8 +78,11 @@ def test_it_tells_its_size_and_what_its_vocabulary_covers(pupil):
     parameters = sum(parameter.numel() for parameter in one.network.parameters())
     answers = [t for s in samples for t, answer in zip(s.tokens, s.answer, strict=True) if answer]
     share = sum(token in one.vocabulary_W for token in answers) / len(answers)
+    _, known = coverage(samples, one.vocabulary_W)
     start = f"drafter: {parameters / 1e6:.2f}M parameters to learn"
-    assert one.told(samples) == f"{start}, a draft vocabulary of 20 that covers {share:.1%} of held-out answers"
+    told = f"{start}, a draft vocabulary of 20 that covers {share:.1%} of held-out answers"
+    assert one.told(samples) == f"{told}, {known:.1%} with the words of the text before"
+    assert share < known < 1
     assert pupil(draft_vocab_size=0).told(samples) == start
 
 

@@ -12,40 +12,54 @@ ROWS = _HELD // WORDS
 WEIGHTS = LossRecipe(feature=0.5, kl=0.9, ce=0.1)
 
 
-def lesson(rows=7, hidden=6, words=11, top=4, seed=0, outside=()):
+def lesson(rows=7, hidden=6, words=11, top=4, seed=0, outside=(), said=None):
+    """Features predicted, and what is taught; `said` tells which of the last tokens each row's text has said."""
     draw = torch.Generator().manual_seed(seed)
     ids_MC = torch.stack([torch.randperm(words, generator=draw)[:top] for _ in range(rows)])
     for row, place in outside:
         ids_MC[row, place] = -1
     logprobs = torch.randn(rows, top, generator=draw).double().sort(descending=True).values.log_softmax(-1) - 0.2
-    teaching = Teaching(torch.randn(rows, hidden, generator=draw).double(), ids_MC, logprobs)
+    features_MD = torch.randn(rows, hidden, generator=draw).double()
     predicted = torch.randn(rows, hidden, generator=draw).double().requires_grad_()
-    return predicted, torch.randn(words, hidden, generator=draw).double(), teaching
+    said_MN = torch.zeros(rows, 0, dtype=torch.bool) if said is None else torch.tensor(said)
+    unsaid_MC = ids_MC >= words - said_MN.shape[1]
+    if said is not None:
+        unsaid_MC &= ~said_MN.gather(1, (ids_MC - words + said_MN.shape[1]).clamp_min(0))
+        ids_MC = ids_MC.masked_fill(unsaid_MC, -1)
+    head_WD = torch.randn(words, hidden, generator=draw).double()
+    return predicted, Teaching(features_MD, ids_MC, logprobs, head_WD, said_MN)
 
 
-def plain(predicted_MD, head_WD, teaching, weights):
+def plain(predicted_MD, teaching, weights):
     """The same by torch's own losses, row by row."""
+    head_WD, words = teaching.head_WD, teaching.said_MN.shape[1]
     feature = kl = ce = predicted_MD.new_zeros(())
     for row in range(len(predicted_MD)):
         feature = feature + smooth_l1_loss(predicted_MD[row], teaching.features_MD[row])
-        log_q = log_softmax(predicted_MD[row] @ head_WD.T, -1)
+        logits = predicted_MD[row] @ head_WD.T
+        silent = torch.zeros(len(head_WD), dtype=torch.bool)
+        silent[len(head_WD) - words :] = ~teaching.said_MN[row]
+        log_q = log_softmax(logits.masked_fill(silent, -torch.inf), -1)
         told = teaching.ids_MC[row] >= 0
         if told.any():
-            p = torch.zeros_like(log_q)
-            p[teaching.ids_MC[row][told]] = teaching.logprobs_MC[row][told].softmax(-1)
-            kl = kl + kl_div(log_q, p, reduction="sum")
+            p = teaching.logprobs_MC[row][told].softmax(-1)
+            kl = kl + kl_div(log_q[teaching.ids_MC[row][told]], p, reduction="sum")
         if told[0]:
-            ce = ce + cross_entropy((predicted_MD[row] @ head_WD.T)[None], teaching.ids_MC[row, :1])
+            ce = ce + cross_entropy(log_q[None], teaching.ids_MC[row, :1])
     return weights.feature * feature + weights.kl * kl + weights.ce * ce, feature, kl, ce
 
 
+SAID = [[True, False, True], [False] * 3, [True] * 3] * 2 + [[False, True, False]]
+
+
+@pytest.mark.parametrize("said", [None, SAID])
 @pytest.mark.parametrize("outside", [(), ((1, 2),), ((0, 0),), ((3, 0), (3, 1), (3, 2), (3, 3))])
-def test_the_parts_and_the_gradient_are_those_of_the_plain_form(outside):
-    predicted, head, teaching = lesson(outside=outside)
-    told = losses(predicted, head, teaching, WEIGHTS)
+def test_the_parts_and_the_gradient_are_those_of_the_plain_form(outside, said):
+    predicted, teaching = lesson(outside=outside, said=said)
+    told = losses(predicted, teaching, WEIGHTS)
     told.total.backward()
     mine, predicted.grad = predicted.grad, None
-    total, feature, kl, ce = plain(predicted, head, teaching, WEIGHTS)
+    total, feature, kl, ce = plain(predicted, teaching, WEIGHTS)
     total.backward()
     got = torch.stack([told.total.double(), told.feature.double(), told.kl.double(), told.ce.double()])
     torch.testing.assert_close(got, torch.stack([total, feature, kl, ce]), rtol=1e-4, atol=1e-5)
@@ -53,13 +67,18 @@ def test_the_parts_and_the_gradient_are_those_of_the_plain_form(outside):
 
 
 def test_the_loss_does_not_depend_on_where_the_chunks_are_cut():
-    predicted, head, teaching = lesson(rows=2 * ROWS + 3, words=WORDS)
-    whole = losses(predicted, head, teaching, WEIGHTS)
+    predicted, teaching = lesson(rows=2 * ROWS + 3, words=WORDS)
+    whole = losses(predicted, teaching, WEIGHTS)
     parts = [
         losses(
             predicted[rows],
-            head,
-            Teaching(teaching.features_MD[rows], teaching.ids_MC[rows], teaching.logprobs_MC[rows]),
+            Teaching(
+                teaching.features_MD[rows],
+                teaching.ids_MC[rows],
+                teaching.logprobs_MC[rows],
+                teaching.head_WD,
+                teaching.said_MN[rows],
+            ),
             WEIGHTS,
         )
         for rows in (slice(0, 5), slice(5, None))
@@ -71,20 +90,28 @@ def test_the_loss_does_not_depend_on_where_the_chunks_are_cut():
 def test_a_drafter_that_says_what_the_target_says_has_no_kl_left():
     words, hidden = 5, 5
     logprobs = torch.tensor([[0.5, 0.3, 0.2]]).log()
-    teaching = Teaching(torch.zeros(1, hidden), torch.tensor([[4, 0, 2]]), logprobs)
+    unopened = torch.zeros(1, 0, dtype=torch.bool)
+    teaching = Teaching(torch.zeros(1, hidden), torch.tensor([[4, 0, 2]]), logprobs, torch.eye(words), unopened)
     predicted = torch.full((1, hidden), -60.0)
     predicted[0, [4, 0, 2]] = logprobs[0]
-    told = losses(predicted, torch.eye(words), teaching, WEIGHTS)
+    told = losses(predicted, teaching, WEIGHTS)
     assert abs(float(told.kl)) < 1e-5
     assert told.right_M.tolist() == [True]
 
 
 def test_a_token_that_cannot_be_drafted_is_never_right():
-    predicted, head, teaching = lesson(outside=[(row, 0) for row in range(7)])
-    assert not losses(predicted, head, teaching, WEIGHTS).right_M.any()
+    predicted, teaching = lesson(outside=[(row, 0) for row in range(7)])
+    assert not losses(predicted, teaching, WEIGHTS).right_M.any()
 
 
 def test_the_best_tokens_are_the_head_s_argmax():
-    predicted, head, _ = lesson(rows=2 * ROWS + 9, words=WORDS)
-    assert torch.equal(best_tokens(predicted, head), (predicted @ head.T).argmax(-1))
-    assert best_tokens(predicted[:0], head).tolist() == []
+    predicted, teaching = lesson(rows=2 * ROWS + 9, words=WORDS)
+    assert torch.equal(best_tokens(predicted, teaching), (predicted @ teaching.head_WD.T).argmax(-1))
+    assert best_tokens(predicted[:0], teaching).tolist() == []
+
+
+def test_a_word_may_be_best_only_where_it_was_said():
+    said_MN = torch.tensor([[True], [False]])
+    nothing = torch.zeros(2, 4)
+    teaching = Teaching(nothing, torch.zeros(2, 1, dtype=torch.long), nothing[:, :1], torch.eye(4), said_MN)
+    assert best_tokens(torch.tensor([[1.0, 2.0, 0.0, 9.0]]).expand(2, 4), teaching).tolist() == [3, 1]

@@ -42,7 +42,7 @@ def test_position_i_is_held_against_feature_i_plus_k_and_the_view_from_there(cla
     batch = batch_of(room, [4])
     lesson, sample = room.lessons.lessons[4], room.samples[4]
     learn_BL = learning_BL(batch, k)
-    told = teaching(batch, room.pupil.frozen, learn_BL, k)
+    told = teaching(batch, room.pupil.frozen.opened(batch), learn_BL, k)
     places = learn_BL[0].nonzero().flatten().tolist()
     assert places == [i for i in range(len(sample) - 1) if i + k + 1 < len(sample) and sample.answer[i + k + 1]]
     for row, place in enumerate(places):
@@ -93,7 +93,7 @@ def test_the_first_prediction_bears_no_gradient_and_counts_the_wrong(classroom):
     room = classroom(k=2)
     batch = batch_of(room, [3])
     outcome, _ = forward(room, [3], glance=0.5, says=torch.zeros_like(batch.features_BLD).requires_grad_())
-    told = teaching(batch, room.pupil.frozen, learning_BL(batch, 2), 2)
+    told = teaching(batch, room.pupil.frozen.opened(batch), learning_BL(batch, 2), 2)
     assert outcome.wrong == int((told.ids_MC[:, 0] != 0).sum())  # all logits alike: the first token wins
 
 
@@ -166,7 +166,7 @@ def test_positions_are_counted_under_their_slot(classroom, step):
 
 @pytest.mark.parametrize("k", [1, 2, 3])
 def test_the_token_before_is_the_one_that_a_position_predicts_after(k):
-    frozen = Frozen(torch.arange(20.0)[:, None], torch.zeros(1, 1), torch.arange(20))
+    frozen = Frozen(torch.arange(20.0)[:, None], torch.zeros(20, 1), torch.zeros(20, 1), torch.arange(20))
     tokens_BL = torch.arange(1, 9)[None]  # position i reads token i + 1
     before_L = tokens_before(frozen, tokens_BL, k)[0, :, 0]
     assert before_L[: 9 - k].tolist() == [place + k for place in range(9 - k)]  # and predicts token i + k + 1
