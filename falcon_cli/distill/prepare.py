@@ -1,6 +1,6 @@
 """From the recipe to texts: the corpus is read, and with `answers: target` the target answers its prompts."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from time import perf_counter
 from typing import TypeVar
 
@@ -53,15 +53,23 @@ def _counted(texts: Iterator[T], recipe: DistillRecipe) -> list[T]:
 
 
 def _foretell(recipe: DistillRecipe, target: LoadedTarget, corpus: Corpus) -> None:
-    """Say how long the answers will take, by a short trial on the first prompts."""
-    samples = (corpus.train + corpus.held_out)[: recipe.generation.batch_size]
-    prompts = [sample.tokens[: sample.answer.index(True)] for sample in samples]
-    began = perf_counter()
-    tokens = sum(map(len, greedy_batch(target, prompts, _TRIAL_TOKENS)))
-    rate = tokens / (perf_counter() - began)
-    count = len(corpus.train) + len(corpus.held_out)
-    hours = count * recipe.generation.max_new_tokens / rate / 3600
+    """Say how long the answers will take at most, by a short trial on the shortest prompts."""
+    size, longest_answer = recipe.generation.batch_size, recipe.generation.max_new_tokens
+    prompts = sorted((sample.tokens[: sample.answer.index(True)] for sample in corpus.train + corpus.held_out), key=len)
+    batches = [prompts[begin : begin + size] for begin in range(0, len(prompts), size)]
+    padded = [len(batch) * len(batch[-1]) for batch in batches]
+    reading = _seconds(target, batches[0], 1)
+    answering = max(0.0, _seconds(target, batches[0], 1 + _TRIAL_TOKENS) - reading) / _TRIAL_TOKENS
+    hours = (reading * sum(padded) / padded[0] + answering * longest_answer * len(batches)) / 3600
+    rate = len(prompts) * longest_answer / (3600 * hours)
     say(
-        f"plan: {count:,} prompts to be answered at some {rate:,.0f} tokens/s: {duration(hours)} if every answer is as "
-        "long as it may be; what follows is sized by the corpus' own answers"
+        f"plan: {len(prompts):,} prompts to be answered at some {rate:,.0f} tokens/s: {duration(hours)} if every "
+        "answer is as long as it may be; what follows is sized by the corpus' own answers"
     )
+
+
+def _seconds(target: LoadedTarget, prompts: Sequence[Sequence[int]], tokens: int) -> float:
+    """How long a batch takes for answers of so many tokens."""
+    began = perf_counter()
+    greedy_batch(target, prompts, tokens)
+    return perf_counter() - began

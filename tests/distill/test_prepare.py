@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from accelerate import Accelerator
 
+from falcon_cli.distill import prepare as module
 from falcon_cli.distill.folder import RunFolder
+from falcon_cli.distill.plan import duration
 from falcon_cli.distill.prepare import prepare
 from falcon_cli.recipe.distill import AnswersRecipe, CorpusRecipe, DistillRecipe
 from falcon_cli.recipe.schema import TargetRecipe
@@ -54,3 +56,14 @@ def test_a_dry_run_foretells_the_answers_and_makes_none(ready, capsys):
     assert len(corpus.train) == 4
     assert "6 prompts to be answered at some" in capsys.readouterr().err
     assert not folder.answers.exists()
+
+
+def test_reading_prompts_and_answering_them_are_foretold_each_by_itself(ready, capsys, monkeypatch):
+    """Two batches of six prompts alike, four and two: 10 s to read four, 2 s a token."""
+    recipe, target, _ = ready
+    recipe = replace(recipe, answers="target", generation=AnswersRecipe(max_new_tokens=100, batch_size=4))
+    monkeypatch.setattr(module, "_seconds", lambda target, prompts, tokens: 10 + 2 * (tokens - 1))
+    prepare(recipe, target, None, Accelerator(cpu=True))
+    seconds = 10 * 6 / 4 + 2 * 100 * 2
+    told = f"6 prompts to be answered at some {6 * 100 / seconds:,.0f} tokens/s: {duration(seconds / 3600)} if every"
+    assert told in capsys.readouterr().err
