@@ -16,7 +16,7 @@ from falcon_cli.baselines.medusa import MedusaOptions
 from falcon_cli.baselines.pld import PldOptions, PromptLookup
 from falcon_cli.baselines.sps import SpeculativeSampling, SpsOptions
 from falcon_cli.core import Drafter
-from falcon_cli.drafter.checkpoint import load_drafter, read_config, shipped
+from falcon_cli.drafter.checkpoint import SavedDrafter, load_drafter, read_config, shipped
 from falcon_cli.drafter.choice import drafter_folder, drafter_of, tree_for
 from falcon_cli.drafter.copying import CopyFirst
 from falcon_cli.drafter.dynamic import DynamicFalcon
@@ -26,6 +26,7 @@ from falcon_cli.errors import FalconError, UsageError
 from falcon_cli.recipe.schema import TargetRecipe
 from falcon_cli.spelling import did_you_mean
 from falcon_cli.target.load import LoadedTarget, load_target
+from falcon_cli.tree.store import StoredTree
 
 
 @dataclass(frozen=True)
@@ -125,18 +126,29 @@ def _sps(kit: Kit, options: SpsOptions) -> Drafter:
 
 
 def _falcon(kit: Kit, options: FalconOptions) -> Drafter:
-    drafter = _with_tree(kit, options)
-    if not options.copy or not isinstance(drafter, Falcon):
+    saved, tree = _saved(kit, options)
+    drafter = _planted(kit, options, saved, tree)
+    if not options.copy:
         return drafter
-    lookup = PldOptions(max_ngram=options.copy, min_ngram=options.copy)
-    return CopyFirst(drafter, PromptLookup(kit.target.model.device, lookup))
+    length = options.length or tree.copied or PldOptions.length
+    lookup = PldOptions(max_ngram=options.copy, min_ngram=options.copy, length=length)
+    copier = PromptLookup(kit.target.model.device, lookup)
+    return CopyFirst(drafter, copier) if isinstance(drafter, Falcon) else copier
 
 
 def _with_tree(kit: Kit, options: TreeOptions) -> Drafter:
     """A distilled drafter with its tree; plain decoding where that was found faster."""
+    return _planted(kit, options, *_saved(kit, options))
+
+
+def _saved(kit: Kit, options: TreeOptions) -> tuple[SavedDrafter, StoredTree]:
+    """A distilled drafter, and the tree for it here."""
     folder = _folder(options, kit.drafter, kit.target.name)
     saved = load_drafter(folder, kit.target)
-    tree = tree_for(options.tree or kit.tree, folder, saved, kit.target)
+    return saved, tree_for(options.tree or kit.tree, folder, saved, kit.target)
+
+
+def _planted(kit: Kit, options: TreeOptions, saved: SavedDrafter, tree: StoredTree) -> Drafter:
     if tree.plain:
         return Autoregressive(kit.target.model.device)
     drafter = drafter_of(saved, kit.target, options.trim(tree.shape))

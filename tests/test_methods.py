@@ -99,6 +99,7 @@ def test_the_table_holds_the_baseline_and_every_method_says_what_it_is():
         ("pdl as x", r"unknown method pdl \(did you mean pld\?\)"),
         ("ar as plain", "ar is the baseline of every table and keeps its name: leave out as plain"),
         ("falcon:copy=-1", "falcon: needs"),
+        ("falcon:copy=3,length=-1", "falcon: needs copy >= 0 and length >= 0"),
         ("medusa:depth=-1", "a tree needs depth >= 0"),
         ("falcon:nodes=few", "falcon:nodes=few: not a whole number"),
     ],
@@ -170,6 +171,24 @@ def test_falcon_takes_the_tree_given_else_the_drafters_else_the_built_in_one(kit
     save_tree(tmp_path / "other.json", StoredTree(3, TreeShape.chain(6)))
     with pytest.raises(FalconError, match="is a tree for k = 3, the drafter has k = 2"):
         choose(f"falcon:tree={tmp_path / 'other.json'}").build(kit)
+
+
+def test_falcon_copies_as_many_tokens_as_told_else_as_tuned_else_seven(kit, tmp_path):
+    def copied(spec):
+        return choose(spec).build(kit).copier.options
+
+    assert copied("falcon:copy=3") == PldOptions(max_ngram=3, min_ngram=3, length=7)
+    save_tree(tmp_path / "drafter" / "tree.json", StoredTree(2, TreeShape.chain(4), {"copied": 5}))
+    assert copied("falcon:copy=2") == PldOptions(max_ngram=2, min_ngram=2, length=5)
+    assert copied("falcon:copy=3,length=4").length == 4
+
+
+def test_where_no_tree_pays_copies_are_still_made(kit, tmp_path):
+    save_tree(tmp_path / "drafter" / "tree.json", StoredTree(2, TreeShape(()), {"plain": True, "copied": 5}))
+    assert isinstance(choose("falcon").build(kit), Autoregressive)
+    copier = choose("falcon:copy=3").build(kit)
+    assert isinstance(copier, PromptLookup)
+    assert copier.options == PldOptions(max_ngram=3, min_ngram=3, length=5)
 
 
 def test_a_drafter_named_with_the_method_wins(kit, tmp_path):

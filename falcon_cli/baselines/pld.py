@@ -5,6 +5,7 @@ The text's last n tokens are looked up in the text itself, longest n first; what
 occurrence is the draft.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -40,14 +41,22 @@ class PromptLookup:
 
     def start(self, prompt_L: Tensor, scores: Scores) -> None:
         """Index the prompt."""
+        self.begin(prompt_L.tolist())
+
+    def begin(self, prompt: Iterable[int]) -> None:
+        """Index another text."""
         self.text, self._follows = [], {}
-        for token in prompt_L.tolist():
+        for token in prompt:
             self._append(token)
 
     def propose(self, token: int, room: int) -> Draft:
         """The root and what followed the longest known n-gram that ends in it."""
-        self._append(token)
-        return Draft.chain([token, *self._copy(min(room, self.options.length))], self.device)
+        return Draft.chain([token, *self.copied(token, min(room, self.options.length))], self.device)
+
+    def copied(self, root: int, length: int) -> list[int]:
+        """What followed the longest known n-gram that ends in the root, which the text now goes on with."""
+        self._append(root)
+        return self._copy(length)
 
     def observe(self, verdict: Verdict, scores: Scores) -> None:
         """Index the accepted tokens."""

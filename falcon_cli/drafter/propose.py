@@ -44,11 +44,13 @@ class FalconOptions(TreeOptions):
 
     copy: int = 0
     """Length of an n-gram after whose repetition what followed it is drafted instead; 0 is never."""
+    length: int = 0
+    """Tokens copied at most; 0 is what falcon tune-tree found best here, else 7."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.copy < 0:
-            raise UsageError("falcon: needs copy >= 0")
+        if self.copy < 0 or self.length < 0:
+            raise UsageError("falcon: needs copy >= 0 and length >= 0")
 
 
 class Falcon(TreeDrafter):

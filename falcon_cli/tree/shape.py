@@ -66,6 +66,11 @@ class TreeShape:
         return len(self.paths) + 1
 
     @cached_property
+    def members(self) -> frozenset[Path]:
+        """The paths, to look one up."""
+        return frozenset(self.paths)
+
+    @cached_property
     def parents(self) -> tuple[int, ...]:
         """Each node's parent; the root is its own."""
         node_of: dict[Path, int] = {(): 0}

@@ -2,8 +2,8 @@
 
 `k` is the drafter's: a tree's worth depends on where its passes begin. `made_by` is for people. No paths at all, with
 `"plain": true` under `made_by`, says that no tree is worth its price: decode plainly. `"dynamic": true` says that the
-paths are but a budget for a tree grown anew in every cycle. Other tools' trees, bare lists of paths, are read too; they
-know no k, so they are taken for any.
+paths are but a budget for a tree grown anew in every cycle, `"copied": 5` how many tokens Falcon had best copy at a
+time, where it copies. Other tools' trees, bare lists of paths, are read too; they know no k, so they are taken for any.
 """
 
 import json
@@ -17,6 +17,8 @@ from falcon_cli.errors import FalconError
 from falcon_cli.sources import atomic_file
 from falcon_cli.tree.foreign import is_python, read_python
 from falcon_cli.tree.shape import Path, TreeShape
+
+_MOST_COPIED = 64
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,12 @@ class StoredTree:
     def dynamic(self) -> bool:
         """Whether the paths are only a budget."""
         return self.made_by.get("dynamic") is True
+
+    @property
+    def copied(self) -> int | None:
+        """Tokens to copy at a time, where that was found."""
+        count = self.made_by.get("copied")
+        return count if type(count) is int and 0 < count <= _MOST_COPIED else None
 
 
 def save_tree(file: File, tree: StoredTree) -> None:

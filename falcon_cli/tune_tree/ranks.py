@@ -45,13 +45,16 @@ class WatchedText:
 
     def walk(self, shape: TreeShape) -> list[int]:
         """Tokens emitted by each cycle of the decoding loop with this tree."""
-        known, emitted, place = set(shape.paths), [], 0
+        emitted, place = [], 0
         while place < len(self.paths):
-            ranks = self.paths[place].ranks
-            accepted = next((d for d in range(len(ranks)) if ranks[: d + 1] not in known), len(ranks))
-            emitted.append(min(accepted + 1, len(self.paths) - place))
+            emitted.append(min(self.accepted(place, shape) + 1, len(self.paths) - place))
             place += emitted[-1]
         return emitted
+
+    def accepted(self, place: int, shape: TreeShape) -> int:
+        """Tokens that are accepted of a draft below one token of the answer."""
+        ranks = self.paths[place].ranks
+        return next((d for d in range(len(ranks)) if ranks[: d + 1] not in shape.members), len(ranks))
 
 
 def tokens_per_cycle(texts: Iterable[WatchedText], shape: TreeShape) -> float:

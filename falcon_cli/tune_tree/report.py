@@ -11,6 +11,7 @@ from rich.table import Table
 from falcon_cli.console import say
 from falcon_cli.errors import FalconError
 from falcon_cli.tree.sketch import sketch
+from falcon_cli.tune_tree.copies import NGRAM
 from falcon_cli.tune_tree.folder import TuningFolder
 from falcon_cli.tune_tree.plots import Measured, Point, heat_map, speed_curve, tree_picture
 from falcon_cli.tune_tree.proof import PLAIN
@@ -31,13 +32,26 @@ def verdict(tuning: Tuning) -> str:
     winner, name = tuning.winner, tuning.winner_name
     if winner is None:
         how = "" if tuning.measured else ", as predicted"
-        return f"plain decoding is faster here than with any tree{how}: --tree auto will decode plainly"
+        return (
+            f"plain decoding is faster here than with any tree{how}: --tree auto will decode plainly{_copying(tuning)}"
+        )
     if outcome := tuning.measured.get(str(name)):
         speed, kept = f"{outcome.speedup:.2f}x plain decoding, measured", "--tree auto takes it from now on"
     else:
         speed = f"{winner.tokens_per_second / tuning.plain_predicted:.2f}x plain decoding, predicted"
         kept = f"on {tuning.table.device} use it with --tree {tuning.folder}/tree.json"
-    return f"{name} wins: {speed}; {kept}\n\n{sketch(winner.shape, winner.k, winner.chances)}\n"
+    told = f"{name} wins: {speed}; {kept}{_copying(tuning)}"
+    return f"{told}\n\n{sketch(winner.shape, winner.k, winner.chances)}\n"
+
+
+def _copying(tuning: Tuning) -> str:
+    """What is best copied beside the winner."""
+    one = tuning.copying
+    if one is None:
+        return ""
+    ratio = one.tokens_per_second / tuning.plain_predicted
+    tokens = f"{one.length} token{'s'[: one.length > 1]}"
+    return f"; falcon:copy={NGRAM} copies up to {tokens} at a time: {ratio:.2f}x predicted"
 
 
 def write(tuning: Tuning) -> None:

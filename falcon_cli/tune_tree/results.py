@@ -10,6 +10,7 @@ from falcon_cli.recipe.provenance import provenance
 from falcon_cli.recipe.tune import TuneTreeRecipe
 from falcon_cli.target.setting import Setting
 from falcon_cli.tree.store import StoredTree
+from falcon_cli.tune_tree.copies import NGRAM, Copying
 from falcon_cli.tune_tree.cost import CostTable
 from falcon_cli.tune_tree.proof import PLAIN, Outcome
 from falcon_cli.tune_tree.search import Candidate, Drafting, frontier
@@ -40,6 +41,8 @@ class Tuning:
     folder: Path
     measured: Mapping[str, Outcome] = field(default_factory=dict)
     """Contender → its runs; empty where the costs are another machine's."""
+    copying: Copying | None = None
+    """What `falcon:copy=3` had best do beside the winner."""
     tree: StoredTree | None = None
     """The winner as written."""
     drafter: str = ""
@@ -94,6 +97,7 @@ def document(tuning: Tuning) -> dict[str, Any]:
         },
         "others": {name: _line(name, one, measured) for name, one in tuning.others.items()},
         "dynamic": _line(DYNAMIC, tuning.finalists[0], measured) if DYNAMIC in measured else None,
+        "copying": None if tuning.copying is None else _copying(tuning.copying),
         "frontier": [_line("", one, {}) for one in frontier(tuning.found)],
         "lossless": all(one.alike == one.prompts for one in measured.values()) if measured else None,
         "calibration": {
@@ -129,6 +133,10 @@ def _winner(tuning: Tuning, one: Candidate) -> dict[str, Any]:
         "speedup": _short(outcome.speedup) if outcome else None,
         "paths": [list(path) for path in one.shape.paths],
     }
+
+
+def _copying(one: Copying) -> dict[str, Any]:
+    return {"ngram": NGRAM, "tokens": one.length, "predicted_tokens_per_second": _short(one.tokens_per_second)}
 
 
 def _line(name: str, one: Candidate, measured: Mapping[str, Outcome]) -> dict[str, Any]:

@@ -22,7 +22,8 @@ from falcon_cli.target.load import LoadedTarget, load_target
 from falcon_cli.target.setting import Setting
 from falcon_cli.tree.shape import TreeShape
 from falcon_cli.tree.store import StoredTree, save_tree
-from falcon_cli.tune_tree.calibration import NEEDED, Prompt, answers_to, prompts_of, share_out
+from falcon_cli.tune_tree.calibration import NEEDED, GreedyText, Prompt, answers_to, prompts_of, share_out
+from falcon_cli.tune_tree.copies import Copying, best_length
 from falcon_cli.tune_tree.cost import CostTable, load_costs, save_costs
 from falcon_cli.tune_tree.folder import TuningFolder
 from falcon_cli.tune_tree.measure import Rounds, draft_costs, rest_cost, verify_costs, with_aftermath
@@ -121,7 +122,17 @@ def _tune(
     tuning = Tuning(recipe, setting, table, context, draftings, tuple(found), tuple(best), others, folder.path)
     if table.device == setting.device and proof:
         tuning = _proved(tuning, entries, target, proof, folder)
-    return _kept(tuning, entries, argv)
+    return _kept(replace(tuning, copying=_copying(tuning, texts)), entries, argv)
+
+
+def _copying(tuning: Tuning, texts: Sequence[GreedyText]) -> Copying:
+    """How Falcon had best copy where it copies."""
+    winner, table, context = tuning.winner, tuning.table, tuning.context
+    drafting = next(iter(tuning.draftings.values())) if winner is None else tuning.draftings[winner.k]
+    shape, milliseconds = (
+        (TreeShape(()), table.plain_ms(context)) if winner is None else (winner.shape, winner.cycle_ms)
+    )
+    return best_length(zip(drafting.texts, texts, strict=True), shape, milliseconds, table, context)
 
 
 def _proved(
@@ -170,6 +181,8 @@ def _made_by(tuning: Tuning, about: dict[str, Any]) -> dict[str, Any]:
         "date": date.today().isoformat(),
         "drafter": drafter_name(about),
     }
+    if tuning.copying is not None:
+        made_by |= {"copied": tuning.copying.length}
     made_by |= {"target": tuning.setting.target, "device": tuning.table.device, "weights": tuning.table.weights}
     if winner is None:
         return made_by | {"plain": True}

@@ -63,6 +63,15 @@ def test_no_paths_are_a_plain_tree_where_they_are_said_to_be(tmp_path):
     assert load_tree(path, 3) == StoredTree(3, TreeShape(()), {"plain": True})
 
 
+def test_a_tree_may_tell_how_many_tokens_to_copy(tmp_path):
+    def kept(made_by):
+        save_tree(tmp_path / "tree.json", StoredTree(2, TreeShape.chain(2), made_by))
+        return load_tree(tmp_path / "tree.json", 2).copied
+
+    assert kept({"copied": 5}) == 5
+    assert [kept({"copied": wrong}) for wrong in (0, -1, 65, 2.5, "5", True, None)] == [None] * 7
+
+
 @pytest.mark.parametrize(("made_by", "dynamic"), [({}, False), ({"dynamic": True}, True), ({"dynamic": "yes"}, False)])
 def test_a_tree_may_be_but_a_budget(tmp_path, made_by, dynamic):
     save_tree(tmp_path / "tree.json", StoredTree(2, SHAPE, made_by))

@@ -8,6 +8,7 @@ import pytest
 
 from falcon_cli.recipe.tune import TuneTreeRecipe
 from falcon_cli.target.setting import Setting
+from falcon_cli.tune_tree.copies import Copying
 from falcon_cli.tune_tree.cost import CostTable, DraftCost
 from falcon_cli.tune_tree.proof import PLAIN, Outcome
 from falcon_cli.tune_tree.ranks import RankPath, WatchedText
@@ -58,6 +59,7 @@ def tuning() -> Callable[..., Tuning]:
             others=others,
             folder=folder,
             measured=measured,
+            copying=Copying(5, 61.0),
             drafter="/home/me/drafters/mine",
             argv=("falcon", "tune-tree", "--out", "/home/me/here"),
         )

@@ -66,6 +66,7 @@ def test_the_winner_is_measured_and_kept_where_auto_finds_it(recipe, place, tmp_
     assert load_tree(kept, 2).shape == load_tree(tmp_path / "out" / "tree.json", 2).shape
     assert load_tree(kept, 2).plain == (fastest == PLAIN)
     assert load_tree(kept, 2).made_by["weights"] == "fp32"
+    assert load_tree(kept, 2).copied == tuning.copying.length == document(tuning)["copying"]["tokens"]
 
 
 def test_what_was_measured_is_not_measured_again(recipe, monkeypatch):
