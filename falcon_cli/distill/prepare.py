@@ -7,7 +7,7 @@ from typing import TypeVar
 from accelerate import Accelerator
 
 from falcon_cli.console import progress, say
-from falcon_cli.distill.answers import greedy_batch, read_answers, target_answers
+from falcon_cli.distill.answers import greedy_answers, read_answers, target_answers
 from falcon_cli.distill.contamination import BenchPrompts
 from falcon_cli.distill.corpus import Corpus, Reader, split
 from falcon_cli.distill.folder import RunFolder
@@ -71,5 +71,6 @@ def _foretell(recipe: DistillRecipe, target: LoadedTarget, corpus: Corpus) -> No
 def _seconds(target: LoadedTarget, prompts: Sequence[Sequence[int]], tokens: int) -> float:
     """How long a batch takes for answers of so many tokens."""
     began = perf_counter()
-    greedy_batch(target, prompts, tokens)
+    for _ in greedy_answers(target, prompts, tokens, len(prompts)):
+        pass
     return perf_counter() - began

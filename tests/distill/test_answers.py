@@ -8,7 +8,8 @@ import torch
 from falcon_cli.baselines.autoregressive import Autoregressive
 from falcon_cli.decode.loop import complete
 from falcon_cli.decode.stop import Stop
-from falcon_cli.distill.answers import greedy_batch, read_answers, target_answers
+from falcon_cli.distill import answers
+from falcon_cli.distill.answers import greedy_answers, read_answers, target_answers
 from falcon_cli.distill.corpus import Prompt
 from falcon_cli.distill.dialogues import read_dialogues
 from falcon_cli.recipe.distill import AnswersRecipe, CorpusRecipe
@@ -37,10 +38,29 @@ def plain(target, prompt):
     return complete(target.model, drafter, list(prompt.tokens), Stop(target.stop_ids, RECIPE.max_new_tokens)).ids
 
 
-def test_a_batch_answers_as_plain_decoding_does(target, prompts):
-    replies = greedy_batch(target, [prompt.tokens for prompt in prompts], RECIPE.max_new_tokens)
-    assert replies == [plain(target, prompt) for prompt in prompts]
-    assert len({len(reply) for reply in replies}) > 1  # some ended early, so the batch shrank on the way
+@pytest.mark.parametrize("rows", [1, 2, 3, 7, 20])
+def test_a_batch_answers_as_plain_decoding_does(target, prompts, rows):
+    """Some end early, so others take their places on the way."""
+    asked = [prompt.tokens for prompt in prompts]
+    replies = dict(greedy_answers(target, asked, RECIPE.max_new_tokens, rows))
+    assert [replies[number] for number in range(len(prompts))] == [plain(target, prompt) for prompt in prompts]
+    assert len({len(reply) for reply in replies.values()}) > 1
+
+
+def test_places_that_get_free_are_taken_at_once(target, prompts, monkeypatch):
+    """Never fewer rows than there could be, and no position that is padding in every row."""
+    seen = []
+
+    def advanced(*given):
+        seen.append(given[-1].seen_BS)
+        advance(*given)
+
+    advance = answers._advance
+    monkeypatch.setattr(answers, "_advance", advanced)
+    asked = [prompt.tokens for prompt in prompts] * 3
+    assert len(list(greedy_answers(target, asked, RECIPE.max_new_tokens, rows=2))) == len(asked)
+    assert [len(one) for one in seen[:-12]] == [2] * (len(seen) - 12)
+    assert all(bool(one[:, 0].any()) for one in seen)
 
 
 def test_answers_are_written_and_read_back(target, prompts, tmp_path):
@@ -81,4 +101,4 @@ def test_several_processes_share_the_prompts(target, prompts, tmp_path):
 
 def test_answers_stop_at_the_context_s_end(tiny_model):
     target = LoadedTarget("tiny", TargetModel(tiny_model(max_position_embeddings=16)), None, frozenset(), "fp64")
-    assert [len(reply) for reply in greedy_batch(target, [(1,) * 10, (2,) * 4], 99)] == [6, 12]
+    assert sorted(len(reply) for _, reply in greedy_answers(target, [(1,) * 10, (2,) * 4], 99, 2)) == [6, 12]
