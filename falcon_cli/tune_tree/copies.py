@@ -20,6 +20,7 @@ from falcon_cli.tune_tree.ranks import WatchedText
 NGRAM = 3
 """What `falcon generate` copies after."""
 LONGEST = 15
+_NEARLY = 0.99
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def walk(text: WatchedText, copies: Sequence[Copy], shape: TreeShape, length: in
 def best_length(
     texts: Iterable[tuple[WatchedText, GreedyText]], shape: TreeShape, tree_ms: float, table: CostTable, context: float
 ) -> Copying:
-    """The length that gives most tokens a second, of equals the shortest.
+    """The shortest length that gives nearly most tokens a second: long copies are rare, and few texts tell of them.
 
     Args:
         texts: Answers with the drafter's rank paths.
@@ -81,5 +82,6 @@ def best_length(
         spent = sum(table.verify_ms(1 + n, context) + table.rest if n else tree_ms for n, _ in cycles)
         return 1000 * sum(emitted for _, emitted in cycles) / max(spent, 1e-9)
 
-    best = max(range(1, LONGEST + 1), key=lambda length: (speed(length), -length))
-    return Copying(best, speed(best))
+    speeds = {length: speed(length) for length in range(1, LONGEST + 1)}
+    best = min(length for length, one in speeds.items() if one >= _NEARLY * max(speeds.values()))
+    return Copying(best, speeds[best])

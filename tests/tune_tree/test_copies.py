@@ -69,6 +69,16 @@ def test_where_one_token_is_right_but_the_next_is_not_one_is_copied():
     assert best.length == 1
 
 
+def test_one_long_copy_among_many_texts_does_not_decide():
+    """Three tokens are right in each of a hundred texts, twelve in one more: less than a hundredth is in it."""
+    usual = text([1, 2, 3, 4, 5, 6, 7], [1, 2, 3, 4, 5, 6, 99])
+    rare = text(range(11, 26), [*range(11, 26), 99])
+    texts = [(WatchedText(9, (RankPath((), True),) * (len(one.answer) - 1)), one) for one in [usual] * 100 + [rare]]
+    free = costs(0.0)
+    assert best_length(texts, TreeShape(()), 10.0, free, 8).length == 3
+    assert best_length(texts[-1:], TreeShape(()), 10.0, free, 8).length == 12
+
+
 def test_where_nothing_repeats_the_speed_is_the_trees():
     watched = WatchedText(3, (RankPath((0,), True), RankPath((), True), RankPath((), False)))
     best = best_length([(watched, text([1, 2, 3], [4, 5, 6, 7]))], TreeShape.chain(1), 20.0, costs(1.0), 8)
