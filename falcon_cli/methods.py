@@ -18,7 +18,7 @@ from falcon_cli.baselines.sps import SpeculativeSampling, SpsOptions
 from falcon_cli.core import Drafter
 from falcon_cli.drafter.checkpoint import SavedDrafter, load_drafter, read_config, shipped
 from falcon_cli.drafter.choice import drafter_folder, drafter_of, tree_for
-from falcon_cli.drafter.copying import CopyFirst
+from falcon_cli.drafter.copying import NGRAM, CopyFirst
 from falcon_cli.drafter.dynamic import DynamicFalcon
 from falcon_cli.drafter.propose import Falcon, FalconOptions
 from falcon_cli.drafter.tree_drafter import TreeOptions
@@ -180,7 +180,7 @@ def default_method(means: Means) -> str:
     method = _method_of(means.drafter) if means.drafter else "falcon"
     if method != "falcon":
         return method
-    return "falcon:copy=3" if "falcon" in _drafting(means) else "pld"
+    return f"falcon:copy={NGRAM}" if "falcon" in _drafting(means) else "pld"
 
 
 def _drafting(means: Means) -> tuple[str, ...]:

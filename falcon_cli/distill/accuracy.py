@@ -61,12 +61,12 @@ def read_in_batches(lessons: Sequence[Lesson], frozen: Frozen) -> Iterator[Batch
 
 def rank_M(features_MD: Tensor, told: Teaching) -> Tensor:
     """How many tokens the head likes better than the target's best one [M]."""
-    rank_M = torch.empty(len(features_MD), dtype=torch.long, device=features_MD.device)
+    found_M = torch.empty(len(features_MD), dtype=torch.long, device=features_MD.device)
     for part, logits in told.logits(features_MD):
         best = told.ids_MC[part, 0]
         own = logits.gather(-1, best.clamp_min(0)[:, None])
-        rank_M[part] = torch.where(best >= 0, (logits > own).sum(-1), MISSED)
-    return rank_M
+        found_M[part] = torch.where(best >= 0, (logits > own).sum(-1), MISSED)
+    return found_M
 
 
 def accuracy(ranks: Tensor, k: int) -> Accuracy:

@@ -36,9 +36,10 @@ class Teaching:
 
     def logits(self, predicted_MD: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """Part by part, what the head makes of features: logits [m, W], −∞ for what may not be drafted there."""
-        for part in _parts(len(predicted_MD), len(self.head_WD)):
+        step, words = max(1, _HELD // len(self.head_WD)), self.said_MN.shape[1]
+        for begin in range(0, len(predicted_MD), step):
+            part = slice(begin, begin + step)
             logits = predicted_MD[part] @ self.head_WD.T
-            words = self.said_MN.shape[1]
             if words:
                 logits[:, -words:].masked_fill_(~self.said_MN[part], float("-inf"))
             yield part, logits
@@ -75,13 +76,6 @@ def best_tokens(predicted_MD: Tensor, teaching: Teaching) -> Tensor:
     for part, logits in teaching.logits(predicted_MD):
         best_M[part] = logits.argmax(-1)
     return best_M
-
-
-def _parts(rows: int, width: int) -> Iterator[slice]:
-    """Cut rows into parts whose logits may be held at a time."""
-    step = max(1, _HELD // width)
-    for begin in range(0, rows, step):
-        yield slice(begin, min(begin + step, rows))
 
 
 class _HeadLoss(torch.autograd.Function):

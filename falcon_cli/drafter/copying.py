@@ -9,6 +9,9 @@ from torch import Tensor
 from falcon_cli.core import Draft, Drafter, Scores, Verdict
 from falcon_cli.drafter.propose import Falcon
 
+NGRAM = 3
+"""Length of the n-gram after whose repetition `falcon generate` copies."""
+
 
 class CopyFirst:
     """Whatever the copier drafts, else Falcon's tree.

@@ -12,13 +12,12 @@ from dataclasses import dataclass
 import torch
 
 from falcon_cli.baselines.pld import PldOptions, PromptLookup
+from falcon_cli.drafter.copying import NGRAM
 from falcon_cli.tree.shape import TreeShape
 from falcon_cli.tune_tree.calibration import GreedyText
 from falcon_cli.tune_tree.cost import CostTable
 from falcon_cli.tune_tree.ranks import WatchedText
 
-NGRAM = 3
-"""What `falcon generate` copies after."""
 LONGEST = 15
 _NEARLY = 0.99
 
@@ -42,7 +41,7 @@ class Copying:
 
 def copies_in(text: GreedyText, ngram: int = NGRAM) -> list[Copy]:
     """What is copied below each token of an answer but the last."""
-    lookup = PromptLookup(torch.device("cpu"), PldOptions(max_ngram=ngram, min_ngram=ngram, length=LONGEST))
+    lookup = PromptLookup(torch.device("cpu"), PldOptions(max_ngram=ngram, min_ngram=ngram))
     lookup.begin(text.prompt.ids)
     found = []
     for place, token in enumerate(text.answer[:-1]):
@@ -54,13 +53,12 @@ def copies_in(text: GreedyText, ngram: int = NGRAM) -> list[Copy]:
 
 def walk(text: WatchedText, copies: Sequence[Copy], shape: TreeShape, length: int) -> Iterator[tuple[int, int]]:
     """Each cycle of the loop: tokens copied (0: the tree was drafted), tokens emitted."""
-    place = 0
-    while place < len(text.paths):
-        copied = min(length, copies[place].tokens)
-        accepted = min(length, copies[place].right) if copied else text.accepted(place, shape)
-        emitted = min(accepted + 1, len(text.paths) - place)
-        yield copied, emitted
-        place += emitted
+
+    def accepted(place: int) -> int:
+        return min(length, copies[place].right) if copies[place].tokens else text.accepted(place, shape)
+
+    for place, emitted in text.cycles(accepted):
+        yield min(length, copies[place].tokens), emitted
 
 
 def best_length(

@@ -13,7 +13,7 @@ paths of depth P, exactly for trees down to P.
 Shapes: L tokens, D hidden size, E outputs that the head reads, N nodes that a slot drafts.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -45,11 +45,15 @@ class WatchedText:
 
     def walk(self, shape: TreeShape) -> list[int]:
         """Tokens emitted by each cycle of the decoding loop with this tree."""
-        emitted, place = [], 0
+        return [emitted for _, emitted in self.cycles(lambda place: self.accepted(place, shape))]
+
+    def cycles(self, accepted: Callable[[int], int]) -> Iterator[tuple[int, int]]:
+        """Each cycle of the loop: its root's place, tokens emitted; `accepted` tells of a draft below a place."""
+        place = 0
         while place < len(self.paths):
-            emitted.append(min(self.accepted(place, shape) + 1, len(self.paths) - place))
-            place += emitted[-1]
-        return emitted
+            emitted = min(accepted(place) + 1, len(self.paths) - place)
+            yield place, emitted
+            place += emitted
 
     def accepted(self, place: int, shape: TreeShape) -> int:
         """Tokens that are accepted of a draft below one token of the answer."""

@@ -9,9 +9,9 @@ from rich import box
 from rich.table import Table
 
 from falcon_cli.console import say
+from falcon_cli.drafter.copying import NGRAM
 from falcon_cli.errors import FalconError
 from falcon_cli.tree.sketch import sketch
-from falcon_cli.tune_tree.copies import NGRAM
 from falcon_cli.tune_tree.folder import TuningFolder
 from falcon_cli.tune_tree.plots import Measured, Point, heat_map, speed_curve, tree_picture
 from falcon_cli.tune_tree.proof import PLAIN

@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from falcon_cli.drafter.copying import NGRAM
 from falcon_cli.recipe.provenance import provenance
 from falcon_cli.recipe.tune import TuneTreeRecipe
 from falcon_cli.target.setting import Setting
 from falcon_cli.tree.store import StoredTree
-from falcon_cli.tune_tree.copies import NGRAM, Copying
+from falcon_cli.tune_tree.copies import Copying
 from falcon_cli.tune_tree.cost import CostTable
 from falcon_cli.tune_tree.proof import PLAIN, Outcome
 from falcon_cli.tune_tree.search import Candidate, Drafting, frontier
