@@ -56,6 +56,23 @@ def test_a_row_is_the_same_bits_whatever_stands_beside_it(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_sums_of_many_inputs_go_on_from_piece_to_piece(kind):
+    """One row meets a panel in one go, several tiles of rows meet it piece by piece, and many tiles in several turns."""
+    weight, rows = rows_of(40, 2056, 1), rows_of(130, 2056, 2)
+    matrix = pack(weight, kind)
+    alone = torch.cat([product(row[None], matrix) for row in rows])
+    expected = rows.double() @ weight.double().T
+    assert (alone - expected).norm() <= TOLERANCE[kind] * expected.norm()
+    for count in (2, 4, 5, 6, 7, 8, 11, 12, 13, 17, 40, 41, 49, 64, 97, 130):
+        assert torch.equal(product(rows[:count], matrix), alone[:count])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_rows_have_no_outputs(kind):
+    assert product(rows_of(0, 64), pack(rows_of(40, 64), kind)).shape == (0, 40)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("scale", [0.0, 1e-30, 1e-6, 1e6, 1e30])
 def test_inputs_of_any_size(kind, scale):
     weight, rows = rows_of(40, 64, 1), rows_of(5, 64, 2) * scale

@@ -23,8 +23,8 @@ void rotate(float* x, const float* cosine, const float* sine, int64_t H) {
 Tensor linear(const Tensor& x, const Tensor& data, const Tensor& scale, const Tensor& bias, int64_t outputs) {
   Tensor flat = x.contiguous().view({-1, x.size(-1)}), y = at::empty({flat.size(0), outputs}, flat.options());
   Matrix w{data, scale, bias, outputs};
-  Scratch scratch(w.whole() ? flat.size(0) : 0, flat.size(1));
-  Rows rows = scratch.rows(numbers(flat), flat.size(0), flat.size(1));
+  Scratch room(w, flat.size(0), flat.size(1));
+  Rows rows{numbers(flat), flat.size(0), flat.size(1), room};
   float* to = y.data_ptr<float>();
 #pragma omp parallel num_threads(at::get_num_threads())
   product(rows, w, to, outputs, End::store);
@@ -71,7 +71,7 @@ struct Forward {  // what all layers share, and room for what lies between their
   std::vector<Seen> slots;
   float epsilon, factor;
   std::vector<float> normed, projected, asking, attended, between;
-  Scratch scratch;
+  Scratch room;
 };
 
 // Rows x become the layer's outputs; keys and values are made of `context` where there is one, as a drafter's are
@@ -80,7 +80,7 @@ void run(const Layer& layer, const Cache& cache, Forward& f, float* x, const flo
   auto norm_rows = [&](const float* from, int64_t which) {
 #pragma omp for schedule(static) nowait
     for (int64_t t = 0; t < T; t++) normalise(from + t * D, layer.norms[which], f.normed.data() + t * D, D, f.epsilon);
-    return f.scratch.rows(f.normed.data(), T, D);
+    return Rows{f.normed.data(), T, D, f.room};
   };
   if (context) {
     product(norm_rows(x, 0), layer.qkv, f.asking.data(), width, End::store);
@@ -103,9 +103,9 @@ void run(const Layer& layer, const Cache& cache, Forward& f, float* x, const flo
     }
   }
   attend_all(f.projected.data(), width, N, cache, f.slots, f.factor, f.attended.data());
-  product(f.scratch.rows(f.attended.data(), T, N * H), layer.o, x, D, End::add);
+  product(Rows{f.attended.data(), T, N * H, f.room}, layer.o, x, D, End::add);
   product(norm_rows(x, 1), layer.gate_up, f.between.data(), inner, End::silu);
-  product(f.scratch.rows(f.between.data(), T, inner), layer.down, x, D, End::add);
+  product(Rows{f.between.data(), T, inner, f.room}, layer.down, x, D, End::add);
 }
 
 std::vector<Layer> layers_of(const Tensors& data, const Tensors& scale, const Tensors& bias,
@@ -136,7 +136,7 @@ Tensor decoder(const Tensor& hidden, const Tensor& context, Tensors data, Tensor
   auto room = [](int64_t floats) { return std::vector<float>(floats); };
   Forward f{T, D, H, G, N, begin, {}, {}, visible(T, committed, seen), (float)epsilon, (float)factor,
             room(T * D), room(T * width), room(asking), room(T * N * H), room(T * inner),
-            Scratch(layers[0].qkv.whole() ? T : 0, std::max({D, N * H, inner}))};
+            Scratch(layers[0].qkv, T, std::max({D, N * H, inner}))};
   for (int64_t t = 0; t < T; t++) {
     int64_t position = committed + depth.const_data_ptr<int64_t>()[t];
     TORCH_CHECK(position < cosine.size(0), "a position outside the rotary tables");

@@ -2,6 +2,8 @@
 #include <ATen/Parallel.h>
 #include <torch/library.h>
 
+#include <optional>
+
 #include "product.h"
 
 namespace falcon {
@@ -14,7 +16,7 @@ Tensor mix(const Tensor& embedded, const Tensor& features, const Tensor& scale, 
   const int64_t D = features.size(-1), rows = features.numel() / D;
   Tensor e = embedded.contiguous(), f = features.contiguous(), y = at::empty_like(f);
   const Matrix w = matrix_of(mixer, outputs);
-  Scratch scratch(w.whole() ? rows : 0, 2 * D);
+  Scratch room(w, rows, 2 * D);
   std::vector<float> both(rows * 2 * D);
   const float *from_e = numbers(e), *from_f = numbers(f), *by = numbers(scale);
   float* to = y.data_ptr<float>();
@@ -28,7 +30,7 @@ Tensor mix(const Tensor& embedded, const Tensor& features, const Tensor& scale, 
       for (int64_t k = 0; k < D; k++) row[D + k] = by ? from_f[r * D + k] / by[k] : from_f[r * D + k];
       for (int64_t k = 0; k < D; k++) to[r * D + k] = by ? row[D + k] : 0.f;
     }
-    product(scratch.rows(both.data(), rows, 2 * D), w, to, D, End::add);
+    product(Rows{both.data(), rows, 2 * D, room}, w, to, D, End::add);
   }
   return y;
 }
@@ -38,7 +40,7 @@ Tensor start(const Tensor& mixed, const Tensor& last, const Tensor& slot, const 
   const int64_t D = mixed.size(-1), rows = mixed.numel() / D;
   Tensor x = mixed.contiguous(), y = at::empty_like(x);
   const Matrix w = matrix_of(own, outputs);
-  Scratch scratch(w.whole() ? rows : 0, D);
+  Scratch room(w, rows, D);
   const int64_t *last_of = last.const_data_ptr<int64_t>(), *slot_of = slot.const_data_ptr<int64_t>();
   const float *from = numbers(x), *of_slot = numbers(slots);
   float* to = y.data_ptr<float>();
@@ -47,7 +49,7 @@ Tensor start(const Tensor& mixed, const Tensor& last, const Tensor& slot, const 
 #pragma omp for schedule(static) nowait
     for (int64_t r = 0; r < rows; r++)
       for (int64_t k = 0; k < D; k++) to[r * D + k] = from[last_of[r] * D + k] + of_slot[slot_of[r] * D + k];
-    product(scratch.rows(from, rows, D), w, to, D, End::add);
+    product(Rows{from, rows, D, room}, w, to, D, End::add);
   }
   return y;
 }
@@ -58,8 +60,9 @@ Tensor finish_rows(const Tensor& hidden, const Tensor& before, Tensors gate, Ten
   const int64_t D = hidden.size(-1), rows = hidden.numel() / D;
   Tensor y = hidden.clone(at::MemoryFormat::Contiguous), b = before.contiguous();
   std::vector<float> both(b.numel() ? rows * 2 * D : 0), gated(b.numel() ? rows * D : 0);
-  Scratch scratch(b.numel() ? rows : 0, 2 * D);
   const float *from = numbers(b), *weight = numbers(norm);
+  std::optional<Scratch> room;
+  if (from) room.emplace(matrix_of(gate, 2 * outputs), rows, 2 * D);
   float* to = y.data_ptr<float>();
 #pragma omp parallel num_threads(at::get_num_threads())
   {
@@ -69,8 +72,8 @@ Tensor finish_rows(const Tensor& hidden, const Tensor& before, Tensors gate, Ten
         normalise(to + r * D, nullptr, both.data() + r * 2 * D, D, 1e-6f);
         normalise(from + r * D, nullptr, both.data() + r * 2 * D + D, D, 1e-6f);
       }
-      product(scratch.rows(both.data(), rows, 2 * D), matrix_of(gate, 2 * outputs), gated.data(), D, End::glu);
-      product(scratch.rows(gated.data(), rows, D), matrix_of(change, outputs), to, D, End::add);
+      product(Rows{both.data(), rows, 2 * D, *room}, matrix_of(gate, 2 * outputs), gated.data(), D, End::glu);
+      product(Rows{gated.data(), rows, D, *room}, matrix_of(change, outputs), to, D, End::add);
     }
     if (weight) {
 #pragma omp for schedule(static)
@@ -85,13 +88,13 @@ Tensor best(const Tensor& features, Tensors head, int64_t outputs, int64_t width
   const int64_t D = features.size(-1), rows = features.numel() / D;
   Tensor x = features.contiguous(), chosen = at::empty({rows, width}, at::kLong);
   const Matrix w = matrix_of(head, outputs);
-  Scratch scratch(w.whole() ? rows : 0, D);
+  Scratch room(w, rows, D);
   std::vector<float> logits(rows * outputs);
   const float* from = numbers(x);
   int64_t* to = chosen.data_ptr<int64_t>();
 #pragma omp parallel num_threads(at::get_num_threads())
   {
-    product(scratch.rows(from, rows, D), w, logits.data(), outputs, End::store);
+    product(Rows{from, rows, D, room}, w, logits.data(), outputs, End::store);
 #pragma omp for schedule(static)
     for (int64_t r = 0; r < rows; r++) {
       const float* row = logits.data() + r * outputs;

@@ -11,6 +11,14 @@ namespace falcon {
 
 using F8 = __m256;
 
+// The same, in a register, and after whatever was held before: GCC else fetches a vector anew for each use of it, or
+// multiplies for all sums before it adds to one, and has no register left for them
+template <typename V>
+inline V held(V v) {
+  asm volatile("" : "+v"(v));
+  return v;
+}
+
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__)
 constexpr int W = 16, TILE = 12, SMALL_TILE = 8;  // rows of a tile: as many as leave all sums in registers
 using F = __m512;
@@ -40,7 +48,7 @@ inline I dot(I sum, I w, I x) {  // sum + w * x in fours, w unsigned and x signe
 inline I dot_pairs(I sum, I w, I x) { return _mm512_add_epi16(sum, _mm512_maddubs_epi16(w, x)); }
 inline I join_pairs(I sum) { return _mm512_madd_epi16(sum, _mm512_set1_epi16(1)); }
 #else
-constexpr int W = 8, TILE = 6, SMALL_TILE = 3;
+constexpr int W = 8, TILE = 6, SMALL_TILE = 5;
 using F = __m256;
 using I = __m256i;
 inline F load(const float* p) { return _mm256_loadu_ps(p); }
@@ -57,9 +65,9 @@ inline I bytes(const uint8_t* p) { return _mm256_loadu_si256((const __m256i*)p);
 inline I low_bits(I v) { return _mm256_and_si256(v, _mm256_set1_epi8(15)); }
 inline I high_bits(I v) { return low_bits(_mm256_srli_epi16(v, 4)); }
 inline I dot(I sum, I w, I x) {  // sum + w * x in fours, w unsigned and x signed
-  return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(w, x), _mm256_set1_epi16(1)));
+  return held(_mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(w, x), _mm256_set1_epi16(1))));
 }
-inline I dot_pairs(I sum, I w, I x) { return _mm256_add_epi16(sum, _mm256_maddubs_epi16(w, x)); }
+inline I dot_pairs(I sum, I w, I x) { return held(_mm256_add_epi16(sum, _mm256_maddubs_epi16(w, x))); }
 inline I join_pairs(I sum) { return _mm256_madd_epi16(sum, _mm256_set1_epi16(1)); }
 #endif
 inline F widen(const float* p) { return load(p); }
