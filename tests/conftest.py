@@ -48,7 +48,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 
 @pytest.fixture(scope="session", autouse=True)
 def heard_ctrl_c() -> Iterator[None]:
-    """A script's `make check &` ignores Ctrl-C, and its child processes inherit that: tests of Ctrl-C hear it anyway."""
+    """A script's `make check &` ignores Ctrl-C, and so do its child processes: tests of Ctrl-C hear it anyway."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)

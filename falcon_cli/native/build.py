@@ -39,7 +39,7 @@ def load_kernels() -> None:
     lacking = [flag for flag in NEEDED if flag not in _processor().split()]
     if lacking:
         raise NoKernelsError(f"this processor has no {' and no '.join(lacking)}")
-    folder = _folder()
+    folder = home() / "native" / version()
     library = folder / "falcon_kernels.so"
     with locked(folder):
         if not library.is_file():
@@ -68,18 +68,19 @@ def _processor() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("flags")), "")
 
 
-def _folder() -> Path:
-    version = subprocess.run([_compiler(), "--version"], capture_output=True, text=True, check=False).stdout
+def version() -> str:
+    """A name of the machine code: another source, compiler, torch or processor, another name."""
+    compiler = subprocess.run([_compiler(), "--version"], capture_output=True, text=True, check=False).stdout
     parts = [
         *(path.read_text() for path in sorted(SOURCE.iterdir())),
         *FLAGS,
-        version,
+        compiler,
         torch.__version__,
         sys.version,
         platform.machine(),
         _processor(),
     ]
-    return home() / "native" / hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
 def _compile(folder: Path) -> None:

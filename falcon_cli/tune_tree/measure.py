@@ -24,7 +24,7 @@ from falcon_cli.tree.store import default_tree
 from falcon_cli.tune_tree.cost import CostTable, DraftCost
 
 _FIRST_ID = 3
-_AFTERMATH_NODES, _AFTERMATH_TOKENS = 8, 64
+_AFTERMATH_NODES, _AFTERMATH_ROUNDS = 8, 16
 _WARM = 2
 """Rounds that do not count."""
 
@@ -53,14 +53,7 @@ def verify_costs(target: TargetModel, plan: Rounds, tick: Callable[[], None]) ->
         times: dict[int, list[float]] = {nodes: [] for nodes in drafts}
         for turn in range(plan.rounds + _WARM):
             for nodes, draft in drafts.items():
-                for _ in range(2):  # the second is timed: a forward behind a like one, as in decoding
-                    began = perf_counter()
-                    verdict = verify(draft, target.score(draft).logits_TV)
-                    target.commit(verdict.path_A)
-                    target.synchronize()
-                    seconds = perf_counter() - began
-                    target.cache.rewind(context)
-                times[nodes].append(seconds)
+                times[nodes].append(_settled(target, draft, context))
             if turn + 1 == _WARM:
                 times = {nodes: [] for nodes in drafts}
             tick()
@@ -105,29 +98,69 @@ def rest_cost(target: TargetModel, tokens: int = 24) -> float:
 def with_aftermath(
     table: CostTable, target: TargetModel, drafters: Mapping[int, TreeDrafter], context: int
 ) -> CostTable:
-    """The table with what a draft costs the verification behind it, which finds other things in the processor's caches.
+    """The table with what a draft and a verification cost each other: each finds the other's things in the caches.
 
-    Real cycles are run, and what they take beyond the table's parts is added to each draft's `first`.
+    That is added to each draft's `first`.
     """
-    draft, context = dict(table.draft), max(1, min(context, target.context_limit - 2 * _AFTERMATH_TOKENS))
+    draft, context = dict(table.draft), max(1, min(context, target.context_limit - 6 * (_AFTERMATH_ROUNDS + _WARM)))
     for k, drafter in drafters.items():
         within = TreeOptions(depth=drafter.deepest or 0)
         tree = drafter.with_tree(within.trim(default_tree(k, min(_AFTERMATH_NODES, drafter.choices))))
-        completion = complete(target, tree, _ids(context), Stop((), _AFTERMATH_TOKENS))
-        priced = table.cycle_ms(passes_of(tree.shape, k, tree.chained), len(tree.shape), k, context)
-        whole = [cycle for cycle in completion.cycles if cycle.nodes == len(tree.shape)]
-        beyond = median(1e3 * cycle.seconds - priced for cycle in whole) if whole else 0.0
-        draft[k] = replace(draft[k], first=draft[k].first + max(0.0, beyond))
+        draft[k] = replace(draft[k], first=draft[k].first + max(0.0, _beyond(target, tree, context)))
     return replace(table, draft=draft)
 
 
 @torch.inference_mode()
-def _drafted(target: TargetModel, tree: TreeDrafter, scores: Scores) -> float:
-    """Seconds of one draft and of learning that its first two nodes were accepted."""
+def _beyond(target: TargetModel, tree: TreeDrafter, context: int) -> float:
+    """Milliseconds that cycles take beyond drafts behind drafts and verifications behind verifications.
+
+    The two take turns, so that whatever else the machine does meets both.
+    """
+    prompt_L = torch.tensor(_ids(context), device=target.device)
+    scores = target.prefill(prompt_L)
+    tree.start(prompt_L, scores)
+    draft, beyond = Draft.chain([_FIRST_ID], target.device), []
+    scored = 0.0
+
+    def score(drafted: Draft) -> None:
+        nonlocal draft, scored
+        draft, scored = drafted, _scored(target, drafted, context)
+
+    for _ in range(_AFTERMATH_ROUNDS + _WARM):
+        cycle = _drafted(target, tree, scores, score) + scored
+        _drafted(target, tree, scores)
+        apart = _drafted(target, tree, scores) + _settled(target, draft, context)
+        beyond.append(1e3 * (cycle - apart))
+    return median(beyond[_WARM:])
+
+
+def _scored(target: TargetModel, draft: Draft, context: int) -> float:
+    """Seconds to score, judge and commit a draft, which is then forgotten."""
+    began = perf_counter()
+    verdict = verify(draft, target.score(draft).logits_TV)
+    target.commit(verdict.path_A)
+    target.synchronize()
+    seconds = perf_counter() - began
+    target.cache.rewind(context)
+    return seconds
+
+
+def _settled(target: TargetModel, draft: Draft, context: int) -> float:
+    """The same behind a like one, as in plain decoding."""
+    _scored(target, draft, context)
+    return _scored(target, draft, context)
+
+
+@torch.inference_mode()
+def _drafted(
+    target: TargetModel, tree: TreeDrafter, scores: Scores, verified: Callable[[Draft], None] = lambda draft: None
+) -> float:
+    """Seconds of one draft and of learning that its first two nodes were accepted; not of verifying it in between."""
     began = perf_counter()
     draft = tree.propose(_FIRST_ID, tree.shape.height)
     target.synchronize()
     drafted = perf_counter() - began
+    verified(draft)
     path_A = torch.arange(min(2, len(draft)), device=target.device)
     verdict = Verdict(path_A, tuple(draft.tokens_T[path_A[1:]].tolist()), _FIRST_ID, draft.tokens_T)
     learned = Scores(scores.logits_TV, scores.features_TD[-len(path_A) :])

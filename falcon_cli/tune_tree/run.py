@@ -16,6 +16,7 @@ from falcon_cli.drafter.propose import Falcon
 from falcon_cli.drafter.tree_drafter import TreeDrafter
 from falcon_cli.drafter.tuned import drafter_name, find_tree, tuned_file
 from falcon_cli.errors import FalconError, UsageError
+from falcon_cli.native.build import version
 from falcon_cli.recipe.tune import TuneTreeRecipe
 from falcon_cli.sources import home
 from falcon_cli.target.load import LoadedTarget, load_target
@@ -226,9 +227,10 @@ def _current(entry: Entry, setting: Setting) -> StoredTree:
 
 
 def _costs(recipe: TuneTreeRecipe, target: LoadedTarget, setting: Setting, entries: dict[int, Entry]) -> CostTable:
-    """Prices on this setting, measured once."""
-    names = "-".join(one.name for one in entries.values())
-    kept = home() / "costs" / f"{setting.key}-{names}-{recipe.nodes}.json"
+    """Prices on this setting and its kernels, measured once."""
+    kernels = [version()] if setting.kernels == "native" else []
+    names = [setting.key, *kernels, *(one.name for one in entries.values()), str(recipe.nodes)]
+    kept = home() / "costs" / f"{'-'.join(names)}.json"
     if kept.is_file() and recipe.cost != MEASURE:
         say(f"costs as measured before ({kept}; --cost measure measures anew)")
         return load_costs(kept)

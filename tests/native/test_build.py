@@ -53,9 +53,9 @@ def test_source_that_does_not_compile_is_one_line_and_leaves_nothing(monkeypatch
 
 
 def test_another_processor_or_source_gets_another_library(monkeypatch):
-    mine = build._folder()
+    mine = build.version()
     monkeypatch.setattr(build, "_processor", lambda: "avx2 fma avx512f")
-    assert build._folder() != mine
+    assert build.version() != mine
 
 
 def test_two_processes_at_once_compile_once_and_a_third_finds_it(tmp_path):

@@ -57,7 +57,7 @@ def test_a_row_is_the_same_bits_whatever_stands_beside_it(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_sums_of_many_inputs_go_on_from_piece_to_piece(kind):
-    """One row meets a panel in one go, several tiles of rows meet it piece by piece, and many tiles in several turns."""
+    """One row meets a panel in one go, several tiles of rows piece by piece, and many tiles in several turns."""
     weight, rows = rows_of(40, 2056, 1), rows_of(130, 2056, 2)
     matrix = pack(weight, kind)
     alone = torch.cat([product(row[None], matrix) for row in rows])
