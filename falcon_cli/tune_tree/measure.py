@@ -119,15 +119,10 @@ def _beyond(target: TargetModel, tree: TreeDrafter, context: int) -> float:
     prompt_L = torch.tensor(_ids(context), device=target.device)
     scores = target.prefill(prompt_L)
     tree.start(prompt_L, scores)
-    draft, beyond = Draft.chain([_FIRST_ID], target.device), []
-    scored = 0.0
-
-    def score(drafted: Draft) -> None:
-        nonlocal draft, scored
-        draft, scored = drafted, _scored(target, drafted, context)
-
+    beyond = []
     for _ in range(_AFTERMATH_ROUNDS + _WARM):
-        cycle = _drafted(target, tree, scores, score) + scored
+        draft, seconds = _proposed(target, tree)
+        cycle = seconds + _scored(target, draft, context) + _learned(target, tree, draft, scores)
         _drafted(target, tree, scores)
         apart = _drafted(target, tree, scores) + _settled(target, draft, context)
         beyond.append(1e3 * (cycle - apart))
@@ -152,22 +147,29 @@ def _settled(target: TargetModel, draft: Draft, context: int) -> float:
 
 
 @torch.inference_mode()
-def _drafted(
-    target: TargetModel, tree: TreeDrafter, scores: Scores, verified: Callable[[Draft], None] = lambda draft: None
-) -> float:
-    """Seconds of one draft and of learning that its first two nodes were accepted; not of verifying it in between."""
+def _drafted(target: TargetModel, tree: TreeDrafter, scores: Scores) -> float:
+    """Seconds of one draft and of learning that its first two nodes were accepted."""
+    draft, seconds = _proposed(target, tree)
+    return seconds + _learned(target, tree, draft, scores)
+
+
+def _proposed(target: TargetModel, tree: TreeDrafter) -> tuple[Draft, float]:
+    """A draft, and its seconds."""
     began = perf_counter()
     draft = tree.propose(_FIRST_ID, tree.shape.height)
     target.synchronize()
-    drafted = perf_counter() - began
-    verified(draft)
+    return draft, perf_counter() - began
+
+
+def _learned(target: TargetModel, tree: TreeDrafter, draft: Draft, scores: Scores) -> float:
+    """Seconds of learning that a draft's first two nodes were accepted."""
     path_A = torch.arange(min(2, len(draft)), device=target.device)
     verdict = Verdict(path_A, tuple(draft.tokens_T[path_A[1:]].tolist()), _FIRST_ID, draft.tokens_T)
     learned = Scores(scores.logits_TV, scores.features_TD[-len(path_A) :])
     began = perf_counter()
     tree.observe(verdict, learned)
     target.synchronize()
-    return drafted + perf_counter() - began
+    return perf_counter() - began
 
 
 def _shapes(k: int, choices: int) -> list[TreeShape]:
