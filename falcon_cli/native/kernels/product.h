@@ -48,9 +48,9 @@ struct Plan {
   Plan(const Rows& rows, const Matrix& w, int64_t most) : rows(rows), tiles{rows.count, (rows.count + most - 1) / most} {
     bytes = w.whole() ? w.data.stride(0) / rows.blocks() : BLOCK * P * w.data.element_size();
     fetched = w.whole() ? bytes : bytes / 4;
-    low = meeting(height(), w), high = meeting(height() + 1, w);
+    low = meeting(least(), w), high = meeting(least() + 1, w);
   }
-  int64_t height() const { return tiles.rows / tiles.count; }
+  int64_t least() const { return tiles.rows / tiles.count; }
 };
 
 // Sums [rows, 2] of some tiles with a panel: piece by piece, each met by all tiles before the next comes from far. One
@@ -63,7 +63,7 @@ inline void add_up(const Plan& plan, const char* data, int64_t t0, int64_t t1, F
   for (int64_t b = 0; b < blocks; b += piece, data += length)
     for (int64_t t = t0; t < t1; t++) {
       const int64_t m = tiles.begin(t);
-      const Meet meet = tiles.begin(t + 1) - m == plan.height() ? plan.low : plan.high;
+      const Meet meet = tiles.height(t) == plan.least() ? plan.low : plan.high;
       const char* soon = here == 1 ? data + SOON : data + length + (t - t0) * length / here;
       meet(data, plan.rows.tile(m), {b, std::min(b + piece, blocks)}, sums + 2 * (m - m0), {soon, plan.fetched / here});
     }

@@ -30,6 +30,7 @@ struct Matrix {
 struct Tiles {  // of nearly one height
   int64_t rows, count;
   int64_t begin(int64_t t) const { return rows * t / count; }
+  int64_t height(int64_t t) const { return begin(t + 1) - begin(t); }
   int64_t of(int64_t m) const { return ((m + 1) * count + rows - 1) / rows - 1; }
 };
 
@@ -72,14 +73,14 @@ struct Rows {  // inputs of a product [count, width]
 
   // Row m takes its place in its tile
   void lay(int64_t m, const Tiles& tiles) const {
-    const int64_t t = tiles.of(m), m0 = tiles.begin(t), height = tiles.begin(t + 1) - m0;
+    const int64_t t = tiles.of(m), m0 = tiles.begin(t), height = tiles.height(t);
     float* to = room.floats.data() + m0 * width + m - m0;
     for (int64_t k = 0; k < width; k++) to[k * height] = x[m * width + k];
   }
 
   // The same, rounded to whole numbers of that many levels; sums of a block begin at `offset` times its inputs' sum
   void round(int64_t m, const Tiles& tiles, int levels, int offset) const {
-    const int64_t t = tiles.of(m), m0 = tiles.begin(t), height = tiles.begin(t + 1) - m0;
+    const int64_t t = tiles.of(m), m0 = tiles.begin(t), height = tiles.height(t);
     const F8 sign = _mm256_set1_ps(-0.f);
     for (int64_t b = 0; b < blocks(); b++) {
       const float* from = x + m * width + b * BLOCK;
