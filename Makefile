@@ -1,4 +1,4 @@
-# make demo     set up, fetch a small chat model, and race four methods on four MT-Bench questions
+# make demo     set up, fetch a small chat model, and race five methods on four MT-Bench questions
 # make check    set up, then everything CI runs: lint, types, tests
 # make setup    only the virtual environment
 # make fix      format, and mend what can be mended

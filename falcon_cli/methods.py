@@ -15,6 +15,7 @@ from falcon_cli.baselines.lookahead import Lookahead, LookaheadOptions
 from falcon_cli.baselines.medusa import MedusaOptions
 from falcon_cli.baselines.pld import PldOptions, PromptLookup
 from falcon_cli.baselines.sps import SpeculativeSampling, SpsOptions
+from falcon_cli.console import say
 from falcon_cli.core import Drafter
 from falcon_cli.drafter.checkpoint import SavedDrafter, load_drafter, read_config, shipped
 from falcon_cli.drafter.choice import drafter_folder, drafter_of, tree_for
@@ -26,7 +27,7 @@ from falcon_cli.errors import FalconError, UsageError
 from falcon_cli.recipe.schema import TargetRecipe
 from falcon_cli.spelling import did_you_mean
 from falcon_cli.target.load import LoadedTarget, load_target
-from falcon_cli.tree.store import StoredTree
+from falcon_cli.tree.store import Copying, StoredTree
 
 
 @dataclass(frozen=True)
@@ -127,12 +128,19 @@ def _sps(kit: Kit, options: SpsOptions) -> Drafter:
 
 def _falcon(kit: Kit, options: FalconOptions) -> Drafter:
     saved, tree = _saved(kit, options)
-    drafter = _planted(kit, options, saved, tree)
-    if not options.copy:
-        return drafter
-    length = options.length or tree.copied or PldOptions.length
-    lookup = PldOptions(max_ngram=options.copy, min_ngram=options.copy, length=length)
-    copier = PromptLookup(kit.target.model.device, lookup)
+    best = tree.copying or Copying(NGRAM, PldOptions.length, tree.shape)
+    if options.copy == 0 or (options.copy is None and best.tokens == 0):
+        return _planted(kit, options, saved, tree)
+    beside = tree.beside_copies
+    drafter = Autoregressive(kit.target.model.device) if beside.plain else _planted(kit, options, saved, beside)
+    ngram, tokens = options.copy or best.ngram, options.length or best.tokens or PldOptions.length
+    return copying(drafter, replace(best, ngram=ngram, tokens=tokens), kit.target)
+
+
+def copying(drafter: Drafter, how: Copying, target: LoadedTarget) -> Drafter:
+    """Copies, and a drafter where there are none; copies alone where it drafts nothing."""
+    lookup = PldOptions(max_ngram=how.ngram, min_ngram=how.ngram, length=how.tokens)
+    copier = PromptLookup(target.model.device, lookup)
     return CopyFirst(drafter, copier) if isinstance(drafter, Falcon) else copier
 
 
@@ -150,6 +158,7 @@ def _saved(kit: Kit, options: TreeOptions) -> tuple[SavedDrafter, StoredTree]:
 
 def _planted(kit: Kit, options: TreeOptions, saved: SavedDrafter, tree: StoredTree) -> Drafter:
     if tree.plain:
+        say("falcon tune-tree found plain decoding faster here than any tree: decoding plainly (another --tree drafts)")
         return Autoregressive(kit.target.model.device)
     drafter = drafter_of(saved, kit.target, options.trim(tree.shape))
     if not tree.dynamic:
@@ -169,7 +178,8 @@ def _folder(options: TreeOptions, given: str | None, target_name: str) -> Path:
 
 def default_methods(means: Means) -> tuple[str, ...]:
     """What `bench` compares unless told: those with drafters are among them where there are drafters."""
-    return ("ar", "pld", "lookahead", *_drafting(means))
+    drafting = _drafting(means)
+    return ("ar", "pld", "lookahead", *drafting, *((_COPYING,) if "falcon" in drafting else ()))
 
 
 def default_method(means: Means) -> str:
@@ -180,7 +190,7 @@ def default_method(means: Means) -> str:
     method = _method_of(means.drafter) if means.drafter else "falcon"
     if method != "falcon":
         return method
-    return f"falcon:copy={NGRAM}" if "falcon" in _drafting(means) else "pld"
+    return _COPYING if "falcon" in _drafting(means) else "pld"
 
 
 def _drafting(means: Means) -> tuple[str, ...]:
@@ -196,6 +206,8 @@ def _method_of(folder: str) -> str:
     except FalconError:
         return "falcon"
 
+
+_COPYING = "falcon:copy=auto"
 
 METHODS: dict[str, Method] = {
     "ar": Method("plain autoregression", NoOptions, lambda kit, _: Autoregressive(kit.target.model.device)),
@@ -256,7 +268,7 @@ def check_same_vocabulary(target: LoadedTarget, draft: LoadedTarget) -> None:
         )
 
 
-_KINDS = {bool: "true or false", int: "a whole number", float: "a number"}
+_KINDS = {bool: "true or false", int: "a whole number", int | None: "a whole number or auto", float: "a number"}
 
 
 def _parse(option: str, kind: Any, value: str) -> Any:
@@ -265,6 +277,8 @@ def _parse(option: str, kind: Any, value: str) -> Any:
     try:
         if kind is bool:
             return {"true": True, "false": False}[value.lower()]
+        if kind == int | None:
+            return None if value == "auto" else int(value)
         return kind(value)
     except (KeyError, ValueError) as error:
         raise UsageError(f"{option}={value}: not {_KINDS[kind]}") from error

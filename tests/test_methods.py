@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -17,7 +18,7 @@ from falcon_cli.recipe.schema import GenerateRecipe, TargetRecipe
 from falcon_cli.target.load import LoadedTarget
 from falcon_cli.target.model import TargetModel
 from falcon_cli.tree.shape import TreeShape
-from falcon_cli.tree.store import StoredTree, default_tree, save_tree
+from falcon_cli.tree.store import Copying, StoredTree, default_tree, save_tree
 
 
 def loaded(name, words, rows=None):
@@ -110,6 +111,7 @@ def test_what_cannot_be_read_is_wrong_usage(text, message):
 
 
 OTHER = TargetRecipe("other/model")
+PLAIN = ("ar", "pld", "lookahead")
 
 
 def test_only_sps_asks_for_a_draft_model_and_those_that_are_distilled_for_a_drafter(tmp_path):
@@ -131,24 +133,27 @@ def test_only_sps_asks_for_a_draft_model_and_those_that_are_distilled_for_a_draf
 
 def test_falcon_is_the_default_where_it_has_a_drafter(monkeypatch, tmp_path):
     plain = GenerateRecipe(OTHER)
-    assert (default_method(plain), default_methods(plain)) == ("pld", ("ar", "pld", "lookahead"))
+    assert (default_method(plain), default_methods(plain)) == ("pld", PLAIN)
     given = GenerateRecipe(OTHER, drafter="folder")
-    assert (default_method(given), default_methods(given)) == ("falcon:copy=3", ("ar", "pld", "lookahead", "falcon"))
+    assert (default_method(given), default_methods(given)) == (
+        "falcon:copy=auto",
+        (*PLAIN, "falcon", "falcon:copy=auto"),
+    )
     monkeypatch.setattr(
         "falcon_cli.methods.shipped",
         lambda name, method: (
             tmp_path if (name, method) in (("other/model", "falcon"), ("other/model", "medusa")) else None
         ),
     )
-    assert default_method(plain) == "falcon:copy=3"
-    assert default_methods(plain) == ("ar", "pld", "lookahead", "medusa", "falcon")
+    assert default_method(plain) == "falcon:copy=auto"
+    assert default_methods(plain) == (*PLAIN, "medusa", "falcon", "falcon:copy=auto")
     assert default_method(GenerateRecipe(TargetRecipe("another/model"))) == "pld"
 
 
 def test_a_drafter_given_decides_the_method(monkeypatch, tmp_path):
     (tmp_path / "config.json").write_text('{"method": "eagle", "format": 1}')
     given = GenerateRecipe(OTHER, drafter=str(tmp_path))
-    assert (default_method(given), default_methods(given)) == ("eagle", ("ar", "pld", "lookahead", "eagle"))
+    assert (default_method(given), default_methods(given)) == ("eagle", (*PLAIN, "eagle"))
     choose("eagle").check(given)
 
 
@@ -178,17 +183,43 @@ def test_falcon_copies_as_many_tokens_as_told_else_as_tuned_else_seven(kit, tmp_
         return choose(spec).build(kit).copier.options
 
     assert copied("falcon:copy=3") == PldOptions(max_ngram=3, min_ngram=3, length=7)
-    save_tree(tmp_path / "drafter" / "tree.json", StoredTree(2, TreeShape.chain(4), {"copied": 5}))
+    assert copied("falcon:copy=auto") == PldOptions(max_ngram=3, min_ngram=3, length=7)
+    tuned = StoredTree(2, TreeShape.chain(4), copying=Copying(4, 5, TreeShape.chain(1)))
+    save_tree(tmp_path / "drafter" / "tree.json", tuned)
+    assert copied("falcon:copy=auto") == PldOptions(max_ngram=4, min_ngram=4, length=5)
     assert copied("falcon:copy=2") == PldOptions(max_ngram=2, min_ngram=2, length=5)
-    assert copied("falcon:copy=3,length=4").length == 4
+    assert copied("falcon:copy=auto,length=4") == PldOptions(max_ngram=4, min_ngram=4, length=4)
 
 
-def test_where_no_tree_pays_copies_are_still_made(kit, tmp_path):
-    save_tree(tmp_path / "drafter" / "tree.json", StoredTree(2, TreeShape(()), {"plain": True, "copied": 5}))
+def test_beside_copies_stands_the_tree_tuned_for_that(kit, tmp_path):
+    save_tree(tmp_path / "drafter" / "tree.json", StoredTree(2, TreeShape.chain(4)))
+    assert choose("falcon:copy=auto").build(kit).falcon.shape == TreeShape.chain(4)
+    tuned = StoredTree(2, TreeShape.chain(4), copying=Copying(2, 5, TreeShape.chain(2)))
+    save_tree(tmp_path / "drafter" / "tree.json", tuned)
+    assert choose("falcon").build(kit).shape == TreeShape.chain(4)
+    assert choose("falcon:copy=auto").build(kit).falcon.shape == TreeShape.chain(2)
+    assert choose("falcon:copy=3,depth=1").build(kit).falcon.shape == TreeShape.chain(1)
+
+
+def test_where_copies_were_found_too_dear_auto_copies_nothing(kit, tmp_path):
+    tuned = StoredTree(2, TreeShape.chain(4), copying=Copying(3, 0, TreeShape.chain(4)))
+    save_tree(tmp_path / "drafter" / "tree.json", tuned)
+    assert choose("falcon:copy=auto").build(kit).shape == TreeShape.chain(4)
+    assert choose("falcon:copy=3").build(kit).copier.options.length == 7
+
+
+def test_where_no_tree_pays_copies_are_still_made(kit, tmp_path, capsys):
+    plain = StoredTree(2, TreeShape(()), {"plain": True}, Copying(2, 5, TreeShape(())))
+    save_tree(tmp_path / "drafter" / "tree.json", plain)
     assert isinstance(choose("falcon").build(kit), Autoregressive)
+    assert "decoding plainly (another --tree drafts)" in capsys.readouterr().err
     copier = choose("falcon:copy=3").build(kit)
     assert isinstance(copier, PromptLookup)
     assert copier.options == PldOptions(max_ngram=3, min_ngram=3, length=5)
+    assert "plainly" not in capsys.readouterr().err
+    save_tree(tmp_path / "drafter" / "tree.json", replace(plain, copying=Copying(2, 5, TreeShape.chain(1))))
+    assert choose("falcon:copy=auto").build(kit).falcon.shape == TreeShape.chain(1)
+    assert "plainly" not in capsys.readouterr().err
 
 
 def test_a_drafter_named_with_the_method_wins(kit, tmp_path):

@@ -113,7 +113,7 @@ Method = Annotated[
     Text,
     _option(
         "--method",
-        "falcon, eagle, medusa, ar, pld, lookahead, sps (default: falcon:copy=3 with a drafter, else pld).",
+        "falcon, eagle, medusa, ar, pld, lookahead, sps (default: falcon:copy=auto with a drafter, else pld).",
         "NAME[:OPTION=VALUE,...]",
     ),
 ]

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from falcon_cli.console import say, warn
+from falcon_cli.console import warn
 from falcon_cli.drafter.checkpoint import FORMS, SavedDrafter, read_config, shipped
 from falcon_cli.drafter.tree_drafter import TreeDrafter, TreeOptions
 from falcon_cli.drafter.tuned import find_tree, misfit
@@ -53,10 +53,6 @@ def tree_for(wanted: str, folder: Path, saved: SavedDrafter, target: LoadedTarge
             if wanted == "chain":
                 return StoredTree(k, TreeShape.chain(known.height))
             return StoredTree(k, known, {"dynamic": True})
-        if tree.plain:
-            say(
-                "falcon tune-tree found plain decoding faster here than any tree: decoding plainly (--tree FILE drafts)"
-            )
         return tree
     tree = load_tree(Path(wanted).expanduser(), k)
     if why := misfit(tree, saved.about, setting):

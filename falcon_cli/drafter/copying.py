@@ -10,7 +10,7 @@ from falcon_cli.core import Draft, Drafter, Scores, Verdict
 from falcon_cli.drafter.propose import Falcon
 
 NGRAM = 3
-"""Length of the n-gram after whose repetition `falcon generate` copies."""
+"""Length of the n-gram after whose repetition is copied, where no better one is known."""
 
 
 class CopyFirst:

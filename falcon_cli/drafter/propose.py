@@ -42,14 +42,15 @@ from falcon_cli.tree.shape import TreeShape
 class FalconOptions(TreeOptions):
     """Settings of Falcon."""
 
-    copy: int = 0
-    """Length of an n-gram after whose repetition what followed it is drafted instead; 0 is never."""
+    copy: int | None = 0
+    """Length of an n-gram after whose repetition what followed it is drafted instead; 0 is never, None (auto) what
+    falcon tune-tree found best here, else 3."""
     length: int = 0
     """Tokens copied at most; 0 is what falcon tune-tree found best here, else 7."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.copy < 0 or self.length < 0:
+        if (self.copy or 0) < 0 or self.length < 0:
             raise UsageError("falcon: needs copy >= 0 and length >= 0")
 
 

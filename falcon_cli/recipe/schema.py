@@ -59,7 +59,7 @@ class BenchRecipe:
     limit: int | None = None
     """Questions to take, evenly spaced; None takes all."""
     methods: tuple[str, ...] | None = None
-    """None takes ar, pld and lookahead, and medusa, eagle and falcon where they have a drafter."""
+    """None takes ar, pld and lookahead, and medusa, eagle, falcon and falcon:copy=auto where they have a drafter."""
     peers: tuple[str, ...] = ()
     """Other programs to measure beside ours."""
     draft_model: str | None = None
@@ -97,7 +97,7 @@ class GenerateRecipe:
 
     target: TargetRecipe = field(default_factory=TargetRecipe)
     method: str | None = None
-    """None takes falcon:copy=3 where it has a drafter, else pld."""
+    """None takes falcon:copy=auto where it has a drafter, else pld."""
     draft_model: str | None = None
     """The small model that drafts for speculative sampling."""
     drafter: str | None = None

@@ -2,8 +2,9 @@
 
 `k` is the drafter's: a tree's worth depends on where its passes begin. `made_by` is for people. No paths at all, with
 `"plain": true` under `made_by`, says that no tree is worth its price: decode plainly. `"dynamic": true` says that the
-paths are but a budget for a tree grown anew in every cycle, `"copied": 5` how many tokens Falcon had best copy at a
-time, where it copies. Other tools' trees, bare lists of paths, are read too; they know no k, so they are taken for any.
+paths are but a budget for a tree grown anew in every cycle. Beside `made_by`, `"copying": {"ngram": 2, "tokens": 3,
+"paths": [[0]]}` says how Falcon had best copy, and with which tree beside. Other tools' trees, bare lists of paths, are
+read too; they know no k, so they are taken for any.
 """
 
 import json
@@ -11,14 +12,24 @@ from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from math import ceil
 from pathlib import Path as File
-from typing import Any
+from typing import Any, TypeGuard
 
 from falcon_cli.errors import FalconError
 from falcon_cli.sources import atomic_file
 from falcon_cli.tree.foreign import is_python, read_python
 from falcon_cli.tree.shape import Path, TreeShape
 
-_MOST_COPIED = 64
+
+@dataclass(frozen=True)
+class Copying:
+    """How to copy where the text repeats itself."""
+
+    ngram: int
+    """Tokens that must be there again."""
+    tokens: int
+    """Tokens copied at most; 0 where copies are not worth their price."""
+    shape: TreeShape
+    """Drafted where there is nothing to copy; without paths no tree is worth its price there."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +39,8 @@ class StoredTree:
     k: int
     shape: TreeShape
     made_by: dict[str, Any] = field(default_factory=dict)
+    copying: Copying | None = None
+    """What was found best; None where nobody looked."""
 
     @property
     def plain(self) -> bool:
@@ -40,10 +53,9 @@ class StoredTree:
         return self.made_by.get("dynamic") is True
 
     @property
-    def copied(self) -> int | None:
-        """Tokens to copy at a time, where that was found."""
-        count = self.made_by.get("copied")
-        return count if type(count) is int and 0 < count <= _MOST_COPIED else None
+    def beside_copies(self) -> "StoredTree":
+        """The tree for where there is nothing to copy."""
+        return self if self.copying is None else StoredTree(self.k, self.copying.shape)
 
 
 def save_tree(file: File, tree: StoredTree) -> None:
@@ -52,7 +64,10 @@ def save_tree(file: File, tree: StoredTree) -> None:
     Raises:
         FalconError: The place cannot be written.
     """
-    document = {"k": tree.k, "paths": [list(path) for path in tree.shape.paths], "made_by": tree.made_by}
+    document: dict[str, Any] = {"k": tree.k, "paths": tree.shape.paths}
+    if one := tree.copying:
+        document["copying"] = {"ngram": one.ngram, "tokens": one.tokens, "paths": one.shape.paths}
+    document["made_by"] = tree.made_by
     with atomic_file(file) as unfinished:
         unfinished.write_text(json.dumps(document) + "\n", encoding="utf-8")
 
@@ -69,8 +84,8 @@ def load_tree(file: File, k: int, max_rank: int | None = None) -> StoredTree:
         FalconError: Names the file and what is wrong with it.
     """
     document = _document(file, k)
-    paths, made_for, made_by = (document.get(key) for key in ("paths", "k", "made_by"))
-    if not isinstance(paths, list) or not all(isinstance(path, (list, tuple)) for path in paths):
+    paths, made_for, made_by, copying = (document.get(key) for key in ("paths", "k", "made_by", "copying"))
+    if not _are_paths(paths):
         raise FalconError(f'{file} is no tree: it wants {{"k": 2, "paths": [[0], [1], [0, 0]]}} or the bare paths')
     made_by = made_by if isinstance(made_by, dict) else {}
     if not paths and made_by.get("plain") is not True:
@@ -81,9 +96,20 @@ def load_tree(file: File, k: int, max_rank: int | None = None) -> StoredTree:
         )
     try:
         shape = TreeShape.from_paths(paths, max_rank)
+        return StoredTree(k, shape, made_by, None if copying is None else _copying(copying, max_rank))
     except FalconError as error:
         raise FalconError(f"{file}: {error}") from error
-    return StoredTree(k, shape, made_by)
+
+
+def _copying(entry: Any, max_rank: int | None) -> Copying:
+    ngram, tokens, paths = (entry.get(key) if isinstance(entry, dict) else None for key in ("ngram", "tokens", "paths"))
+    if type(ngram) is not int or type(tokens) is not int or ngram < 1 or tokens < 0 or not _are_paths(paths):
+        raise FalconError('copying wants {"ngram": 2, "tokens": 3, "paths": [[0], [1]]}')
+    return Copying(ngram, tokens, TreeShape.from_paths(paths, max_rank))
+
+
+def _are_paths(paths: Any) -> TypeGuard[list[Path]]:
+    return isinstance(paths, list) and all(isinstance(path, (list, tuple)) for path in paths)
 
 
 def _document(file: File, k: int) -> dict[str, Any]:

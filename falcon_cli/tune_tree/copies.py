@@ -1,9 +1,10 @@
-"""How many tokens `falcon:copy=N` had best copy at a time.
+"""How `falcon:copy=auto` had best copy: after how many repeated tokens, how many at a time, beside which tree.
 
     answer  … the cat sat on the | mat      copied  mat and the dog      right  1
 
 A copied chain costs a forward of so many nodes and no draft; where there is nothing to copy, the tree is drafted. Both
-are known for every token of the calibration texts, so the loop can be walked through for every length.
+are known for every token of the calibration texts, so the loop can be walked through for every choice. A tree that is
+worth its price everywhere need not be worth it where the text says something new, nor the other way round.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,14 +13,18 @@ from dataclasses import dataclass
 import torch
 
 from falcon_cli.baselines.pld import PldOptions, PromptLookup
-from falcon_cli.drafter.copying import NGRAM
+from falcon_cli.tree.passes import passes_of
 from falcon_cli.tree.shape import TreeShape
+from falcon_cli.tree.store import Copying
 from falcon_cli.tune_tree.calibration import GreedyText
 from falcon_cli.tune_tree.cost import CostTable
-from falcon_cli.tune_tree.ranks import WatchedText
+from falcon_cli.tune_tree.search import Candidate, Drafting, frontier
 
+NGRAMS = (1, 2, 3, 4)
 LONGEST = 15
 _NEARLY = 0.99
+_HOPEFUL = 0.8
+"""Trees that give less than this share of the best one's tokens a second are not tried beside copies."""
 
 
 @dataclass(frozen=True)
@@ -32,14 +37,50 @@ class Copy:
 
 
 @dataclass(frozen=True)
-class Copying:
-    """A length with what is expected of it."""
+class Copier:
+    """A way of copying with what is expected of it."""
 
-    length: int
-    tokens_per_second: float
+    k: int
+    """Of the drafter beside it."""
+    copying: Copying
+    tokens_per_cycle: float
+    cycle_ms: float
+
+    @property
+    def nodes(self) -> int:
+        """Of the tree."""
+        return len(self.copying.shape.paths)
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Expected."""
+        return 1000 * self.tokens_per_cycle / self.cycle_ms
 
 
-def copies_in(text: GreedyText, ngram: int = NGRAM) -> list[Copy]:
+@dataclass(frozen=True)
+class Beside:
+    """A tree that may be drafted where nothing is copied, on the calibration texts."""
+
+    k: int
+    shape: TreeShape
+    """Without paths the root alone."""
+    cycle_ms: float
+    accepted: tuple[tuple[int, ...], ...]
+    """Of each text, below each token."""
+
+    @classmethod
+    def of(cls, drafting: Drafting, shape: TreeShape, table: CostTable, context: float) -> "Beside":
+        """What a drafter's ranks and the costs say of a tree."""
+        accepted = (tuple(text.accepted(place, shape) for place in range(len(text.paths))) for text in drafting.texts)
+        passes = passes_of(shape, drafting.k, drafting.chained)
+        return cls(drafting.k, shape, table.cycle_ms(passes, len(shape), drafting.k, context), tuple(accepted))
+
+
+Copies = Sequence[Sequence[Copy]]
+"""Of each text, below each token."""
+
+
+def copies_in(text: GreedyText, ngram: int) -> list[Copy]:
     """What is copied below each token of an answer but the last."""
     lookup = PromptLookup(torch.device("cpu"), PldOptions(max_ngram=ngram, min_ngram=ngram))
     lookup.begin(text.prompt.ids)
@@ -51,35 +92,75 @@ def copies_in(text: GreedyText, ngram: int = NGRAM) -> list[Copy]:
     return found
 
 
-def walk(text: WatchedText, copies: Sequence[Copy], shape: TreeShape, length: int) -> Iterator[tuple[int, int]]:
-    """Each cycle of the loop: tokens copied (0: the tree was drafted), tokens emitted."""
-
-    def accepted(place: int) -> int:
-        return min(length, copies[place].right) if copies[place].tokens else text.accepted(place, shape)
-
-    for place, emitted in text.cycles(accepted):
-        yield min(length, copies[place].tokens), emitted
-
-
-def best_length(
-    texts: Iterable[tuple[WatchedText, GreedyText]], shape: TreeShape, tree_ms: float, table: CostTable, context: float
-) -> Copying:
-    """The shortest length that gives nearly most tokens a second: long copies are rare, and few texts tell of them.
+def walk(copies: Sequence[Copy], accepted: Sequence[int], length: int) -> Iterator[tuple[int, int]]:
+    """Each cycle of the loop over one answer: tokens copied (0: the tree was drafted), tokens emitted.
 
     Args:
-        texts: Answers with the drafter's rank paths.
-        shape: The tree beside it; without paths the root alone.
-        tree_ms: Milliseconds of a cycle with that.
-        table: What other cycles cost.
+        copies: Below each token.
+        accepted: Of the tree, below each token.
+        length: Tokens copied at most.
+    """
+    place, end = 0, len(accepted)
+    while place < end:
+        copied = min(length, copies[place].tokens)
+        right = min(length, copies[place].right) if copied else accepted[place]
+        emitted = min(right + 1, end - place)
+        yield copied, emitted
+        place += emitted
+
+
+def expected(beside: Beside, copies: Copies, way: tuple[int, int], table: CostTable, context: float) -> Copier:
+    """What the loop gives with this tree and these copies.
+
+    Args:
+        beside: The tree.
+        copies: What can be copied after so many tokens.
+        way: That number, and how many are copied at most.
+        table: What cycles cost.
         context: Tokens before a draft, on average.
     """
-    known = [(watched, copies_in(text)) for watched, text in texts]
+    ngram, length = way
+    loops = [walk(*pair, length=length) for pair in zip(copies, beside.accepted, strict=True)]
+    cycles = [cycle for loop in loops for cycle in loop] or [(0, 1)]
+    price = [beside.cycle_ms, *(table.verify_ms(1 + n, context) + table.rest for n in range(1, length + 1))]
+    return Copier(
+        beside.k,
+        Copying(ngram, length, beside.shape),
+        tokens_per_cycle=sum(emitted for _, emitted in cycles) / len(cycles),
+        cycle_ms=sum(price[copied] for copied, _ in cycles) / len(cycles),
+    )
 
-    def speed(length: int) -> float:
-        cycles = [cycle for watched, copies in known for cycle in walk(watched, copies, shape, length)]
-        spent = sum(table.verify_ms(1 + n, context) + table.rest if n else tree_ms for n, _ in cycles)
-        return 1000 * sum(emitted for _, emitted in cycles) / max(spent, 1e-9)
 
-    speeds = {length: speed(length) for length in range(1, LONGEST + 1)}
-    best = min(length for length, one in speeds.items() if one >= _NEARLY * max(speeds.values()))
-    return Copying(best, speeds[best])
+def best_length(beside: Beside, copies: Copies, ngram: int, table: CostTable, context: float) -> Copier:
+    """The shortest copies that give nearly most tokens a second: long ones are rare, and few texts tell of them."""
+    found = [expected(beside, copies, (ngram, length), table, context) for length in range(1, LONGEST + 1)]
+    enough = _NEARLY * max(one.tokens_per_second for one in found)
+    return next(one for one in found if one.tokens_per_second >= enough)
+
+
+def copiers(
+    drafting: Drafting, found: Iterable[Candidate], answers: Sequence[GreedyText], table: CostTable, context: float
+) -> list[Copier]:
+    """The best copies for every n-gram beside every tree that may pay, and beside none; fastest first.
+
+    Args:
+        drafting: The drafter.
+        found: Trees for it.
+        answers: The calibration texts, those that the drafter has ranks of.
+        table: What cycles cost.
+        context: Tokens before a draft, on average.
+    """
+    copies = {ngram: [copies_in(answer, ngram) for answer in answers] for ngram in NGRAMS}
+    trees = frontier(one for one in found if one.k == drafting.k)
+    enough = _HOPEFUL * max((one.tokens_per_second for one in trees), default=0.0)
+    shapes = [TreeShape(()), *(one.shape for one in trees if one.tokens_per_second >= enough)]
+    beside = [Beside.of(drafting, shape, table, context) for shape in shapes]
+    best = (best_length(one, copies[ngram], ngram, table, context) for one in beside for ngram in NGRAMS)
+    return sorted(best, key=lambda one: -one.tokens_per_second)
+
+
+def name_of(one: Copier) -> str:
+    """What a way of copying is called in tables and logs."""
+    way = one.copying
+    nodes = f"{one.nodes or 'no'} node{'s'[: one.nodes != 1]}"
+    return f"k = {one.k}, {nodes}, {way.tokens} copied after {way.ngram}"

@@ -21,6 +21,7 @@ from falcon_cli.recipe.tune import TuneTreeRecipe
 from falcon_cli.sources import append_line, atomic_file, disk_errors, home, whole_lines
 from falcon_cli.target.model import TargetModel
 from falcon_cli.tree.shape import TreeShape
+from falcon_cli.tree.store import Copying
 from falcon_cli.tune_tree.calibration import GreedyText
 from falcon_cli.tune_tree.ranks import RankPath, WatchedText, Witness
 
@@ -65,9 +66,9 @@ class TuningFolder:
         """The log of the target's answers."""
         return self.path / "answers.jsonl"
 
-    def proof(self, trees: Mapping[str, TreeShape]) -> Path:
-        """The log of these trees' runs."""
-        plan = sorted((name, shape.paths) for name, shape in trees.items())
+    def proof(self, contenders: Mapping[str, TreeShape | Copying]) -> Path:
+        """The log of their runs."""
+        plan = sorted((name, repr(one)) for name, one in contenders.items())
         return self.path / f"proof-{hashlib.sha256(repr(plan).encode()).hexdigest()[:8]}.jsonl"
 
     def put(self, name: str, text: str) -> None:

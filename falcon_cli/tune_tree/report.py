@@ -9,9 +9,9 @@ from rich import box
 from rich.table import Table
 
 from falcon_cli.console import say
-from falcon_cli.drafter.copying import NGRAM
 from falcon_cli.errors import FalconError
 from falcon_cli.tree.sketch import sketch
+from falcon_cli.tune_tree.copies import Copier
 from falcon_cli.tune_tree.folder import TuningFolder
 from falcon_cli.tune_tree.plots import Measured, Point, heat_map, speed_curve, tree_picture
 from falcon_cli.tune_tree.proof import PLAIN
@@ -45,13 +45,17 @@ def verdict(tuning: Tuning) -> str:
 
 
 def _copying(tuning: Tuning) -> str:
-    """What is best copied beside the winner."""
-    one = tuning.copying
+    """What `falcon:copy=auto` does from now on."""
+    one, name = tuning.copying, tuning.copier_name
     if one is None:
         return ""
-    ratio = one.tokens_per_second / tuning.plain_predicted
-    tokens = f"{one.length} token{'s'[: one.length > 1]}"
-    return f"; falcon:copy={NGRAM} copies up to {tokens} at a time: {ratio:.2f}x predicted"
+    if name is None:
+        return "; copies are not worth their price here"
+    how = "measured" if tuning.measured else "predicted"
+    nodes = f"a tree of {len(one.shape.paths)}" if one.shape.paths else "no tree"
+    tokens = f"up to {one.tokens} token{'s'[: one.tokens > 1]} after {one.ngram} repeated"
+    ratio = tuning.speed(name) / tuning.speed(PLAIN)
+    return f"; falcon:copy=auto copies {tokens}, beside {nodes}: {ratio:.2f}x, {how}"
 
 
 def write(tuning: Tuning) -> None:
@@ -114,12 +118,13 @@ def _proof(tuning: Tuning) -> tuple[str, list[str], Rows]:
     head = ["", "tokens/s predicted", "measured", "tokens/cycle predicted", "measured", "speedup", "lossless"]
     rows = [_proof_row(tuning, PLAIN, None)]
     rows += [_proof_row(tuning, name, one) for name, one in tuning.contenders.items()]
+    rows += [_proof_row(tuning, name, one) for name, one in tuning.copiers.items()]
     if not tuning.measured:
         return "finalists, not run here", head, rows
     return f"run for real, interleaved, on {tuning.measured[PLAIN].prompts} other prompts", head, rows
 
 
-def _proof_row(tuning: Tuning, name: str, one: Candidate | None) -> list[str]:
+def _proof_row(tuning: Tuning, name: str, one: Candidate | Copier | None) -> list[str]:
     outcome = tuning.measured.get(name)
     speed, cycle = (one.tokens_per_second, one.tokens_per_cycle) if one else (tuning.plain_predicted, 1.0)
     if outcome is None:

@@ -10,8 +10,9 @@ from falcon_cli.drafter.copying import NGRAM
 from falcon_cli.recipe.provenance import provenance
 from falcon_cli.recipe.tune import TuneTreeRecipe
 from falcon_cli.target.setting import Setting
-from falcon_cli.tree.store import StoredTree
-from falcon_cli.tune_tree.copies import Copying
+from falcon_cli.tree.shape import TreeShape
+from falcon_cli.tree.store import Copying, StoredTree
+from falcon_cli.tune_tree.copies import Copier
 from falcon_cli.tune_tree.cost import CostTable
 from falcon_cli.tune_tree.proof import PLAIN, Outcome
 from falcon_cli.tune_tree.search import Candidate, Drafting, frontier
@@ -19,6 +20,7 @@ from falcon_cli.tune_tree.search import Candidate, Drafting, frontier
 CURRENT = "tree so far"
 BUILT_IN = "built-in tree"
 """What a drafter without a tree is given."""
+COPIES_SO_FAR = "copies so far"
 DYNAMIC = "dynamic"
 """The first finalist's budget, its nodes chosen in every cycle."""
 
@@ -42,8 +44,8 @@ class Tuning:
     folder: Path
     measured: Mapping[str, Outcome] = field(default_factory=dict)
     """Contender → its runs; empty where the costs are another machine's."""
-    copying: Copying | None = None
-    """What `falcon:copy=3` had best do beside the winner."""
+    copiers: Mapping[str, Copier] = field(default_factory=dict)
+    """Ways of copying that run beside them, the one that copy=auto took before among them."""
     tree: StoredTree | None = None
     """The winner as written."""
     drafter: str = ""
@@ -63,21 +65,44 @@ class Tuning:
             trees[DYNAMIC] = self.finalists[0]
         return {**trees, **self.others}
 
+    def speed(self, name: str) -> float:
+        """Tokens a second of a contender, by prediction where none ran."""
+        if self.measured:
+            return self.measured[name].tokens_per_second
+        if name == PLAIN:
+            return self.plain_predicted
+        return (self.contenders.get(name) or self.copiers[name]).tokens_per_second
+
     @property
     def winner_name(self) -> str | None:
-        """The tree that ran fastest, by prediction where none ran; None where plain decoding is faster."""
-
-        def speed(name: str) -> float:
-            return self.measured[name].tokens_per_second if self.measured else self.contenders[name].tokens_per_second
-
-        best = max(self.contenders, key=speed, default=None)
-        plain = self.measured[PLAIN].tokens_per_second if self.measured else self.plain_predicted
-        return best if best is not None and speed(best) > plain else None
+        """The fastest tree; None where plain decoding is faster."""
+        best = max(self.contenders, key=self.speed, default=PLAIN)
+        return best if self.speed(best) > self.speed(PLAIN) else None
 
     @property
     def winner(self) -> Candidate | None:
         """The tree of that name."""
         return None if self.winner_name is None else self.contenders[self.winner_name]
+
+    @property
+    def k(self) -> int:
+        """Of the winner's drafter; of the first one where plain decoding is faster."""
+        return next(iter(self.draftings)) if self.winner is None else self.winner.k
+
+    @property
+    def copier_name(self) -> str | None:
+        """The fastest way of copying beside that drafter; None where the winner alone is faster."""
+        alone = self.winner_name or PLAIN
+        best = max((name for name, one in self.copiers.items() if one.k == self.k), key=self.speed, default=alone)
+        return best if self.speed(best) > self.speed(alone) else None
+
+    @property
+    def copying(self) -> Copying | None:
+        """What `falcon:copy=auto` does from now on; None where nothing was tried."""
+        if self.copier_name is not None:
+            return self.copiers[self.copier_name].copying
+        shape = TreeShape(()) if self.winner is None else self.winner.shape
+        return Copying(NGRAM, 0, shape) if self.copiers else None
 
 
 def name_of(one: Candidate) -> str:
@@ -98,7 +123,8 @@ def document(tuning: Tuning) -> dict[str, Any]:
         },
         "others": {name: _line(name, one, measured) for name, one in tuning.others.items()},
         "dynamic": _line(DYNAMIC, tuning.finalists[0], measured) if DYNAMIC in measured else None,
-        "copying": None if tuning.copying is None else _copying(tuning.copying),
+        "copying": None if tuning.copying is None else _copying(tuning, tuning.copying),
+        "copiers": {name: _line(name, one, measured) for name, one in tuning.copiers.items()},
         "frontier": [_line("", one, {}) for one in frontier(tuning.found)],
         "lossless": all(one.alike == one.prompts for one in measured.values()) if measured else None,
         "calibration": {
@@ -136,16 +162,25 @@ def _winner(tuning: Tuning, one: Candidate) -> dict[str, Any]:
     }
 
 
-def _copying(one: Copying) -> dict[str, Any]:
-    return {"ngram": NGRAM, "tokens": one.length, "predicted_tokens_per_second": _short(one.tokens_per_second)}
-
-
-def _line(name: str, one: Candidate, measured: Mapping[str, Outcome]) -> dict[str, Any]:
-    outcome = measured.get(name)
+def _copying(tuning: Tuning, one: Copying) -> dict[str, Any]:
+    name = tuning.copier_name or tuning.winner_name or PLAIN
     return {
-        "nodes": one.nodes,
-        "passes": one.passes,
-        "k": one.k,
+        "ngram": one.ngram,
+        "tokens": one.tokens,
+        "paths": [list(path) for path in one.shape.paths],
+        "tokens_per_second": _short(tuning.speed(name)),
+        "speedup": _short(tuning.speed(name) / tuning.speed(PLAIN)),
+    }
+
+
+def _line(name: str, one: Candidate | Copier, measured: Mapping[str, Outcome]) -> dict[str, Any]:
+    outcome = measured.get(name)
+    told: dict[str, Any] = {"nodes": one.nodes, "k": one.k}
+    if isinstance(one, Candidate):
+        told["passes"] = one.passes
+    else:
+        told |= {"ngram": one.copying.ngram, "copied": one.copying.tokens}
+    return told | {
         "predicted_tokens_per_second": _short(one.tokens_per_second),
         "measured_tokens_per_second": _short(outcome.tokens_per_second) if outcome else None,
         "predicted_tokens_per_cycle": _short(one.tokens_per_cycle),

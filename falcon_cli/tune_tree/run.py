@@ -7,31 +7,35 @@ from pathlib import Path
 from typing import Any
 
 from falcon_cli.baselines.autoregressive import Autoregressive
+from falcon_cli.baselines.pld import PldOptions
 from falcon_cli.console import progress, say, warn
 from falcon_cli.core import Drafter
 from falcon_cli.drafter.checkpoint import SavedDrafter, load_drafter, read_config
 from falcon_cli.drafter.choice import default_tree_of, drafter_folder, drafter_of
+from falcon_cli.drafter.copying import NGRAM
 from falcon_cli.drafter.dynamic import DynamicFalcon
 from falcon_cli.drafter.propose import Falcon
 from falcon_cli.drafter.tree_drafter import TreeDrafter
 from falcon_cli.drafter.tuned import drafter_name, find_tree, tuned_file
 from falcon_cli.errors import FalconError, UsageError
+from falcon_cli.methods import copying
 from falcon_cli.native.build import version
 from falcon_cli.recipe.tune import TuneTreeRecipe
 from falcon_cli.sources import home
 from falcon_cli.target.load import LoadedTarget, load_target
 from falcon_cli.target.setting import Setting
 from falcon_cli.tree.shape import TreeShape
-from falcon_cli.tree.store import StoredTree, save_tree
+from falcon_cli.tree.store import Copying, StoredTree, save_tree
 from falcon_cli.tune_tree.calibration import NEEDED, GreedyText, Prompt, answers_to, prompts_of, share_out
-from falcon_cli.tune_tree.copies import Copying, best_length
+from falcon_cli.tune_tree.copies import Beside, Copier, copiers, copies_in, expected
+from falcon_cli.tune_tree.copies import name_of as name_of_copier
 from falcon_cli.tune_tree.cost import CostTable, load_costs, save_costs
 from falcon_cli.tune_tree.folder import TuningFolder
 from falcon_cli.tune_tree.measure import Rounds, draft_costs, rest_cost, verify_costs, with_aftermath
 from falcon_cli.tune_tree.optimum import cross_validated
 from falcon_cli.tune_tree.proof import PLAIN, prove
 from falcon_cli.tune_tree.ranks import Witness, tokens_per_cycle
-from falcon_cli.tune_tree.results import BUILT_IN, CURRENT, DYNAMIC, Tuning
+from falcon_cli.tune_tree.results import BUILT_IN, COPIES_SO_FAR, CURRENT, DYNAMIC, Tuning
 from falcon_cli.tune_tree.search import (
     Candidate,
     Drafting,
@@ -39,6 +43,7 @@ from falcon_cli.tune_tree.search import (
     finalists,
     foreseen,
     priced,
+    unlike,
 )
 
 MEASURE = "measure"
@@ -121,19 +126,26 @@ def _tune(
         if tree.shape.paths and tree.shape not in [one.shape for one in (*best, *others.values()) if one.k == tree.k]:
             others[name] = _priced(tree, draftings[tree.k], table, context)
     tuning = Tuning(recipe, setting, table, context, draftings, tuple(found), tuple(best), others, folder.path)
+    tuning = replace(tuning, copiers=_copiers(tuning, entries, texts, current))
     if table.device == setting.device and proof:
         tuning = _proved(tuning, entries, target, proof, folder)
-    return _kept(replace(tuning, copying=_copying(tuning, texts)), entries, argv)
+    return _kept(tuning, entries, argv)
 
 
-def _copying(tuning: Tuning, texts: Sequence[GreedyText]) -> Copying:
-    """How Falcon had best copy where it copies."""
-    winner, table, context = tuning.winner, tuning.table, tuning.context
-    drafting = next(iter(tuning.draftings.values())) if winner is None else tuning.draftings[winner.k]
-    shape, milliseconds = (
-        (TreeShape(()), table.plain_ms(context)) if winner is None else (winner.shape, winner.cycle_ms)
-    )
-    return best_length(zip(drafting.texts, texts, strict=True), shape, milliseconds, table, context)
+def _copiers(
+    tuning: Tuning, entries: dict[int, Entry], texts: Sequence[GreedyText], current: StoredTree
+) -> dict[str, Copier]:
+    """Ways of copying beside Falcon that are worth a run, and the one that copy=auto took before."""
+    if next(iter(entries.values())).saved.method != "falcon":
+        return {}
+    table, context, found = tuning.table, tuning.context, tuning.found
+    ways = [one for drafting in tuning.draftings.values() for one in copiers(drafting, found, texts, table, context)]
+    best = {name_of_copier(one): one for one in unlike(ways, tuning.recipe.finalists, lambda one: one.copying.ngram)}
+    now = current.copying or Copying(NGRAM, PldOptions.length, current.shape)
+    beside = Beside.of(tuning.draftings[current.k], now.shape, table, context)
+    copies = [copies_in(text, now.ngram) for text in texts]
+    so_far = expected(beside, copies, (now.ngram, max(1, now.tokens)), table, context)
+    return best if so_far in best.values() else {**best, COPIES_SO_FAR: so_far}
 
 
 def _proved(
@@ -146,7 +158,11 @@ def _proved(
     for one in tuning.finalists[:1]:
         if isinstance(entries[one.k].drafter, Falcon):
             contenders[DYNAMIC] = entries[one.k].drafter.with_tree(one.shape, kind=DynamicFalcon)
-    recipe, log = tuning.recipe, folder.proof({name: one.shape for name, one in tuning.contenders.items()})
+    for name, way in tuning.copiers.items():
+        beside = entries[way.k].drafter.with_tree(way.copying.shape) if way.nodes else contenders[PLAIN]
+        contenders[name] = copying(beside, way.copying, target)
+    shapes = {name: one.shape for name, one in tuning.contenders.items()}
+    recipe, log = tuning.recipe, folder.proof(shapes | {name: one.copying for name, one in tuning.copiers.items()})
     with progress("proving", len(prompts), "prompts") as bar:
         measured = prove(contenders, prompts, target, recipe.max_new_tokens, recipe.seed, log, bar.advance)
     tuning = replace(tuning, measured=measured)
@@ -165,9 +181,9 @@ def _priced(tree: StoredTree, drafting: Drafting, table: CostTable, context: flo
 def _kept(tuning: Tuning, entries: dict[int, Entry], argv: Sequence[str]) -> Tuning:
     """The tuning with its winner written down, where `--tree auto` looks if it was run here."""
     winner = tuning.winner
-    k = next(iter(entries)) if winner is None else winner.k
+    k, shape = tuning.k, TreeShape(()) if winner is None else winner.shape
     about = entries[k].saved.about
-    tree = StoredTree(k, TreeShape(()) if winner is None else winner.shape, _made_by(tuning, about))
+    tree = StoredTree(k, shape, _made_by(tuning, about), tuning.copying)
     save_tree(tuning.folder / "tree.json", tree)
     if tuning.measured:
         save_tree(tuned_file(about, tuning.setting), tree)
@@ -182,8 +198,6 @@ def _made_by(tuning: Tuning, about: dict[str, Any]) -> dict[str, Any]:
         "date": date.today().isoformat(),
         "drafter": drafter_name(about),
     }
-    if tuning.copying is not None:
-        made_by |= {"copied": tuning.copying.length}
     made_by |= {"target": tuning.setting.target, "device": tuning.table.device, "weights": tuning.table.weights}
     if winner is None:
         return made_by | {"plain": True}

@@ -6,8 +6,9 @@ For each drafter, number of passes and most rows of a pass, the likeliest paths 
 cost table prices them.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
 
 from falcon_cli.tree.passes import passes_of
 from falcon_cli.tree.shape import TreeShape
@@ -121,10 +122,39 @@ def frontier(found: Iterable[Candidate]) -> list[Candidate]:
 
 def finalists(found: Iterable[Candidate], count: int = 3) -> list[Candidate]:
     """The fastest candidates that are not alike (other passes, a clearly different size), and the best of each k."""
-    chosen: list[Candidate] = []
+    return unlike(found, count, lambda one: one.passes)
+
+
+class Sized(Protocol):
+    """What may take part."""
+
+    @property
+    def k(self) -> int:
+        """Of the drafter."""
+
+    @property
+    def nodes(self) -> int:
+        """Drafted."""
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Expected."""
+
+
+One = TypeVar("One", bound=Sized)
+
+
+def unlike(found: Iterable[One], count: int, kind: Callable[[One], int]) -> list[One]:
+    """The fastest that are of another kind or of a clearly different size than those before, and the best of each k."""
+
+    def alike(one: One, other: One) -> bool:
+        near = abs(one.nodes - other.nodes) <= max(1, _APART * max(one.nodes, other.nodes))
+        return one.k == other.k and kind(one) == kind(other) and near
+
+    chosen: list[One] = []
     for one in sorted(found, key=lambda one: -one.tokens_per_second):
         first_of_k = all(one.k != other.k for other in chosen)
-        if first_of_k or (len(chosen) < count and not any(_alike(one, other) for other in chosen)):
+        if first_of_k or (len(chosen) < count and not any(alike(one, other) for other in chosen)):
             chosen.append(one)
     return chosen
 
@@ -156,8 +186,3 @@ def foreseen(drafting: Drafting, found: Iterable[Candidate]) -> list[Candidate]:
         for passes in sorted(by_passes)
         for one in frontier(by_passes[passes])
     ]
-
-
-def _alike(one: Candidate, other: Candidate) -> bool:
-    near = abs(one.nodes - other.nodes) <= max(1, _APART * max(one.nodes, other.nodes))
-    return one.k == other.k and one.passes == other.passes and near

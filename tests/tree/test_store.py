@@ -1,10 +1,11 @@
 import json
+from dataclasses import replace
 
 import pytest
 
 from falcon_cli.errors import FalconError
 from falcon_cli.tree.shape import TreeShape
-from falcon_cli.tree.store import StoredTree, default_tree, load_tree, save_tree
+from falcon_cli.tree.store import Copying, StoredTree, default_tree, load_tree, save_tree
 
 SHAPE = TreeShape.from_paths([(0,), (1,), (0, 0)])
 
@@ -63,13 +64,39 @@ def test_no_paths_are_a_plain_tree_where_they_are_said_to_be(tmp_path):
     assert load_tree(path, 3) == StoredTree(3, TreeShape(()), {"plain": True})
 
 
-def test_a_tree_may_tell_how_many_tokens_to_copy(tmp_path):
-    def kept(made_by):
-        save_tree(tmp_path / "tree.json", StoredTree(2, TreeShape.chain(2), made_by))
-        return load_tree(tmp_path / "tree.json", 2).copied
+@pytest.mark.parametrize("beside", [SHAPE, TreeShape(())])
+def test_a_tree_may_tell_how_to_copy(tmp_path, beside):
+    tree = StoredTree(2, TreeShape.chain(2), {"by": "me"}, Copying(2, 3, beside))
+    save_tree(tmp_path / "tree.json", tree)
+    assert load_tree(tmp_path / "tree.json", 2) == tree
+    assert tree.beside_copies == StoredTree(2, beside)
+    alone = replace(tree, copying=None)
+    assert alone.beside_copies == alone
 
-    assert kept({"copied": 5}) == 5
-    assert [kept({"copied": wrong}) for wrong in (0, -1, 65, 2.5, "5", True, None)] == [None] * 7
+
+@pytest.mark.parametrize(
+    "copying",
+    [
+        7,
+        {"ngram": 0, "tokens": 3, "paths": [[0]]},
+        {"ngram": 2, "tokens": -1, "paths": [[0]]},
+        {"ngram": 2, "tokens": True, "paths": [[0]]},
+        {"ngram": "2", "tokens": 3, "paths": [[0]]},
+        {"ngram": 2, "tokens": 3},
+        {"ngram": 2, "tokens": 3, "paths": [0]},
+    ],
+)
+def test_malformed_copying_is_one_line(tmp_path, copying):
+    (tmp_path / "tree.json").write_text(json.dumps({"k": 2, "paths": [[0]], "copying": copying}))
+    with pytest.raises(FalconError, match=r"tree.json: copying wants \{"):
+        load_tree(tmp_path / "tree.json", 2)
+
+
+def test_the_tree_beside_copies_is_checked_like_any_other(tmp_path):
+    copying = {"ngram": 2, "tokens": 3, "paths": [[0], [0, 1, 0]]}
+    (tmp_path / "tree.json").write_text(json.dumps({"k": 2, "paths": [[0]], "copying": copying}))
+    with pytest.raises(FalconError, match=r"tree.json: tree: path \[0, 1, 0\] has no parent"):
+        load_tree(tmp_path / "tree.json", 2)
 
 
 @pytest.mark.parametrize(("made_by", "dynamic"), [({}, False), ({"dynamic": True}, True), ({"dynamic": "yes"}, False)])

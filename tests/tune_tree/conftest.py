@@ -8,12 +8,17 @@ import pytest
 
 from falcon_cli.recipe.tune import TuneTreeRecipe
 from falcon_cli.target.setting import Setting
-from falcon_cli.tune_tree.copies import Copying
+from falcon_cli.tree.shape import TreeShape
+from falcon_cli.tree.store import Copying
+from falcon_cli.tune_tree.copies import Copier
+from falcon_cli.tune_tree.copies import name_of as name_of_copier
 from falcon_cli.tune_tree.cost import CostTable, DraftCost
 from falcon_cli.tune_tree.proof import PLAIN, Outcome
 from falcon_cli.tune_tree.ranks import RankPath, WatchedText
-from falcon_cli.tune_tree.results import BUILT_IN, CURRENT, DYNAMIC, Tuning, name_of
+from falcon_cli.tune_tree.results import BUILT_IN, COPIES_SO_FAR, CURRENT, DYNAMIC, Tuning, name_of
 from falcon_cli.tune_tree.search import Drafting, candidates, finalists
+
+SO_FAR = Copier(2, Copying(3, 7, TreeShape(())), 1.2, 24.0)
 
 
 def _drafting(k: int, seed: int) -> Drafting:
@@ -28,11 +33,18 @@ def _drafting(k: int, seed: int) -> Drafting:
 def tuning() -> Callable[..., Tuning]:
     """Build a tuning: `tuning(folder, speeds=(30, 20))`.
 
-    Measured tokens a second are 10 of plain decoding, and those given, of the finalists, the tree so far, the built-in
-    one and the dynamic one in turn; without any, nothing ran. A node costs `node_ms` more than none.
+    Measured tokens a second are 10 of plain decoding, and those given: `speeds` of the finalists, the tree so far, the
+    built-in one and the dynamic one in turn, and `copies` of the ways of copying; without `speeds`, nothing ran. A node
+    costs `node_ms` more than none.
     """
 
-    def build(folder: Path, speeds: tuple[float, ...] = (), node_ms: float = 0.5, alike: int = 7) -> Tuning:
+    def build(
+        folder: Path,
+        speeds: tuple[float, ...] = (),
+        node_ms: float = 0.5,
+        alike: int = 7,
+        copies: tuple[float, ...] = (31.0, 33.0, 32.0),
+    ) -> Tuning:
         verify = {64: {1: 20.0, 65: 20.0 + 64 * node_ms}}
         table = CostTable("a CPU", "tiny", "fp32", verify, dict.fromkeys((1, 2), DraftCost(1, 1, 0.1, 0.5, 0.1)), 0.5)
         draftings = {k: _drafting(k, k) for k in (1, 2)}
@@ -41,9 +53,12 @@ def tuning() -> Callable[..., Tuning]:
         shapes = [one.shape for one in best]
         beside = [one for one in found if one.k == 2 and one.shape not in shapes]
         others = {CURRENT: beside[0], BUILT_IN: beside[-1]}
+        ways = [Copier(k, Copying(n, 5, best[0].shape), 2.5, 25.0) for k, n in ((2, 2), (1, 3))]
         measured = {}
         if speeds:
-            names = [*map(name_of, best), *others, DYNAMIC][: len(speeds)]
+            speeds += copies
+            names = [*map(name_of, best), *others, DYNAMIC][: len(speeds) - len(copies)]
+            names += [*map(name_of_copier, ways), COPIES_SO_FAR]
             measured = {PLAIN: Outcome(10.0, 1.0, 1.0, 7, 7)}
             measured |= {
                 name: Outcome(speed, 1.5, speed / 10, alike, 7) for name, speed in zip(names, speeds, strict=True)
@@ -59,7 +74,7 @@ def tuning() -> Callable[..., Tuning]:
             others=others,
             folder=folder,
             measured=measured,
-            copying=Copying(5, 61.0),
+            copiers={**{name_of_copier(one): one for one in ways}, COPIES_SO_FAR: SO_FAR},
             drafter="/home/me/drafters/mine",
             argv=("falcon", "tune-tree", "--out", "/home/me/here"),
         )

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from io import StringIO
 
 import pytest
@@ -36,7 +37,15 @@ def test_the_report_shows_every_run_with_what_was_foretold(tuning, tmp_path):
         "speedup",
         "lossless",
     ]
-    assert [row[0] for row in rows] == ["plain decoding", *map(name_of, one.finalists), DYNAMIC, CURRENT, BUILT_IN]
+    assert [row[0] for row in rows] == [
+        "plain decoding",
+        *map(name_of, one.finalists),
+        DYNAMIC,
+        CURRENT,
+        BUILT_IN,
+        *one.copiers,
+    ]
+    assert rows[-1][1:] == ["50.0", "32.0", "1.20", "1.50", "3.20x", "exact"]
     assert rows[0][1:] == ["48.8", "10.0", "1.00", "1.00", "1.00x", "exact"]
     first = one.finalists[0]
     told = [f"{first.tokens_per_second:.1f}", "20.0", f"{first.tokens_per_cycle:.2f}", "1.50", "2.00x", "exact"]
@@ -82,15 +91,17 @@ def test_what_did_not_run_is_said_to_be_predicted(tuning, tmp_path):
 
 def test_the_verdict_names_the_winner_or_plain_decoding(tuning, tmp_path):
     one = tuning(tmp_path, speeds=SPEEDS)
-    copying = "; falcon:copy=3 copies up to 5 tokens at a time: 1.25x predicted"  # 61.0 against 48.8 tokens a second
-    line = (
-        f"{name_of(one.finalists[1])} wins: 3.00x plain decoding, measured; --tree auto takes it from now on{copying}"
-    )
+    line = f"{name_of(one.finalists[1])} wins: 3.00x plain decoding, measured; --tree auto takes it from now on; "
+    line += "falcon:copy=auto copies up to 5 tokens after 3 repeated, beside a tree of 9: 3.30x, measured"
     assert verdict(one).splitlines()[0] == line
     assert line in markdown(one)
     slow = tuning(tmp_path, speeds=(9.0,) * 5)
     assert verdict(slow).startswith("plain decoding is faster here than with any tree: --tree auto")
-    assert verdict(slow).endswith(copying)
+    assert "; falcon:copy=auto copies up to 5 tokens after 3 repeated, beside a tree of " in verdict(slow)
+    neither = tuning(tmp_path, speeds=(9.0,) * 5, copies=(8.0,) * 3)
+    assert verdict(neither).endswith("; copies are not worth their price here")
+    assert "copies up to 5 tokens after 3 repeated, beside a tree of 9: 2.05x, predicted" in verdict(tuning(tmp_path))
+    assert "cop" not in verdict(replace(one, copiers={}))
     assert "![tree]" not in markdown(slow)
     assert ", as predicted" in verdict(tuning(tmp_path, node_ms=200.0))
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 
 from falcon_cli.tune_tree.proof import PLAIN
-from falcon_cli.tune_tree.results import BUILT_IN, CURRENT, DYNAMIC, document, name_of, to_json_line
+from falcon_cli.tune_tree.results import BUILT_IN, COPIES_SO_FAR, CURRENT, DYNAMIC, document, name_of, to_json_line
 
 LINE = {
     "nodes",
@@ -47,6 +47,38 @@ def test_where_nothing_is_faster_plain_decoding_wins(tuning, tmp_path):
     ):
         assert one.winner is one.winner_name is None
         assert document(one)["winner"] == {"decode": "plainly"}
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_the_fastest_way_of_copying_beside_the_winners_drafter_wins(tuning, tmp_path, place):
+    """The drafter of k = 1 has one way, that of k = 2 another and the one so far."""
+    one = tuning(tmp_path, speeds=tuple(30.0 if other == place else 20.0 for other in range(5)))
+    assert {way.k for way in one.copiers.values()} == {1, 2}
+    assert one.k == one.finalists[place].k
+    assert one.copier_name == (COPIES_SO_FAR if one.k == 2 else next(n for n, way in one.copiers.items() if way.k == 1))
+    assert one.copying == one.copiers[one.copier_name].copying
+    told = document(one)["copying"]
+    assert told["ngram"] == one.copying.ngram == 3
+    assert told["tokens_per_second"] == one.speed(one.copier_name) == 10 * told["speedup"]
+    assert document(one)["copiers"][COPIES_SO_FAR]["measured_tokens_per_second"] == 32.0
+    assert document(one)["copiers"][COPIES_SO_FAR]["copied"] == 7
+
+
+def test_where_the_tree_alone_is_faster_nothing_is_copied(tuning, tmp_path):
+    one = tuning(tmp_path, speeds=(20.0, 30.0, 15.0, 12.0, 18.0), copies=(29.0, 29.0, 29.0))
+    assert one.copier_name is None
+    assert (one.copying.tokens, one.copying.shape) == (0, one.winner.shape)
+    slow = tuning(tmp_path, speeds=(9.0,) * 5, copies=(9.0, 9.0, 9.0))
+    assert (slow.copying.tokens, slow.copying.shape.paths) == (0, ())
+    assert replace(one, copiers={}).copying is None
+    assert document(replace(one, copiers={}))["copying"] is None
+
+
+def test_copies_may_pay_where_no_tree_does(tuning, tmp_path):
+    one = tuning(tmp_path, speeds=(9.0,) * 5, copies=(12.0, 13.0, 11.0))
+    assert one.winner is None
+    assert one.copying.tokens > 0
+    assert document(one)["copying"]["speedup"] == (1.2 if one.k == 2 else 1.3)
 
 
 def test_names_tell_finalists_apart_and_read_well(tuning, tmp_path):

@@ -16,7 +16,7 @@ from falcon_cli.tree.shape import TreeShape
 from falcon_cli.tree.store import StoredTree, load_tree, save_tree
 from falcon_cli.tune_tree.cost import load_costs, save_costs
 from falcon_cli.tune_tree.proof import PLAIN
-from falcon_cli.tune_tree.results import BUILT_IN, CURRENT, DYNAMIC, document
+from falcon_cli.tune_tree.results import BUILT_IN, COPIES_SO_FAR, CURRENT, DYNAMIC, document
 from falcon_cli.tune_tree.run import tune_tree
 
 ARGV = ["falcon", "tune-tree"]
@@ -59,14 +59,18 @@ def test_the_winner_is_measured_and_kept_where_auto_finds_it(recipe, place, tmp_
     assert set(tuning.measured) >= {PLAIN, DYNAMIC, BUILT_IN}
     assert {one.prompts for one in tuning.measured.values()} == {3}
     assert document(tuning)["lossless"] is True
-    fastest = max(tuning.measured, key=lambda name: tuning.measured[name].tokens_per_second)
+    alone = tuning.measured.keys() - tuning.copiers.keys()
+    fastest = max(alone, key=lambda name: tuning.measured[name].tokens_per_second)
     assert (tuning.winner_name or PLAIN) == fastest
     target = load_target(recipe.target)
     kept = tuned_file(read_config(place / "k2"), Setting.of(target))
     assert load_tree(kept, 2).shape == load_tree(tmp_path / "out" / "tree.json", 2).shape
     assert load_tree(kept, 2).plain == (fastest == PLAIN)
     assert load_tree(kept, 2).made_by["weights"] == "fp32"
-    assert load_tree(kept, 2).copied == tuning.copying.length == document(tuning)["copying"]["tokens"]
+    assert load_tree(kept, 2).copying == tuning.copying
+    assert set(tuning.copiers) < set(tuning.measured)
+    assert COPIES_SO_FAR in tuning.copiers
+    assert document(tuning)["copying"]["tokens"] == tuning.copying.tokens
 
 
 def test_what_was_measured_is_not_measured_again(recipe, monkeypatch):
