@@ -139,7 +139,8 @@ def _proof_row(tuning: Tuning, name: str, one: Candidate | Copier | None) -> lis
 def _drawn(title: str, head: Sequence[str], rows: Rows) -> Table:
     table = Table(title=title, title_justify="left", box=box.HORIZONTALS, header_style="dim", border_style="dim")
     for number, name in enumerate(head):
-        table.add_column(name, justify="left" if number == 0 else "right")
+        first = number == 0
+        table.add_column(name, justify="left" if first else "right", no_wrap=first)
     for row in rows:
         table.add_row(*row)
     return table
