@@ -76,11 +76,12 @@ inline void product(const Rows& rows, const Matrix& w, float* y, int64_t stride,
   if (!rows.count) return;
   const Plan plan(rows, w, w.whole() ? SMALL_TILE : TILE);
   const Tiles& tiles = plan.tiles;
+  if (w.whole()) {
 #pragma omp for schedule(static)
-  for (int64_t m = 0; m < rows.count; m++) {
-    if (w.int8()) rows.round(m, tiles, 63, -128);  // 63 levels, so that a pair of products fits 16 bits
-    else if (w.whole()) rows.round(m, tiles, 127, 1);
-    else rows.lay(m, tiles);
+    for (int64_t m = 0; m < rows.count; m++)  // int8 in 63 levels, so that a pair of products fits 16 bits
+      w.int8() ? rows.round(m, 63, -128) : rows.round(m, 127, 1);
+  } else {
+#pragma omp barrier
   }
   const char* data = (const char*)w.data.const_data_ptr();
   const float *bias = numbers(w.bias), *scale = w.int8() ? numbers(w.scale) : nullptr;

@@ -5,8 +5,8 @@
 //     panel 0    w[0..P-1, 0] w[0..P-1, 1] ... w[0..P-1, K-1]        one stream of memory
 //     panel 1    w[P..2P-1, 0] ...
 //
-// and the rows of a tile stand side by side for each input as well. Whole numbers (int8, int4) stand four inputs at a
-// time, and meet inputs that are whole numbers too, rounded with a scale for each BLOCK inputs.
+// Whole numbers (int8, int4) stand four inputs at a time, and meet inputs that are whole numbers too, rounded with a
+// scale for each BLOCK inputs.
 #pragma once
 #include <vector>
 
@@ -31,7 +31,6 @@ struct Tiles {  // of nearly one height
   int64_t rows, count;
   int64_t begin(int64_t t) const { return rows * t / count; }
   int64_t height(int64_t t) const { return begin(t + 1) - begin(t); }
-  int64_t of(int64_t m) const { return ((m + 1) * count + rows - 1) / rows - 1; }
 };
 
 struct Blocks {  // of inputs
@@ -43,19 +42,18 @@ struct Tile {  // its rows' inputs, as its kind of weights wants them; where the
   const int8_t* whole;
   const float* scale;
   const int* first;
-  int64_t width;
+  int64_t width, blocks;
 };
 
-// Room for the inputs of any product of a call, laid out for its tiles
+// Room for the inputs of any product of a call as whole numbers
 struct Scratch {
-  std::vector<float> floats, scale;
   std::vector<int8_t> whole;
+  std::vector<float> scale;
   std::vector<int> first;
 
   Scratch(const Matrix& w, int64_t rows, int64_t width) {
-    int64_t blocks = rows * ((width + BLOCK - 1) / BLOCK);
-    if (w.whole()) whole.resize(blocks * BLOCK), scale.resize(blocks), first.resize(blocks);
-    else floats.resize(rows * width);
+    int64_t blocks = w.whole() ? rows * ((width + BLOCK - 1) / BLOCK) : 0;
+    whole.resize(blocks * BLOCK), scale.resize(blocks), first.resize(blocks);
   }
 };
 
@@ -68,33 +66,23 @@ struct Rows {  // inputs of a product [count, width]
 
   Tile tile(int64_t m0) const {
     const int64_t b = m0 * blocks();
-    return {room.floats.data() + m0 * width, room.whole.data() + b * BLOCK, room.scale.data() + b, room.first.data() + b, width};
+    return {x + m0 * width, room.whole.data() + b * BLOCK, room.scale.data() + b, room.first.data() + b, width, blocks()};
   }
 
-  // Row m takes its place in its tile
-  void lay(int64_t m, const Tiles& tiles) const {
-    const int64_t t = tiles.of(m), m0 = tiles.begin(t), height = tiles.height(t);
-    float* to = room.floats.data() + m0 * width + m - m0;
-    for (int64_t k = 0; k < width; k++) to[k * height] = x[m * width + k];
-  }
-
-  // The same, rounded to whole numbers of that many levels; sums of a block begin at `offset` times its inputs' sum
-  void round(int64_t m, const Tiles& tiles, int levels, int offset) const {
-    const int64_t t = tiles.of(m), m0 = tiles.begin(t), height = tiles.height(t);
+  // Row m as whole numbers of that many levels; sums of a block begin at `offset` times its inputs' sum
+  void round(int64_t m, int levels, int offset) const {
     const F8 sign = _mm256_set1_ps(-0.f);
     for (int64_t b = 0; b < blocks(); b++) {
       const float* from = x + m * width + b * BLOCK;
-      const int64_t count = std::min(BLOCK, width - b * BLOCK), place = m0 * blocks() + b * height + m - m0;
+      const int64_t count = std::min(BLOCK, width - b * BLOCK), place = m * blocks() + b;
       F8 most = _mm256_setzero_ps();
       for (int64_t k = 0; k < count; k += 8) most = _mm256_max_ps(most, _mm256_andnot_ps(sign, _mm256_loadu_ps(from + k)));
       float top = largest(most), inverse = top > 1e-35f ? levels / top : 0.f;
       __m256i total = _mm256_setzero_si256();
-      int* to = (int*)(room.whole.data() + (m0 * blocks() + b * height) * BLOCK) + m - m0;
-      for (int64_t k = 0; k < BLOCK; k += 8, to += 2 * height) {
+      for (int64_t k = 0; k < BLOCK; k += 8) {
         __m256i near = k < count ? _mm256_cvtps_epi32(_mm256_loadu_ps(from + k) * inverse) : _mm256_setzero_si256();
         __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(near), _mm256_extracti128_si256(near, 1));
-        words = _mm_packs_epi16(words, words);
-        to[0] = _mm_extract_epi32(words, 0), to[height] = _mm_extract_epi32(words, 1);
+        _mm_storel_epi64((__m128i*)(room.whole.data() + place * BLOCK + k), _mm_packs_epi16(words, words));
         total = _mm256_add_epi32(total, near);
       }
       alignas(32) int parts[8];
@@ -130,15 +118,16 @@ __attribute__((noinline)) void tile(const void* data, const Tile& rows, Blocks p
   F s[2 * M];
 #pragma GCC unroll 24
   for (int i = 0; i < 2 * M; i++) s[i] = held(sums[i]);
-  const float *x = rows.floats + part.begin * BLOCK * M, *end = rows.floats + std::min(part.end * BLOCK, rows.width) * M;
+  const int64_t K = rows.width;
+  const float *x = rows.floats + part.begin * BLOCK, *end = rows.floats + std::min(part.end * BLOCK, K);
   while (x < end) {
     next.turn();
 #pragma GCC unroll 8
-    for (int k = 0; k < 8; k++, x += M, w += P) {
+    for (int k = 0; k < 8; k++, x++, w += P) {
       F low = held(widen(w)), high = held(widen(w + W));
 #pragma GCC unroll 12
       for (int m = 0; m < M; m++) {
-        F b = all(x[m]);
+        F b = all(x[m * K]);
         s[2 * m] = fma(low, b, s[2 * m]);
         s[2 * m + 1] = fma(high, b, s[2 * m + 1]);
       }
@@ -152,23 +141,24 @@ __attribute__((noinline)) void tile(const void* data, const Tile& rows, Blocks p
 template <int M>
 __attribute__((noinline)) void tile_int8(const void* data, const Tile& rows, Blocks part, F* sums, Ahead next) {
   const uint8_t* w = (const uint8_t*)data;
-  const int8_t* x = rows.whole + part.begin * BLOCK * M;
+  const int8_t* x = rows.whole + part.begin * BLOCK;
+  const int64_t B = rows.blocks, K = B * BLOCK;
   for (int64_t b = part.begin; b < part.end; b++) {
     I t[2 * M];
-    for (int m = 0; m < M; m++) t[2 * m] = t[2 * m + 1] = all(rows.first[b * M + m]);
+    for (int m = 0; m < M; m++) t[2 * m] = t[2 * m + 1] = all(rows.first[m * B + b]);
     next.turn();
 #pragma GCC unroll 1
-    for (int64_t k = 0; k < BLOCK; k += 4, w += 4 * P, x += 4 * M) {
+    for (int64_t k = 0; k < BLOCK; k += 4, w += 4 * P, x += 4) {
       I low = held(bytes(w)), high = held(bytes(w + 2 * P));
 #pragma GCC unroll 12
       for (int m = 0; m < M; m++) {
-        I v = all(four(x + 4 * m));
+        I v = all(four(x + m * K));
         t[2 * m] = dot(t[2 * m], low, v);
         t[2 * m + 1] = dot(t[2 * m + 1], high, v);
       }
     }
     for (int m = 0; m < M; m++) {
-      F step = all(rows.scale[b * M + m]);
+      F step = all(rows.scale[m * B + b]);
       sums[2 * m] = fma(floats(t[2 * m]), step, sums[2 * m]);
       sums[2 * m + 1] = fma(floats(t[2 * m + 1]), step, sums[2 * m + 1]);
     }
@@ -179,17 +169,18 @@ __attribute__((noinline)) void tile_int8(const void* data, const Tile& rows, Blo
 template <int M>
 __attribute__((noinline)) void tile_int4(const void* data, const Tile& rows, Blocks part, F* sums, Ahead next) {
   const uint8_t* w = (const uint8_t*)data;
-  const int8_t* x = rows.whole + part.begin * BLOCK * M;
+  const int8_t* x = rows.whole + part.begin * BLOCK;
+  const int64_t B = rows.blocks, K = B * BLOCK;
   for (int64_t b = part.begin; b < part.end; b++) {
     I t[2 * M];
     for (I& one : t) one = all(0);
     next.turn();
 #pragma GCC unroll 1
-    for (int64_t k = 0; k < BLOCK; k += 4, w += 2 * P, x += 4 * M) {
+    for (int64_t k = 0; k < BLOCK; k += 4, w += 2 * P, x += 4) {
       I both = bytes(w), low = low_bits(both), high = high_bits(both);
 #pragma GCC unroll 12
       for (int m = 0; m < M; m++) {
-        I v = all(four(x + 4 * m));
+        I v = all(four(x + m * K));
         t[2 * m] = dot_pairs(t[2 * m], low, v);
         t[2 * m + 1] = dot_pairs(t[2 * m + 1], high, v);
       }
@@ -198,9 +189,9 @@ __attribute__((noinline)) void tile_int4(const void* data, const Tile& rows, Blo
     for (int n = 0; n < 2; n++) {
       F step = widen(ends + n * W), least = widen(ends + P + n * W);
       for (int m = 0; m < M; m++) {
-        F &s = sums[2 * m + n], unit = all(rows.scale[b * M + m]);
+        F &s = sums[2 * m + n], unit = all(rows.scale[m * B + b]);
         s = fma(floats(join_pairs(t[2 * m + n])), step * unit, s);
-        s = fma(least, all(rows.scale[b * M + m] * rows.first[b * M + m]), s);
+        s = fma(least, all(rows.scale[m * B + b] * rows.first[m * B + b]), s);
       }
     }
     w += 4 * P;
