@@ -66,14 +66,14 @@ class Scores:
 class Verdict:
     """The outcome of one verification."""
 
-    path_A: Tensor
-    """Accepted nodes from the root down, ascending."""
+    path: tuple[int, ...]
+    """Accepted nodes from the root down, ascending (A of them)."""
     accepted: tuple[int, ...]
     """The drafted tokens accepted, in order (A − 1 of them)."""
     next_token: int
     """The bonus token: the target's own choice after the last accepted node."""
-    choice_T: Tensor
-    """The target's own choice after every node."""
+    choices: tuple[int, ...]
+    """The target's own choice after every node (T of them)."""
 
 
 class Target(Protocol):
@@ -88,7 +88,7 @@ class Target(Protocol):
     def score(self, draft: Draft) -> Scores:
         """Score every node in one forward; nothing is kept until `commit`."""
 
-    def commit(self, path_A: Tensor) -> None:
+    def commit(self, path: Sequence[int]) -> None:
         """Keep the accepted nodes of the draft just scored, forget the others."""
 
     def synchronize(self) -> None:

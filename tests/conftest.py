@@ -108,9 +108,9 @@ class ToyTarget:
             chosen.append(self.next_token(self.read + [int(draft.tokens_T[node]) for node in seen]))
         return self._scores(chosen, len(chosen))
 
-    def commit(self, path_A: Tensor | Sequence[int]) -> None:
+    def commit(self, path: Sequence[int]) -> None:
         assert self.draft is not None
-        self.read += self.draft.tokens_T[torch.as_tensor(path_A)].tolist()
+        self.read += self.draft.tokens_T[list(path)].tolist()
 
     def rewind(self, length: int) -> None:
         del self.read[length:]
@@ -141,10 +141,10 @@ def verdict_of() -> Callable[..., Verdict]:
 
     def build(draft: Draft, accepted: int, next_token: int) -> Verdict:
         return Verdict(
-            path_A=torch.arange(accepted + 1),
+            path=tuple(range(accepted + 1)),
             accepted=tuple(draft.tokens_T[1 : accepted + 1].tolist()),
             next_token=next_token,
-            choice_T=torch.full((len(draft),), next_token),
+            choices=(next_token,) * len(draft),
         )
 
     return build

@@ -111,7 +111,7 @@ class Lookahead:
 
     def observe(self, verdict: Verdict, scores: Scores) -> None:
         """Collect one n-gram a column and move the window up by one row."""
-        new_row = verdict.choice_T[-self.options.window :].tolist()
+        new_row = list(verdict.choices[-self.options.window :])
         for column in zip(*self.rows, new_row, strict=True):
             self.pool.add(column)
         self.rows = [*self.rows[1:], new_row]

@@ -109,7 +109,7 @@ class Medusa(TreeDrafter):
 
     def observe(self, verdict: Verdict, scores: Scores) -> None:
         """See `Drafter`: the feature of the last accepted token is all that counts."""
-        self._feature_1D = scores.features_TD[verdict.path_A[-1:]]
+        self._feature_1D = scores.features_TD[list(verdict.path[-1:])]
 
     def passes(self, plan: Plan, tokens_T: Tensor) -> Iterator[Tensor]:
         """See `TreeDrafter`: one pass, whose heads are read at once."""

@@ -11,7 +11,6 @@ The draft model keeps a static cache of its own. It reads what it has not read y
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from falcon_cli.core import Draft, Scores, Target, Verdict
@@ -78,6 +77,6 @@ class SpeculativeSampling:
         """Read what is unread of text and draft; logits after its last token."""
         unread = (self.text + drafted)[self._read :]
         scores = self.model.score(Draft.chain(unread, self.model.device))
-        self.model.commit(torch.arange(len(unread)))
+        self.model.commit(range(len(unread)))
         self._read += len(unread)
         return scores.logits_TV[-1, : self.vocab_size]

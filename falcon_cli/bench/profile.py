@@ -71,10 +71,10 @@ class WatchedTarget:
         with record_function(TARGET):
             return self.target.score(draft)
 
-    def commit(self, path_A: Tensor) -> None:
+    def commit(self, path: Sequence[int]) -> None:
         """Counted for the target."""
         with record_function(TARGET):
-            self.target.commit(path_A)
+            self.target.commit(path)
 
     def synchronize(self) -> None:
         """As the target does."""

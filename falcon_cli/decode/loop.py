@@ -48,7 +48,7 @@ def speculate(target: Target, drafter: Drafter, prompt: list[int], stop: Stop) -
         drafted = perf_counter()
         scores = target.score(draft)
         verdict = verify(draft, scores.logits_TV)
-        target.commit(verdict.path_A)
+        target.commit(verdict.path)
         target.synchronize()
         verified = perf_counter()
         drafter.observe(verdict, scores)

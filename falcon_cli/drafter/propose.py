@@ -123,7 +123,7 @@ class Falcon(TreeDrafter):
     def observe(self, verdict: Verdict, scores: Scores) -> None:
         """Keep the accepted tokens and the target's features of the root and them, for the next pass 1."""
         self._tokens.extend(verdict.accepted)
-        self._features.append(scores.features_TD[verdict.path_A])
+        self._features.append(scores.features_TD[list(verdict.path)])
 
     def passes(self, plan: Plan, tokens_T: Tensor) -> Iterator[Tensor]:
         """See `TreeDrafter`; there is no pass while the text is shorter than a block."""

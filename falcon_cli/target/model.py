@@ -88,9 +88,9 @@ class TargetModel:
         return Scores(self.head(features_TD), features_TD)
 
     @torch.inference_mode()
-    def commit(self, path_A: Tensor | Sequence[int]) -> None:
+    def commit(self, path: Sequence[int]) -> None:
         """Keep these nodes (ascending) of the draft just scored."""
-        self.cache.commit(path_A.tolist() if isinstance(path_A, Tensor) else path_A)
+        self.cache.commit(path)
 
     def rewind(self, length: int) -> None:
         """Forget all but the first `length` tokens."""

@@ -133,7 +133,7 @@ def _scored(target: TargetModel, draft: Draft, context: int) -> float:
     """Seconds to score, judge and commit a draft, which is then forgotten."""
     began = perf_counter()
     verdict = verify(draft, target.score(draft).logits_TV)
-    target.commit(verdict.path_A)
+    target.commit(verdict.path)
     target.synchronize()
     seconds = perf_counter() - began
     target.cache.rewind(context)
@@ -163,9 +163,10 @@ def _proposed(target: TargetModel, tree: TreeDrafter) -> tuple[Draft, float]:
 
 def _learned(target: TargetModel, tree: TreeDrafter, draft: Draft, scores: Scores) -> float:
     """Seconds of learning that a draft's first two nodes were accepted."""
-    path_A = torch.arange(min(2, len(draft)), device=target.device)
-    verdict = Verdict(path_A, tuple(draft.tokens_T[path_A[1:]].tolist()), _FIRST_ID, draft.tokens_T)
-    learned = Scores(scores.logits_TV, scores.features_TD[-len(path_A) :])
+    tokens = draft.tokens_T.tolist()
+    path = range(min(2, len(tokens)))
+    verdict = Verdict(tuple(path), tuple(tokens[1 : len(path)]), _FIRST_ID, tuple(tokens))
+    learned = Scores(scores.logits_TV, scores.features_TD[-len(path) :])
     began = perf_counter()
     tree.observe(verdict, learned)
     target.synchronize()

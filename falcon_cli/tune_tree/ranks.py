@@ -25,6 +25,8 @@ from falcon_cli.target.model import TargetModel
 from falcon_cli.tree.passes import Slot
 from falcon_cli.tree.shape import Path, TreeShape
 
+_NOTHING_ACCEPTED = Verdict((0,), (), next_token=0, choices=(0,))
+
 
 @dataclass(frozen=True)
 class RankPath:
@@ -100,13 +102,8 @@ class Witness:
             ranks = self._below(answer[place])
             paths.append(RankPath(ranks, len(ranks) < len(self._ahead) or len(ranks) == self.depth))
             feature_1D = scores.features_TD[before + place : before + place + 1]
-            self._drafter.observe(self._nothing_accepted, Scores(scores.logits_TV, feature_1D))
+            self._drafter.observe(_NOTHING_ACCEPTED, Scores(scores.logits_TV, feature_1D))
         return WatchedText(before, tuple(paths))
-
-    @property
-    def _nothing_accepted(self) -> Verdict:
-        root_A = torch.zeros(1, dtype=torch.long, device=self._drafter.device)
-        return Verdict(root_A, (), next_token=0, choice_T=root_A)
 
     def _below(self, root: int) -> Path:
         """Ranks of the tokens ahead of a root, up to the first miss."""

@@ -87,7 +87,7 @@ def test_every_cycle_collects_true_jacobi_results(toy_target, window, ngram, nex
         draft = drafter.propose(token, room=99)
         scores = target.score(draft)
         verdict = verify(draft, scores.logits_TV)
-        target.commit(verdict.path_A)
+        target.commit(verdict.path)
         drafter.observe(verdict, scores)
         new_row = [
             next_token([*read, token, *rows[0][: column + 1], *(row[column] for row in rows[1:])])
@@ -123,7 +123,7 @@ def test_once_the_window_is_all_the_targets_own_its_ngrams_are_what_the_target_s
         draft = drafter.propose(token, room=99)
         scores = target.score(draft)
         verdict = verify(draft, scores.logits_TV)
-        target.commit(verdict.path_A)
+        target.commit(verdict.path)
         drafter.observe(verdict, scores)
         token = verdict.next_token
     assert len(added) == 10 * window

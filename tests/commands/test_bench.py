@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 
 from falcon_cli.bench import runner
 from falcon_cli.core import Verdict
@@ -224,7 +223,7 @@ def gullible(draft, logits_TV):
     if len(draft) == 1 or verdict.accepted:
         return verdict
     tokens = (int(draft.tokens_T[1]),)
-    return Verdict(torch.tensor([0, 1]), tokens, int(verdict.choice_T[1]), verdict.choice_T)
+    return Verdict((0, 1), tokens, verdict.choices[1], verdict.choices)
 
 
 def test_output_that_is_not_the_targets_own_is_a_failure(bench, tmp_path, monkeypatch):

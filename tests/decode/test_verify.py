@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from falcon_cli.core import Draft
-from falcon_cli.decode.verify import pick, verify
+from falcon_cli.decode.verify import best, pick, verify
 
 CPU = torch.device("cpu")
 
@@ -40,13 +40,13 @@ def test_the_longest_agreeing_root_path_is_accepted(scored):
     choices = logits_TV.argmax(-1).tolist()
     paths = walk(tokens, parents, choices, [True] * len(tokens))
     verdict = verify(Draft.tree(tokens, parents, CPU), logits_TV)
-    path = verdict.path_A.tolist()
+    path = list(verdict.path)
     assert path in paths
     assert len(path) == max(map(len, paths))
     assert path[-1] == min(other[-1] for other in paths if len(other) == len(path))  # the first of equally deep ones
     assert verdict.accepted == tuple(tokens[node] for node in path[1:])
     assert verdict.next_token == choices[path[-1]]
-    assert verdict.choice_T.tolist() == choices
+    assert verdict.choices == tuple(choices)
 
 
 @settings(max_examples=300)
@@ -54,7 +54,7 @@ def test_the_longest_agreeing_root_path_is_accepted(scored):
 def test_nodes_that_are_no_candidates_are_never_accepted(scored):
     tokens, parents, logits_TV, candidates = scored
     draft = replace(Draft.tree(tokens, parents, CPU), candidate_T=torch.tensor(candidates))
-    path = verify(draft, logits_TV).path_A.tolist()
+    path = list(verify(draft, logits_TV).path)
     paths = walk(tokens, parents, logits_TV.argmax(-1).tolist(), candidates)
     assert path in paths
     assert len(path) == max(map(len, paths))
@@ -71,7 +71,7 @@ def test_riders_with_an_ancestor_mask_of_their_own_are_never_accepted():
         candidate_T=torch.tensor([True, True, False]),
     )
     verdict = verify(draft, agreeing)
-    assert verdict.path_A.tolist() == [0, 1]
+    assert list(verdict.path) == [0, 1]
 
 
 def test_doubled_siblings_count_by_what_follows_them():
@@ -79,19 +79,28 @@ def test_doubled_siblings_count_by_what_follows_them():
     draft = Draft.tree([0, 1, 1, 0, 1], [0, 0, 0, 1, 2], CPU)
     always_1 = torch.tensor([[0.0, 1.0]]).repeat(5, 1)
     verdict = verify(draft, always_1)
-    assert verdict.path_A.tolist() == [0, 2, 4]
+    assert list(verdict.path) == [0, 2, 4]
     assert verdict.accepted == (1, 1)
 
 
 def test_of_doubled_leaves_the_first_is_taken():
     verdict = verify(Draft.tree([0, 1, 1], [0, 0, 0], CPU), torch.tensor([[0.0, 1.0]] * 3))
-    assert verdict.path_A.tolist() == [0, 1]
+    assert list(verdict.path) == [0, 1]
 
 
 def test_the_root_alone_is_always_accepted_and_yields_the_bonus_token():
     verdict = verify(Draft.chain([4], CPU), torch.tensor([[0.0, 0.5, 2.0, 1.0]]))
-    assert (verdict.path_A.tolist(), verdict.accepted, verdict.next_token) == ([0], (), 2)
+    assert (list(verdict.path), verdict.accepted, verdict.next_token) == ([0], (), 2)
 
 
 def test_pick_takes_the_last_rows_argmax():
     assert pick(torch.tensor([[5.0, 0.0, 0.0], [0.0, 0.0, 1.0]])) == 2
+
+
+@settings(max_examples=200)
+@given(st.integers(1, 4), st.sampled_from([1, 3, 64, 255, 256, 384, 1000, 2560]), st.integers(0, 9999))
+def test_the_best_token_is_the_first_of_the_largest(rows, vocabulary, seed):
+    """Values of few kinds, so that many are equal."""
+    logits_TV = torch.randint(-3, 3, (rows, vocabulary), generator=torch.Generator().manual_seed(seed)).float()
+    expected = [row.index(max(row)) for row in logits_TV.tolist()]
+    assert best(logits_TV).tolist() == expected

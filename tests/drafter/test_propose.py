@@ -110,7 +110,7 @@ def run_cycles(target, network, shape, prompt_length, generator, vocabulary_W=No
         scores = Scores(torch.zeros(1, VOCAB), normal(len(draft)))
         accepted = tuple(draft.tokens_T[path_A[1:]].tolist())
         reference.keep((token, *accepted), scores.features_TD[path_A])
-        drafter.observe(Verdict(path_A, accepted, 0, torch.zeros(len(draft))), scores)
+        drafter.observe(Verdict(tuple(path_A.tolist()), accepted, 0, (0,) * len(draft)), scores)
 
 
 @pytest.mark.parametrize(("k", "mixer", "ours"), FORMS)
@@ -148,7 +148,7 @@ def test_what_is_drafted_is_of_the_draft_vocabulary_or_of_the_text(target, tiny_
         draft = drafter.propose(token, 99)
         scores = target.score(draft)
         target.commit([0])
-        drafter.observe(Verdict(torch.tensor([0]), (), 0, torch.zeros(len(draft))), scores)
+        drafter.observe(Verdict((0,), (), 0, (0,) * len(draft)), scores)
         text.append(token)
         assert set(draft.tokens_T.tolist()) <= {*vocabulary, *text}
         drafted |= set(draft.tokens_T[1:].tolist())
@@ -193,7 +193,7 @@ def test_a_root_alone_is_read_with_what_comes_after_it(target, tiny_network, mix
         for cycle, room in enumerate(rooms_of_cycles):
             draft = drafter.propose(10 + cycle, room)
             features = torch.randn(1, HIDDEN, dtype=torch.float64, generator=generator).expand(len(draft), -1)
-            drafter.observe(Verdict(torch.tensor([0]), (), 0, draft.tokens_T), Scores(torch.zeros(1, VOCAB), features))
+            drafter.observe(Verdict((0,), (), 0, (0,) * len(draft)), Scores(torch.zeros(1, VOCAB), features))
         drafts.append(draft)
     assert torch.equal(drafts[0].tokens_T, drafts[1].tokens_T)
 
