@@ -60,6 +60,13 @@ class Scores:
     """Next-token logits, one row a node (after prefill: one row, the last prompt token's)."""
     features_TD: Tensor
     """Last hidden states after the final norm, which the LM head reads (after prefill: every prompt token's)."""
+    choice_T: Tensor
+    """The likeliest token of each row of logits, of equals the first."""
+
+    @classmethod
+    def of(cls, logits_TV: Tensor, features_TD: Tensor) -> "Scores":
+        """Whose choices have not been found yet."""
+        return cls(logits_TV, features_TD, logits_TV.argmax(-1))
 
 
 @dataclass(frozen=True)

@@ -126,7 +126,7 @@ class ToyTarget:
         return whole[len(text) :]
 
     def _scores(self, chosen: list[int], features: int) -> Scores:
-        return Scores(torch.eye(self.vocab)[chosen], torch.zeros(features, 1))
+        return Scores.of(torch.eye(self.vocab)[chosen], torch.zeros(features, 1))
 
 
 @pytest.fixture(scope="session")

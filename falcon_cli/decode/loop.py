@@ -38,7 +38,7 @@ def speculate(target: Target, drafter: Drafter, prompt: list[int], stop: Stop) -
     prompt_L = torch.tensor(prompt, dtype=torch.long, device=target.device)
     scores = target.prefill(prompt_L)
     drafter.start(prompt_L, scores)
-    token = pick(scores.logits_TV)
+    token = pick(scores)
     target.synchronize()
     yield Step(tuple(stop.take([token])), prefill_seconds=perf_counter() - began)
     while stop.finish is None:
@@ -47,7 +47,7 @@ def speculate(target: Target, drafter: Drafter, prompt: list[int], stop: Stop) -
         target.synchronize()
         drafted = perf_counter()
         scores = target.score(draft)
-        verdict = verify(draft, scores.logits_TV)
+        verdict = verify(draft, scores)
         target.commit(verdict.path)
         target.synchronize()
         verified = perf_counter()

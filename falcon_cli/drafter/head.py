@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from falcon_cli.native.layer import linear_of
-from falcon_cli.native.weights import Kind, pack, product, rewrite, suits
+from falcon_cli.native.weights import Kind, best, pack, product, rewrite, suits
 from falcon_cli.target.model import TargetModel
 
 SPARE = 512
@@ -153,8 +153,7 @@ class NativeHead(Head):
         return product(features_ED, self._rows)
 
     def _best(self, features_ED: Tensor, count: int) -> Tensor:
-        best_EK: Tensor = torch.ops.falcon.best(features_ED, self._rows.parts, self._rows.outputs, count)
-        return best_EK
+        return best(features_ED, self._rows, count).places_TK
 
 
 def head_of(target: TargetModel, vocabulary_W: Tensor | None, dtype: torch.dtype) -> Head:

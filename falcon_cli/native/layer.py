@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from falcon_cli.attention.view import View
 from falcon_cli.kv_cache import StaticCache
-from falcon_cli.native.weights import Kind, Matrix, packed, packed_gate_up, product
+from falcon_cli.native.weights import Best, Kind, Matrix, best, packed, packed_gate_up, product
 
 Rotary = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """transformers' rotary embedding: any tensor of a dtype, positions [1, S] → cosines and sines [1, S, H]."""
@@ -35,6 +35,10 @@ class NativeLinear(nn.Module):
     def forward(self, rows: Tensor) -> Tensor:
         """Outputs [..., N] of rows [..., K]."""
         return product(rows.float(), self.matrix)
+
+    def best(self, rows: Tensor) -> Best:
+        """Outputs [T, N] of rows [T, K], and the largest one's place [T, 1]."""
+        return best(rows.float(), self.matrix, 1)
 
 
 class Packed(nn.Module):

@@ -13,7 +13,7 @@ processor's choice).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -143,6 +143,19 @@ def product(rows: Tensor, matrix: Matrix) -> Tensor:
     """Fp32 rows [..., K] times a packed matrix: [..., N]."""
     outputs: Tensor = torch.ops.falcon.linear(rows, matrix.data, matrix.scale_N, matrix.bias_N, matrix.outputs)
     return outputs
+
+
+class Best(NamedTuple):
+    """The best outputs of each row, and all outputs."""
+
+    places_TK: Tensor
+    """Best first, of equals the first."""
+    outputs_TN: Tensor
+
+
+def best(rows_TK: Tensor, matrix: Matrix, count: int) -> Best:
+    """The best outputs of fp32 rows times a packed matrix, found while they are at hand."""
+    return Best(*torch.ops.falcon.best(rows_TK, matrix.parts, matrix.outputs, count))
 
 
 def _bias(linears: Sequence[nn.Linear]) -> Tensor | None:

@@ -15,6 +15,7 @@ from falcon_cli.attention.view import View
 from falcon_cli.core import WIDEST_DRAFT, Draft, Scores
 from falcon_cli.errors import FalconError
 from falcon_cli.kv_cache import StaticCache
+from falcon_cli.native.layer import NativeLinear
 from falcon_cli.native.swap import Engine
 from falcon_cli.target.graphs import FixedReader
 
@@ -79,13 +80,13 @@ class TargetModel:
             features.append(self._read(piece, torch.arange(len(piece), device=self.device), None))
             self.cache.commit(range(len(piece)))
         features_LD = torch.cat(features)
-        return Scores(self.head(features_LD[-1:]), features_LD)
+        return self._judged(features_LD[-1:], features_LD)
 
     @torch.inference_mode()
     def score(self, draft: Draft) -> Scores:
         """Score every node in one forward: logits [T, V], features [T, D]."""
         features_TD = self._read(draft.tokens_T, draft.depth_T, draft.ancestors_TT)
-        return Scores(self.head(features_TD), features_TD)
+        return self._judged(features_TD, features_TD)
 
     @torch.inference_mode()
     def commit(self, path: Sequence[int]) -> None:
@@ -139,6 +140,13 @@ class TargetModel:
         if embedding is not self.head.weight:
             parameters.pop(id(embedding), None)
         return sum(p.numel() * p.element_size() for p in parameters.values())
+
+    def _judged(self, last_TD: Tensor, features_TD: Tensor) -> Scores:
+        """Scores of some features, with the logits behind the last of them."""
+        if not isinstance(self.head, NativeLinear):
+            return Scores.of(self.head(last_TD), features_TD)
+        best = self.head.best(last_TD)
+        return Scores(best.outputs_TN, features_TD, best.places_TK[:, 0])
 
     def _read(self, tokens_T: Tensor, depth_T: Tensor, ancestors_TT: Tensor | None) -> Tensor:
         self.cache.reserve(len(tokens_T))

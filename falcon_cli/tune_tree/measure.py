@@ -132,7 +132,7 @@ def _beyond(target: TargetModel, tree: TreeDrafter, context: int) -> float:
 def _scored(target: TargetModel, draft: Draft, context: int) -> float:
     """Seconds to score, judge and commit a draft, which is then forgotten."""
     began = perf_counter()
-    verdict = verify(draft, target.score(draft).logits_TV)
+    verdict = verify(draft, target.score(draft))
     target.commit(verdict.path)
     target.synchronize()
     seconds = perf_counter() - began
@@ -166,7 +166,7 @@ def _learned(target: TargetModel, tree: TreeDrafter, draft: Draft, scores: Score
     tokens = draft.tokens_T.tolist()
     path = range(min(2, len(tokens)))
     verdict = Verdict(tuple(path), tuple(tokens[1 : len(path)]), _FIRST_ID, tuple(tokens))
-    learned = Scores(scores.logits_TV, scores.features_TD[-len(path) :])
+    learned = replace(scores, features_TD=scores.features_TD[-len(path) :])
     began = perf_counter()
     tree.observe(verdict, learned)
     target.synchronize()

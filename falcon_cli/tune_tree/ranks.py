@@ -14,12 +14,12 @@ Shapes: L tokens, D hidden size, E outputs that the head reads, N nodes that a s
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from falcon_cli.core import Scores, Verdict
+from falcon_cli.core import Verdict
 from falcon_cli.drafter.tree_drafter import TreeDrafter
 from falcon_cli.target.model import TargetModel
 from falcon_cli.tree.passes import Slot
@@ -96,13 +96,13 @@ class Witness:
         text_L = torch.tensor([*prompt, *answer[:-1]], dtype=torch.long, device=target.device)
         scores = target.prefill(text_L)
         before, paths = len(prompt), []
-        self._drafter.start(text_L[:before], Scores(scores.logits_TV, scores.features_TD[:before]))
+        self._drafter.start(text_L[:before], replace(scores, features_TD=scores.features_TD[:before]))
         for place in range(len(answer) - 1):
             self._ahead = answer[place + 1 : place + 1 + self.depth]
             ranks = self._below(answer[place])
             paths.append(RankPath(ranks, len(ranks) < len(self._ahead) or len(ranks) == self.depth))
             feature_1D = scores.features_TD[before + place : before + place + 1]
-            self._drafter.observe(_NOTHING_ACCEPTED, Scores(scores.logits_TV, feature_1D))
+            self._drafter.observe(_NOTHING_ACCEPTED, replace(scores, features_TD=feature_1D))
         return WatchedText(before, tuple(paths))
 
     def _below(self, root: int) -> Path:

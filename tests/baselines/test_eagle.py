@@ -61,7 +61,7 @@ def test_a_draft_is_what_eagle_s_steps_give(pair, tiny_model):
         expected.append(int((made @ weight_VD.T).argmax()))
         tokens, features = [*tokens, expected[-1]], torch.cat([features, made])
     drafter = Falcon(network, target, TreeShape.chain(4))
-    drafter.start(prompt, Scores(scores.logits_TV, scores.features_TD))
+    drafter.start(prompt, Scores.of(scores.logits_TV, scores.features_TD))
     assert drafter.propose(11, 4).tokens_T.tolist() == [11, *expected]
 
 

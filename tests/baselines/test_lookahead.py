@@ -11,7 +11,7 @@ from falcon_cli.decode.verify import pick, verify
 from falcon_cli.errors import UsageError
 
 CPU = torch.device("cpu")
-SCORES = Scores(torch.zeros(1, 1), torch.zeros(1, 1))
+SCORES = Scores.of(torch.zeros(1, 1), torch.zeros(1, 1))
 VOCAB = 48
 
 DRAWING = """
@@ -80,13 +80,13 @@ def test_every_cycle_collects_true_jacobi_results(toy_target, window, ngram, nex
     prompt = torch.tensor([3, 1, 4, 1, 5])
     scores = target.prefill(prompt)
     drafter.start(prompt, scores)
-    token = pick(scores.logits_TV)
+    token = pick(scores)
     for _ in range(12):
         rows, read = drafter.rows, list(target.read)
         assert [len(row) for row in rows] == [window] * (ngram - 1)
         draft = drafter.propose(token, room=99)
         scores = target.score(draft)
-        verdict = verify(draft, scores.logits_TV)
+        verdict = verify(draft, scores)
         target.commit(verdict.path)
         drafter.observe(verdict, scores)
         new_row = [
@@ -122,7 +122,7 @@ def test_once_the_window_is_all_the_targets_own_its_ngrams_are_what_the_target_s
     for _ in range(10):
         draft = drafter.propose(token, room=99)
         scores = target.score(draft)
-        verdict = verify(draft, scores.logits_TV)
+        verdict = verify(draft, scores)
         target.commit(verdict.path)
         drafter.observe(verdict, scores)
         token = verdict.next_token

@@ -42,7 +42,7 @@ def test_a_node_is_its_depth_s_head_s_choice_of_its_rank(target, tiny_heads, voc
     draft = drafter.propose(9, 5)
     assert draft.tokens_T.tolist() == [9, *expected(scores.features_TD[-1], 9)]
     features_TD = torch.randn(9, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-    drafter.observe(verdict_of(draft, 2, next_token=4), Scores(torch.zeros(9, 48), features_TD))
+    drafter.observe(verdict_of(draft, 2, next_token=4), Scores.of(torch.zeros(9, 48), features_TD))
     assert drafter.propose(4, 5).tokens_T.tolist() == [4, *expected(features_TD[2], 9, 4)]
 
 

@@ -8,7 +8,7 @@ from falcon_cli.core import Scores
 from falcon_cli.errors import UsageError
 
 CPU = torch.device("cpu")
-SCORES = Scores(torch.zeros(1, 1), torch.zeros(1, 1))
+SCORES = Scores.of(torch.zeros(1, 1), torch.zeros(1, 1))
 
 
 def started(text, **options):

@@ -11,7 +11,7 @@ from falcon_cli.errors import UsageError
 from falcon_cli.target.model import TargetModel
 
 VOCAB = 48
-SCORES = Scores(torch.zeros(1, 1), torch.zeros(1, 1))
+SCORES = Scores.of(torch.zeros(1, 1), torch.zeros(1, 1))
 NEVER_EARLY = {"min_probability": 0.0}
 
 
@@ -87,7 +87,7 @@ class Unsure:
             probability_V = torch.full((VOCAB,), (1 - sure) / (VOCAB - 1))
             probability_V[choice] = sure
             rows.append(probability_V.log())
-        return Scores(torch.stack(rows), SCORES.features_TD)
+        return Scores.of(torch.stack(rows), SCORES.features_TD)
 
 
 @pytest.mark.parametrize(("least", "doubted", "expected"), [(0.4, 2, 3), (0.4, 0, 1), (0.2, 0, 6), (0.95, 5, 1)])

@@ -217,9 +217,9 @@ def wait_for_lines(path: Path, lines: int, process: subprocess.Popen) -> None:
         time.sleep(0.005)
 
 
-def gullible(draft, logits_TV):
+def gullible(draft, scores):
     """Takes the first drafted token whatever the target says."""
-    verdict = verify(draft, logits_TV)
+    verdict = verify(draft, scores)
     if len(draft) == 1 or verdict.accepted:
         return verdict
     tokens = (int(draft.tokens_T[1]),)

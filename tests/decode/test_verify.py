@@ -4,10 +4,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from falcon_cli.core import Draft
-from falcon_cli.decode.verify import best, pick, verify
+from falcon_cli.core import Draft, Scores
+from falcon_cli.decode.verify import pick, verify
 
 CPU = torch.device("cpu")
+
+
+def scores(logits_TV):
+    return Scores.of(logits_TV, torch.zeros(len(logits_TV), 1))
 
 
 @st.composite
@@ -39,7 +43,7 @@ def test_the_longest_agreeing_root_path_is_accepted(scored):
     tokens, parents, logits_TV, _ = scored
     choices = logits_TV.argmax(-1).tolist()
     paths = walk(tokens, parents, choices, [True] * len(tokens))
-    verdict = verify(Draft.tree(tokens, parents, CPU), logits_TV)
+    verdict = verify(Draft.tree(tokens, parents, CPU), scores(logits_TV))
     path = list(verdict.path)
     assert path in paths
     assert len(path) == max(map(len, paths))
@@ -54,7 +58,7 @@ def test_the_longest_agreeing_root_path_is_accepted(scored):
 def test_nodes_that_are_no_candidates_are_never_accepted(scored):
     tokens, parents, logits_TV, candidates = scored
     draft = replace(Draft.tree(tokens, parents, CPU), candidate_T=torch.tensor(candidates))
-    path = list(verify(draft, logits_TV).path)
+    path = list(verify(draft, scores(logits_TV)).path)
     paths = walk(tokens, parents, logits_TV.argmax(-1).tolist(), candidates)
     assert path in paths
     assert len(path) == max(map(len, paths))
@@ -70,7 +74,7 @@ def test_riders_with_an_ancestor_mask_of_their_own_are_never_accepted():
         ancestors_TT=torch.tensor([[1, 0, 0], [1, 1, 0], [1, 0, 1]]).bool(),
         candidate_T=torch.tensor([True, True, False]),
     )
-    verdict = verify(draft, agreeing)
+    verdict = verify(draft, scores(agreeing))
     assert list(verdict.path) == [0, 1]
 
 
@@ -78,29 +82,20 @@ def test_doubled_siblings_count_by_what_follows_them():
     """Both children hold the target's token; only the second one's child agrees too."""
     draft = Draft.tree([0, 1, 1, 0, 1], [0, 0, 0, 1, 2], CPU)
     always_1 = torch.tensor([[0.0, 1.0]]).repeat(5, 1)
-    verdict = verify(draft, always_1)
+    verdict = verify(draft, scores(always_1))
     assert list(verdict.path) == [0, 2, 4]
     assert verdict.accepted == (1, 1)
 
 
 def test_of_doubled_leaves_the_first_is_taken():
-    verdict = verify(Draft.tree([0, 1, 1], [0, 0, 0], CPU), torch.tensor([[0.0, 1.0]] * 3))
+    verdict = verify(Draft.tree([0, 1, 1], [0, 0, 0], CPU), scores(torch.tensor([[0.0, 1.0]] * 3)))
     assert list(verdict.path) == [0, 1]
 
 
 def test_the_root_alone_is_always_accepted_and_yields_the_bonus_token():
-    verdict = verify(Draft.chain([4], CPU), torch.tensor([[0.0, 0.5, 2.0, 1.0]]))
+    verdict = verify(Draft.chain([4], CPU), scores(torch.tensor([[0.0, 0.5, 2.0, 1.0]])))
     assert (list(verdict.path), verdict.accepted, verdict.next_token) == ([0], (), 2)
 
 
 def test_pick_takes_the_last_rows_argmax():
-    assert pick(torch.tensor([[5.0, 0.0, 0.0], [0.0, 0.0, 1.0]])) == 2
-
-
-@settings(max_examples=200)
-@given(st.integers(1, 4), st.sampled_from([1, 3, 64, 255, 256, 384, 1000, 2560]), st.integers(0, 9999))
-def test_the_best_token_is_the_first_of_the_largest(rows, vocabulary, seed):
-    """Values of few kinds, so that many are equal."""
-    logits_TV = torch.randint(-3, 3, (rows, vocabulary), generator=torch.Generator().manual_seed(seed)).float()
-    expected = [row.index(max(row)) for row in logits_TV.tolist()]
-    assert best(logits_TV).tolist() == expected
+    assert pick(scores(torch.tensor([[5.0, 0.0, 0.0], [0.0, 0.0, 1.0]]))) == 2

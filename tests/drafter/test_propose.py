@@ -97,7 +97,7 @@ def run_cycles(target, network, shape, prompt_length, generator, vocabulary_W=No
     prompt_L = torch.randint(VOCAB, (prompt_length,), generator=generator)
     features_LD = normal(prompt_length)
     reference = Reference(network, target, prompt_L, features_LD)
-    drafter.start(prompt_L, Scores(torch.zeros(1, VOCAB), features_LD))
+    drafter.start(prompt_L, Scores.of(torch.zeros(1, VOCAB), features_LD))
     for _ in range(cycles):
         token = int(torch.randint(VOCAB, (), generator=generator))
         draft, features_TD = drafted_by(drafter, token, room=99)
@@ -107,7 +107,7 @@ def run_cycles(target, network, shape, prompt_length, generator, vocabulary_W=No
             check_draft(reference, drafter, draft, features_TD, shape)
             leaf = int(torch.randint(len(draft), (), generator=generator))
         path_A = draft.ancestors_TT[leaf].nonzero().squeeze(-1)
-        scores = Scores(torch.zeros(1, VOCAB), normal(len(draft)))
+        scores = Scores.of(torch.zeros(1, VOCAB), normal(len(draft)))
         accepted = tuple(draft.tokens_T[path_A[1:]].tolist())
         reference.keep((token, *accepted), scores.features_TD[path_A])
         drafter.observe(Verdict(tuple(path_A.tolist()), accepted, 0, (0,) * len(draft)), scores)
@@ -165,7 +165,7 @@ def started(target, network, shape, length=8, **more):
     drafter = Falcon(network, target, shape, **more)
     generator = torch.Generator().manual_seed(0)
     features_LD = torch.randn(length, HIDDEN, dtype=torch.float64, generator=generator)
-    drafter.start(torch.arange(length), Scores(torch.zeros(1, VOCAB), features_LD))
+    drafter.start(torch.arange(length), Scores.of(torch.zeros(1, VOCAB), features_LD))
     return drafter
 
 
@@ -193,7 +193,7 @@ def test_a_root_alone_is_read_with_what_comes_after_it(target, tiny_network, mix
         for cycle, room in enumerate(rooms_of_cycles):
             draft = drafter.propose(10 + cycle, room)
             features = torch.randn(1, HIDDEN, dtype=torch.float64, generator=generator).expand(len(draft), -1)
-            drafter.observe(Verdict((0,), (), 0, (0,) * len(draft)), Scores(torch.zeros(1, VOCAB), features))
+            drafter.observe(Verdict((0,), (), 0, (0,) * len(draft)), Scores.of(torch.zeros(1, VOCAB), features))
         drafts.append(draft)
     assert torch.equal(drafts[0].tokens_T, drafts[1].tokens_T)
 
@@ -210,7 +210,7 @@ def test_the_cache_grows_between_passes(target, tiny_network):
     drafter = Falcon(network, target, WIDE)
     drafter.cache = StaticCache(1, 2, 8, 99, torch.float64, torch.device("cpu"), capacity=9)
     features_LD = torch.randn(8, HIDDEN, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    drafter.start(torch.arange(8), Scores(torch.zeros(1, VOCAB), features_LD))
+    drafter.start(torch.arange(8), Scores.of(torch.zeros(1, VOCAB), features_LD))
     assert torch.equal(drafter.propose(7, 99).tokens_T, expected.tokens_T)
     assert drafter.cache.capacity > 9
 

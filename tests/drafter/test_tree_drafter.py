@@ -107,5 +107,5 @@ def test_options_cut_and_are_checked():
 def test_scores_are_not_needed_to_begin():
     drafter = Fixed(WIDE)
     drafter.propose(1, 1)
-    drafter.start(torch.tensor([1]), Scores(torch.zeros(1, 4), torch.zeros(1, 4)))
+    drafter.start(torch.tensor([1]), Scores.of(torch.zeros(1, 4), torch.zeros(1, 4)))
     assert drafter.said == []

@@ -98,7 +98,7 @@ def drafted(target, net, text, known):
     drafter = Falcon(net, target, chain).with_tree(
         chain, lambda features, slot: text.tokens_L[known + slot.begin : known + slot.end]
     )
-    drafter.start(text.tokens_L[:known], Scores(torch.zeros(1, VOCAB), text.features_LD[:known]))
+    drafter.start(text.tokens_L[:known], Scores.of(torch.zeros(1, VOCAB), text.features_LD[:known]))
     drafter._tokens.append(int(text.tokens_L[known]))
     plan = drafter.plan(PASSES * net.k)
     tokens_T = torch.empty(len(plan.parents), dtype=torch.long)

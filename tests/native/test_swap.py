@@ -35,6 +35,7 @@ def test_a_tree_scores_bit_for_bit_like_its_tokens_one_by_one(tiny_model, random
                 target.commit([0])
                 assert torch.equal(alone.logits_TV[0], together.logits_TV[one])
                 assert torch.equal(alone.features_TD[0], together.features_TD[one])
+                assert alone.choice_T[0] == together.choice_T[one] == together.logits_TV[one].argmax()
 
 
 @pytest.mark.parametrize(("kind", "near"), [("fp32", 1e-4), ("bf16", 0.1), ("int8", 0.3), ("int4", 0.5)])

@@ -4,7 +4,7 @@ from torch import nn
 from torch.nn.functional import pad
 
 from falcon_cli.native.layer import NativeLinear
-from falcon_cli.native.weights import pack, packed, packed_gate_up, product, suits
+from falcon_cli.native.weights import best, pack, packed, packed_gate_up, product, suits
 
 KINDS = ("fp32", "bf16", "int8", "int4")
 # of the outputs' norm: rounding of sums, of 8 bits, of inputs to 1/63 of their block, of weights to 1/15 of theirs
@@ -152,3 +152,17 @@ def test_which_layers_the_kernels_take():
     assert suits(nn.Linear(16, 3))
     assert not suits(nn.Linear(12, 3))
     assert not suits(nn.Embedding(8, 8))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("outputs", [5, 32, 77, 1000])
+@pytest.mark.parametrize("count", [1, 5])
+def test_the_best_outputs_are_those_of_the_product_of_equals_the_first(kind, outputs, count):
+    """Every third weight stands twice, so that many outputs are equal."""
+    weight_NK = rows_of(outputs, 32).repeat_interleave(3, 0)[::2][:outputs]
+    rows, matrix = rows_of(7, 32, seed=1), pack(weight_NK, kind)
+    found = best(rows, matrix, count)
+    expected = product(rows, matrix)
+    assert torch.equal(found.outputs_TN, expected)
+    order = expected.sort(dim=-1, descending=True, stable=True).indices
+    assert torch.equal(found.places_TK, order[:, :count])

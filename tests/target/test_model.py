@@ -46,6 +46,7 @@ def test_features_are_the_hidden_states_after_the_final_norm(tiny_model, family)
         close(features_LD, model(text[None], output_hidden_states=True).hidden_states[-1][0])
     scores = target.score(Draft.tree([1, 2, 3, 4], [0, 0, 0, 2], CPU))
     assert torch.equal(target.head(scores.features_TD), scores.logits_TV)
+    assert torch.equal(scores.choice_T, scores.logits_TV.argmax(-1))
 
 
 def test_a_chain_scores_as_transformers_reads_it(tiny_model, family):

@@ -83,31 +83,32 @@ Tensor finish_rows(const Tensor& hidden, const Tensor& before, Tensors gate, Ten
   return y;
 }
 
-// The `width` best outputs of each row, best first, of equals the first: [rows, width]
-Tensor best(const Tensor& features, Tensors head, int64_t outputs, int64_t width) {
+// The places of the `width` best outputs of each row, best first, of equals the first: [rows, width]; and all outputs
+std::tuple<Tensor, Tensor> best(const Tensor& features, Tensors head, int64_t outputs, int64_t width) {
   const int64_t D = features.size(-1), rows = features.numel() / D;
-  Tensor x = features.contiguous(), chosen = at::empty({rows, width}, at::kLong);
+  Tensor x = features.contiguous(), chosen = at::empty({rows, width}, at::kLong), y = at::empty({rows, outputs}, x.options());
   const Matrix w = matrix_of(head, outputs);
   Scratch room(w, rows, D);
-  std::vector<float> logits(rows * outputs);
   const float* from = numbers(x);
+  float* logits = y.data_ptr<float>();
   int64_t* to = chosen.data_ptr<int64_t>();
 #pragma omp parallel num_threads(at::get_num_threads())
   {
-    product(Rows{from, rows, D, room}, w, logits.data(), outputs, End::store);
+    product(Rows{from, rows, D, room}, w, logits, outputs, End::store);
 #pragma omp for schedule(static)
     for (int64_t r = 0; r < rows; r++) {
-      const float* row = logits.data() + r * outputs;
+      const float* row = logits + r * outputs;
       int64_t* top = to + r * width;
       for (int64_t v = 0, held = 0; v < outputs; v++) {
-        if (held == width && !(row[v] > row[top[held - 1]])) continue;
+        while (held == width && v + W <= outputs && !any_above(load(row + v), row[top[held - 1]])) v += W;
+        if (v == outputs || (held == width && !(row[v] > row[top[held - 1]]))) continue;
         int64_t place = held < width ? held++ : width - 1;
         for (; place > 0 && row[v] > row[top[place - 1]]; place--) top[place] = top[place - 1];
         top[place] = v;
       }
     }
   }
-  return chosen;
+  return {chosen, y};
 }
 
 }  // namespace
@@ -118,7 +119,7 @@ TORCH_LIBRARY_FRAGMENT(falcon, library) {
   library.def(
       "finish(Tensor hidden, Tensor before, Tensor[] gate, Tensor[] change, int outputs, Tensor norm, float epsilon) -> Tensor",
       &finish_rows);
-  library.def("best(Tensor features, Tensor[] head, int outputs, int width) -> Tensor", &best);
+  library.def("best(Tensor features, Tensor[] head, int outputs, int width) -> (Tensor, Tensor)", &best);
 }
 
 }  // namespace falcon

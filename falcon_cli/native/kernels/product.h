@@ -70,7 +70,8 @@ inline void add_up(const Plan& plan, const char* data, int64_t t0, int64_t t1, F
 }
 
 // y [rows, outputs] of x [rows, inputs] and a packed matrix; every thread of the team takes a stretch of panels as it
-// gets free, a long one of floats. Rows may have been made by the threads that a static schedule gives them to.
+// gets free, a long one first, for memory is a stream. Rows may have been made by the threads that a static schedule
+// gives them to.
 inline void product(const Rows& rows, const Matrix& w, float* y, int64_t stride, End end) {
   FALCON_TOLD("falcon::product");
   if (!rows.count) return;
@@ -86,8 +87,7 @@ inline void product(const Rows& rows, const Matrix& w, float* y, int64_t stride,
   const char* data = (const char*)w.data.const_data_ptr();
   const float *bias = numbers(w.bias), *scale = w.int8() ? numbers(w.scale) : nullptr;
   const int64_t panels = w.data.size(0), bytes = w.data.stride(0) * w.data.element_size();
-  const int64_t share = std::max<int64_t>(1, panels / ((w.whole() ? 16 : 2) * omp_get_num_threads()));
-#pragma omp for schedule(dynamic, share)
+#pragma omp for schedule(guided)
   for (int64_t number = 0; number < panels; number++)
     for (int64_t t0 = 0; t0 < tiles.count; t0 += AT_ONCE) {
       const int64_t t1 = std::min(t0 + AT_ONCE, tiles.count), m0 = tiles.begin(t0), outputs = number * P;

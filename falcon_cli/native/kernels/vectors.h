@@ -28,6 +28,7 @@ inline void store(float* p, F v) { _mm512_storeu_ps(p, v); }
 inline F all(float v) { return _mm512_set1_ps(v); }
 inline F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
 inline F8 fma(F8 a, F8 b, F8 c) { return _mm256_fmadd_ps(a, b, c); }
+inline bool any_above(F v, float least) { return _mm512_cmp_ps_mask(v, all(least), _CMP_GT_OQ); }
 inline F8 fold(F v) { return _mm512_castps512_ps256(v) + _mm512_extractf32x8_ps(v, 1); }
 inline F widen(const at::BFloat16* p) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16));
@@ -55,6 +56,7 @@ inline F load(const float* p) { return _mm256_loadu_ps(p); }
 inline void store(float* p, F v) { _mm256_storeu_ps(p, v); }
 inline F all(float v) { return _mm256_set1_ps(v); }
 inline F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
+inline bool any_above(F v, float least) { return _mm256_movemask_ps(_mm256_cmp_ps(v, all(least), _CMP_GT_OQ)); }
 inline F widen(const at::BFloat16* p) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p)), 16));
 }
