@@ -41,7 +41,8 @@ inline I low_bits(I v) { return _mm512_and_si512(v, _mm512_set1_epi8(15)); }
 inline I high_bits(I v) { return low_bits(_mm512_srli_epi16(v, 4)); }
 inline I dot(I sum, I w, I x) {  // sum + w * x in fours, w unsigned and x signed
 #if defined(__AVX512VNNI__)
-  return _mm512_dpbusd_epi32(sum, w, x);
+  asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(w), "v"(x));  // GCC's own copies each sum before and after
+  return sum;
 #else
   return _mm512_add_epi32(sum, _mm512_madd_epi16(_mm512_maddubs_epi16(w, x), _mm512_set1_epi16(1)));
 #endif
