@@ -10,12 +10,19 @@ Shapes: P 2 (keys, values), C layers, G kv heads, S slots, H head size, T nodes,
 """
 
 from collections.abc import Sequence
+from inspect import signature
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from falcon_cli.errors import FalconError
+
+
+def cache_argument(module: Any) -> str:
+    """What a module of transformers calls the cache among its forward's arguments."""
+    return "cache" if "cache" in signature(type(module).forward).parameters else "past_key_values"  # before 5.24
 
 
 class StaticCache(Cache):

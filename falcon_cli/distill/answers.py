@@ -27,6 +27,7 @@ from transformers import DynamicCache
 
 from falcon_cli.console import progress, say
 from falcon_cli.distill.corpus import Prompt
+from falcon_cli.kv_cache import cache_argument
 from falcon_cli.recipe.distill import AnswersRecipe
 from falcon_cli.sources import append_line, disk_errors
 from falcon_cli.target.load import LoadedTarget
@@ -179,10 +180,10 @@ def _advance(target: LoadedTarget, model: Any, batch: _Batch) -> None:
 
 def _choose(target: LoadedTarget, model: Any, tokens: Tensor, seen: Tensor, position: Tensor, cache: Any) -> Tensor:
     """The next token of every row, from the LM head at the last position only."""
-    hidden = model.get_decoder()(
-        input_ids=tokens, attention_mask=seen, position_ids=position, past_key_values=cache, use_cache=True
-    ).last_hidden_state[:, -1]
-    best: Tensor = target.model.head(hidden).argmax(-1)
+    decoder = model.get_decoder()
+    held = {cache_argument(decoder): cache}
+    hidden = decoder(input_ids=tokens, attention_mask=seen, position_ids=position, use_cache=True, **held)
+    best: Tensor = target.model.head(hidden.last_hidden_state[:, -1]).argmax(-1)
     return best
 
 

@@ -62,7 +62,7 @@ class TorchEngine:
     def attend(self, mixed_BLD: Tensor, view: View, block: int, cache: StaticCache) -> Tensor:
         """See `Engine`."""
         last_BL = _last_of(mixed_BLD.shape[1], block, mixed_BLD.device)[None]
-        return self.network.attend(mixed_BLD, view.position_T[None], last_BL, past_key_values=cache, falcon_view=view)
+        return self.network.attend(mixed_BLD, view.position_T[None], last_BL, cache=cache, falcon_view=view)
 
     def finish(self, hidden_ED: Tensor, before_ED: Tensor | None) -> Tensor:
         """See `Engine`."""

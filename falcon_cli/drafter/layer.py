@@ -49,7 +49,7 @@ class DecoderLayer(nn.Module):
         context_BLD: Tensor,
         position_embeddings: tuple[Tensor, Tensor],
         attention_mask: Tensor | None = None,
-        past_key_values: Any = None,
+        cache: Any = None,
         wanted_BL: Tensor | None = None,
         **attention: Any,
     ) -> Tensor:
@@ -63,8 +63,8 @@ class DecoderLayer(nn.Module):
         query, key = _heads(own, "q", asking), _heads(own, "k", asked)
         value = own.v_proj(asked).unflatten(-1, (-1, own.head_dim)).transpose(1, 2)
         query, key = apply_rotary_pos_emb(query, key, *position_embeddings)
-        if past_key_values is not None:
-            key, value = past_key_values.update(key, value, 0)
+        if cache is not None:
+            key, value = cache.update(key, value, 0)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(own.config._attn_implementation, eager_attention_forward)
         seen, _ = attend(own, query, key, value, attention_mask, scaling=own.scaling, dropout=0.0, **attention)
         seen = seen.flatten(-2)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from falcon_cli.attention.view import View
 from falcon_cli.console import warn
-from falcon_cli.kv_cache import StaticCache
+from falcon_cli.kv_cache import StaticCache, cache_argument
 
 MOST_GRAPHS = 64
 
@@ -67,7 +67,7 @@ class FixedReader:
     """
 
     def __init__(self, decoder: Any):  # transformers' models are untyped
-        self.decoder = decoder
+        self.decoder, self.cache_argument = decoder, cache_argument(decoder.layers[0])
         self.made = 0
         """Graphs compiled so far."""
         self._compiled: Any = torch.compile(self._forward, backend=self._compile, dynamic=False)
@@ -123,9 +123,9 @@ class FixedReader:
                 hidden,
                 attention_mask=None,
                 position_embeddings=rotary,
-                past_key_values=cache,
                 use_cache=True,
                 falcon_view=view,
+                **{self.cache_argument: cache},
             )
         features_PD: Tensor = self.decoder.norm(hidden)[0]
         return features_PD

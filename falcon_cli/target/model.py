@@ -14,7 +14,7 @@ from falcon_cli.attention.backend import implementation
 from falcon_cli.attention.view import View
 from falcon_cli.core import WIDEST_DRAFT, Draft, Scores
 from falcon_cli.errors import FalconError
-from falcon_cli.kv_cache import StaticCache
+from falcon_cli.kv_cache import StaticCache, cache_argument
 from falcon_cli.native.layer import NativeLinear
 from falcon_cli.native.swap import Engine
 from falcon_cli.target.graphs import FixedReader
@@ -43,7 +43,7 @@ class TargetModel:
         self.backend, self.attention = attention, implementation(attention)
         self.model.set_attn_implementation(self.attention)
         self.decoder, self.head = model.get_decoder(), model.get_output_embeddings()
-        self.chunk = chunk
+        self.chunk, self._cache_argument = chunk, cache_argument(self.decoder)
         self.graphs = FixedReader(self.decoder) if compiled else None
         self.sharded = False
         """Its layers are spread over processes: forwards must be run by all of them together."""
@@ -160,7 +160,7 @@ class TargetModel:
         return self.decoder(
             inputs_embeds=embedded_TD[None],
             position_ids=view.position_T[None],
-            past_key_values=self.cache,
             use_cache=True,
             falcon_view=view,
+            **{self._cache_argument: self.cache},
         ).last_hidden_state[0]

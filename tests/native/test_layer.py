@@ -6,7 +6,7 @@ from torch import nn
 
 from falcon_cli.attention.backend import implementation
 from falcon_cli.attention.view import View
-from falcon_cli.kv_cache import StaticCache
+from falcon_cli.kv_cache import StaticCache, cache_argument
 from falcon_cli.native.layer import NativeDecoder, Packed, family_of, linear_of
 from falcon_cli.tree.shape import ancestors_of, depths_of
 
@@ -36,7 +36,10 @@ def test_a_decoder_is_transformers_own_in_double_precision(tiny_model, random_pa
     for view in (View(0, torch.arange(9), None), View(9, depths, ancestors_of(tuple(parents)))):
         rows = torch.randn(len(view.depth_T), 32, generator=generator, dtype=torch.float64)
         expected = decoder(
-            inputs_embeds=rows[None], position_ids=view.position_T[None], past_key_values=exact, falcon_view=view
+            inputs_embeds=rows[None],
+            position_ids=view.position_T[None],
+            falcon_view=view,
+            **{cache_argument(decoder): exact},
         ).last_hidden_state[0]
         given = native(rows.float(), view, ours)
         torch.testing.assert_close(given.double(), expected, rtol=2e-5, atol=2e-5)  # fp32
@@ -121,7 +124,7 @@ def test_with_a_context_keys_and_values_are_made_of_that(tiny_model, tiny_networ
             start,
             context_BLD=context,
             position_embeddings=decoder.rotary_emb(start, view.position_T[None]),
-            past_key_values=caches[0],
+            cache=caches[0],
             falcon_view=view,
         )
         given = native(start[0].float(), view, caches[1], context[0].float())
