@@ -39,16 +39,13 @@ inline F floats(I v) { return _mm512_cvtepi32_ps(v); }
 inline I bytes(const uint8_t* p) { return _mm512_loadu_si512(p); }
 inline I low_bits(I v) { return _mm512_and_si512(v, _mm512_set1_epi8(15)); }
 inline I high_bits(I v) { return low_bits(_mm512_srli_epi16(v, 4)); }
-inline I dot(I sum, I w, I x) {  // sum + w * x in fours, w unsigned and x signed
+inline I add_pairs(I a, I b) { return _mm512_add_epi16(a, b); }
+inline I add_fours(I a, I b) { return _mm512_add_epi32(a, b); }
+inline I pairs(I w, I x) { return _mm512_maddubs_epi16(w, x); }
+inline I fours(I v) { return _mm512_madd_epi16(v, _mm512_set1_epi16(1)); }
 #if defined(__AVX512VNNI__)
-  asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(w), "v"(x));  // GCC's own copies each sum before and after
-  return sum;
-#else
-  return _mm512_add_epi32(sum, _mm512_madd_epi16(_mm512_maddubs_epi16(w, x), _mm512_set1_epi16(1)));
+#define FALCON_VNNI "vpdpbusd"
 #endif
-}
-inline I dot_pairs(I sum, I w, I x) { return _mm512_add_epi16(sum, _mm512_maddubs_epi16(w, x)); }
-inline I join_pairs(I sum) { return _mm512_madd_epi16(sum, _mm512_set1_epi16(1)); }
 #else
 constexpr int W = 8, TILE = 6, SMALL_TILE = 5;
 using F = __m256;
@@ -67,13 +64,29 @@ inline F floats(I v) { return _mm256_cvtepi32_ps(v); }
 inline I bytes(const uint8_t* p) { return _mm256_loadu_si256((const __m256i*)p); }
 inline I low_bits(I v) { return _mm256_and_si256(v, _mm256_set1_epi8(15)); }
 inline I high_bits(I v) { return low_bits(_mm256_srli_epi16(v, 4)); }
-inline I dot(I sum, I w, I x) {  // sum + w * x in fours, w unsigned and x signed
-  return held(_mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(w, x), _mm256_set1_epi16(1))));
-}
-inline I dot_pairs(I sum, I w, I x) { return held(_mm256_add_epi16(sum, _mm256_maddubs_epi16(w, x))); }
-inline I join_pairs(I sum) { return _mm256_madd_epi16(sum, _mm256_set1_epi16(1)); }
+inline I add_pairs(I a, I b) { return _mm256_add_epi16(a, b); }
+inline I add_fours(I a, I b) { return _mm256_add_epi32(a, b); }
+inline I pairs(I w, I x) { return _mm256_maddubs_epi16(w, x); }
+inline I fours(I v) { return _mm256_madd_epi16(v, _mm256_set1_epi16(1)); }
+#if defined(__AVXVNNI__)
+#define FALCON_VNNI "%{vex%} vpdpbusd"
+#endif
 #endif
 inline F widen(const float* p) { return load(p); }
+
+// sum + w * x, w unsigned and x signed: four products to a sum of 32 bits; two to one of 16, of which fours are made
+#if defined(FALCON_VNNI)
+inline I dot(I sum, I w, I x) {
+  asm(FALCON_VNNI " %2, %1, %0" : "+v"(sum) : "v"(w), "v"(x));  // GCC's own copies each sum before and after
+  return sum;
+}
+inline I dot_pairs(I sum, I w, I x) { return dot(sum, w, x); }
+inline I join_pairs(I sum) { return sum; }
+#else
+inline I dot(I sum, I w, I x) { return held(add_fours(sum, fours(pairs(w, x)))); }
+inline I dot_pairs(I sum, I w, I x) { return held(add_pairs(sum, pairs(w, x))); }
+inline I join_pairs(I sum) { return fours(sum); }
+#endif
 
 constexpr int P = 2 * W;
 
