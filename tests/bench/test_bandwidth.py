@@ -4,18 +4,21 @@ import pytest
 import torch
 
 from falcon_cli.bench import bandwidth
+from falcon_cli.native.build import load_kernels
 from falcon_cli.target.model import TargetModel
 
 
 def test_the_bound_is_bandwidth_over_weights(tiny_model, monkeypatch):
     target = TargetModel(tiny_model(dtype=torch.float32))
-    monkeypatch.setattr(bandwidth, "read_bandwidth", lambda device: 20e9)
+    monkeypatch.setattr(bandwidth, "read_bandwidth", lambda device, huge: 20e9)
     figures = bandwidth.bandwidth_bound(target)
     assert figures["weights_mb"] == pytest.approx(target.weight_bytes() / 1e6)
     assert figures["bandwidth_bound_tokens_per_second"] == pytest.approx(20e9 / target.weight_bytes())
     assert figures["read_bandwidth_gb_per_second"] == pytest.approx(20)
 
 
-def test_reading_takes_time(monkeypatch):
+@pytest.mark.parametrize("huge", [False, True])
+def test_reading_takes_time(monkeypatch, huge):
+    load_kernels()
     monkeypatch.setattr(bandwidth, "BUFFER_BYTES", 1 << 24)
-    assert 1e8 < bandwidth.read_bandwidth(torch.device("cpu"), runs=2) < 1e13
+    assert 1e8 < bandwidth.read_bandwidth(torch.device("cpu"), runs=2, huge=huge) < 1e13
