@@ -14,7 +14,7 @@ class Arena:
         self._left_B = torch.empty(0, dtype=torch.uint8)
 
     def settle(self, tensor: Tensor) -> Tensor:
-        """A copy of a contiguous tensor."""
+        """A contiguous copy of a tensor."""
         size = tensor.numel() * tensor.element_size()
         taken = -(-size // _LINE) * _LINE
         if taken > len(self._left_B):

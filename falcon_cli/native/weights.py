@@ -93,13 +93,13 @@ def pack(weight_NK: Tensor, kind: Kind, bias_N: Tensor | None = None) -> Matrix:
     bias = torch.empty(0) if bias_N is None else pad(bias_N.float(), (0, missing))
     if kind in ("fp32", "bf16"):
         dtype = torch.float32 if kind == "fp32" else torch.bfloat16
-        data = weight_NK.to(dtype).unflatten(0, (-1, panel)).transpose(1, 2).contiguous()
+        data = weight_NK.to(dtype).unflatten(0, (-1, panel)).transpose(1, 2)
         return Matrix(ARENA.settle(data), torch.empty(0), bias, outputs)
     weight_NK = pad(weight_NK.float(), (0, -weight_NK.shape[1] % BLOCK))
     if kind == "int4":
         return Matrix(ARENA.settle(_int4(weight_NK, panel)), torch.empty(0), bias, outputs)
     whole_NK, scale_N = _int8(weight_NK)
-    data = whole_NK.unflatten(0, (-1, panel)).unflatten(2, (-1, 4)).transpose(1, 2).flatten(2).contiguous()
+    data = whole_NK.unflatten(0, (-1, panel)).unflatten(2, (-1, 4)).transpose(1, 2).flatten(2)
     return Matrix(ARENA.settle(data), scale_N, bias, outputs)
 
 
