@@ -80,6 +80,7 @@ def load_target(recipe: TargetRecipe) -> LoadedTarget:
     stop_ids = _stop_ids(model, tokenizer)
     held = _hooked(recipe.model, model.to(device), attention, native, recipe.compile)
     gc.freeze()  # a model's many objects are here to stay: no later collection need walk them
+    gc.enable()
     return LoadedTarget(recipe.model, held, tokenizer, stop_ids, dtype)
 
 

@@ -1,9 +1,11 @@
+import gc
 import subprocess
 import sys
 
 import pytest
 
 import falcon_cli
+from falcon_cli import __main__ as entry
 from falcon_cli.commands import app
 from falcon_cli.errors import FalconError
 
@@ -74,3 +76,14 @@ def test_debug_anywhere_lets_the_traceback_through(falcon, monkeypatch):
 def test_it_runs_as_a_module():
     done = subprocess.run([sys.executable, "-m", "falcon_cli", "--version"], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, f"falcon {falcon_cli.__version__}\n", "")
+
+
+def test_nothing_is_collected_before_a_target_is_there(monkeypatch):
+    collects = []
+    monkeypatch.setattr(entry, "run", lambda: collects.append(gc.isenabled()) or 3)
+    try:
+        with pytest.raises(SystemExit) as left:
+            entry.main()
+    finally:
+        gc.enable()
+    assert (collects, left.value.code) == ([False], 3)

@@ -1,3 +1,4 @@
+import gc
 import json
 
 import pytest
@@ -32,6 +33,15 @@ def test_a_saved_folder_becomes_a_target_with_tokenizer_and_stop_tokens(saved_mo
     with torch.inference_mode():
         expected = bare(prompt[None]).logits[0, -1:]
     torch.testing.assert_close(loaded.model.prefill(prompt).logits_TV, expected, rtol=0, atol=1e-4)  # fp32 rounding
+
+
+def test_with_a_target_garbage_is_collected_again(saved_model):
+    gc.disable()
+    try:
+        load_target(recipe(saved_model))
+        assert gc.isenabled()
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize(("dtype", "expected"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
