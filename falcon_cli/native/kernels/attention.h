@@ -110,18 +110,19 @@ inline void attend(const std::vector<Query>& queries, const Cache& cache, int64_
     for (int64_t h = 0; h < H; h++) one.out[h] *= one.p[one.seen.count()];
 }
 
-// All query heads of all rows: q [T, q_stride] of which the first `heads` heads are queries, out [T, heads, H]
+// All query heads of all rows: q [T, q_stride] of which the first `heads` heads are queries, out [T, heads, H]. A group's
+// queries go in few parts, for each reads the group's keys and values; in more where their scores would leave the cache.
 inline void attend_all(const float* q, int64_t q_stride, int64_t heads, const Cache& cache, const std::vector<Seen>& slots,
                        float scale, float* out) {
   FALCON_TOLD("falcon::attention");
   const int64_t rows = slots.size(), shared = heads / cache.groups, of_group = rows * shared;
-  const int64_t each = std::max<int64_t>(1, of_group * cache.groups / (8 * omp_get_num_threads()));
-  const int64_t parts = (of_group + each - 1) / each;
+  const int64_t busy = (2 * omp_get_num_threads() + cache.groups - 1) / cache.groups;
+  const int64_t parts = std::min(of_group, std::max(busy, of_group / 64));
   std::vector<float> room;
   std::vector<Query> queries;
 #pragma omp for schedule(dynamic, 1)
   for (int64_t n = 0; n < cache.groups * parts; n++) {
-    int64_t g = n / parts, begin = n % parts * each, end = std::min(begin + each, of_group), width = 0;
+    int64_t g = n / parts, begin = n % parts * of_group / parts, end = (n % parts + 1) * of_group / parts, width = 0;
     for (const Seen& one : slots) width = std::max(width, one.count() + 9);
     room.resize((end - begin) * width), queries.clear();
     for (int64_t i = begin; i < end; i++) {
