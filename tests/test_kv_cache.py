@@ -1,10 +1,13 @@
+import warnings
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import DynamicCache
 
 from falcon_cli.errors import FalconError
-from falcon_cli.kv_cache import StaticCache
+from falcon_cli.kv_cache import StaticCache, cache_argument
 
 CPU = torch.device("cpu")
 LAYERS, GROUPS, HEAD = 3, 2, 4
@@ -126,3 +129,19 @@ def test_transformers_is_told_committed_tokens_and_slots():
     assert cache.get_seq_length() == cache.layers[1].get_seq_length() == 3
     assert cache.get_mask_sizes(4, 0) == (7, 0)
     assert cache.layers[0].get_max_length() == 64
+
+
+def test_the_cache_is_handed_over_under_the_name_that_a_module_knows(tiny_model):
+    class Before(torch.nn.Module):
+        def forward(self, hidden, past_key_values=None):
+            return past_key_values
+
+    class Since(torch.nn.Module):
+        def forward(self, hidden, cache=None):
+            return cache
+
+    assert (cache_argument(Before()), cache_argument(Since())) == ("past_key_values", "cache")
+    decoder = tiny_model().get_decoder()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        decoder(torch.tensor([[1, 2]]), **{cache_argument(decoder): DynamicCache()})

@@ -5,12 +5,16 @@ import torch
 
 from falcon_cli.bench import bandwidth
 from falcon_cli.native.build import load_kernels
+from falcon_cli.native.swap import swap_model
 from falcon_cli.target.model import TargetModel
 
 
-def test_the_bound_is_bandwidth_over_weights(tiny_model, monkeypatch):
-    target = TargetModel(tiny_model(dtype=torch.float32))
-    monkeypatch.setattr(bandwidth, "read_bandwidth", lambda device, huge: 20e9)
+@pytest.mark.parametrize("native", [False, True])
+def test_the_bound_is_bandwidth_over_weights_as_they_are_held(tiny_model, monkeypatch, native):
+    load_kernels()
+    model = tiny_model(dtype=torch.float32)
+    target = TargetModel(model, engine=swap_model(model, "int8") if native else None)
+    monkeypatch.setattr(bandwidth, "read_bandwidth", lambda device, huge: {native: 20e9}[huge])
     figures = bandwidth.bandwidth_bound(target)
     assert figures["weights_mb"] == pytest.approx(target.weight_bytes() / 1e6)
     assert figures["bandwidth_bound_tokens_per_second"] == pytest.approx(20e9 / target.weight_bytes())
