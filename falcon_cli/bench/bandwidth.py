@@ -18,8 +18,8 @@ def read_bandwidth(device: torch.device, runs: int = 7, huge: bool = False) -> f
         runs: Number of sums.
         huge: In huge pages, as the kernels hold their weights.
     """
-    buffer = torch.ops.falcon.huge(BUFFER_BYTES).view(torch.float32) if huge else torch.empty(BUFFER_BYTES // 4)
-    buffer = buffer.fill_(1).to(device)
+    held = torch.ops.falcon.huge(BUFFER_BYTES) if huge else torch.empty(BUFFER_BYTES, dtype=torch.uint8, device=device)
+    buffer = held.view(torch.float32).fill_(1)
     fastest = float("inf")
     for _ in range(runs):
         began = perf_counter()

@@ -67,7 +67,7 @@ class FixedReader:
     """
 
     def __init__(self, decoder: Any):  # transformers' models are untyped
-        self.decoder, self.cache_argument = decoder, cache_argument(decoder.layers[0])
+        self.decoder, self._cache_argument = decoder, cache_argument(decoder.layers[0])
         self.made = 0
         """Graphs compiled so far."""
         self._compiled: Any = torch.compile(self._forward, backend=self._compile, dynamic=False)
@@ -125,7 +125,7 @@ class FixedReader:
                 position_embeddings=rotary,
                 use_cache=True,
                 falcon_view=view,
-                **{self.cache_argument: cache},
+                **{self._cache_argument: cache},
             )
         features_PD: Tensor = self.decoder.norm(hidden)[0]
         return features_PD
