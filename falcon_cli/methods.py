@@ -9,25 +9,25 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from falcon_cli.baselines.autoregressive import Autoregressive
-from falcon_cli.baselines.eagle import EagleOptions
-from falcon_cli.baselines.lookahead import Lookahead, LookaheadOptions
-from falcon_cli.baselines.medusa import MedusaOptions
-from falcon_cli.baselines.pld import PldOptions, PromptLookup
-from falcon_cli.baselines.sps import SpeculativeSampling, SpsOptions
 from falcon_cli.console import say
 from falcon_cli.core import Drafter
-from falcon_cli.drafter.checkpoint import SavedDrafter, load_drafter, read_config, shipped
-from falcon_cli.drafter.choice import drafter_folder, drafter_of, tree_for
-from falcon_cli.drafter.copying import NGRAM, CopyFirst
-from falcon_cli.drafter.dynamic import DynamicFalcon
-from falcon_cli.drafter.propose import Falcon, FalconOptions
-from falcon_cli.drafter.tree_drafter import TreeOptions
+from falcon_cli.drafters.falcon.dynamic import DynamicFalcon
+from falcon_cli.drafters.falcon.propose import Falcon, FalconOptions
+from falcon_cli.drafters.rivals.autoregressive import Autoregressive
+from falcon_cli.drafters.rivals.eagle import EagleOptions
+from falcon_cli.drafters.rivals.lookahead import Lookahead, LookaheadOptions
+from falcon_cli.drafters.rivals.medusa import MedusaOptions
+from falcon_cli.drafters.rivals.pld import PldOptions, PromptLookup
+from falcon_cli.drafters.rivals.sps import SpeculativeSampling, SpsOptions
+from falcon_cli.drafters.saved.checkpoint import SavedDrafter, load_drafter, read_config, shipped
+from falcon_cli.drafters.saved.choice import drafter_folder, drafter_of, tree_for
+from falcon_cli.drafters.shared.copy_first import NGRAM, CopyFirst
+from falcon_cli.drafters.shared.tree_drafter import TreeOptions
 from falcon_cli.errors import FalconError, UsageError
 from falcon_cli.recipe.schema import TargetRecipe
 from falcon_cli.spelling import did_you_mean
 from falcon_cli.target.load import LoadedTarget, load_target
-from falcon_cli.tree.store import Copying, StoredTree
+from falcon_cli.tree.store import CopyPolicy, StoredTree
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class NoOptions:
     """A method without settings."""
 
 
-class Means(Protocol):
+class DraftSources(Protocol):
     """What a recipe offers to draft with."""
 
     @property
@@ -56,7 +56,7 @@ class Means(Protocol):
 
 
 @dataclass(frozen=True)
-class Kit:
+class DraftingContext:
     """What a drafter may be built from."""
 
     target: LoadedTarget
@@ -67,7 +67,7 @@ class Kit:
     """Its tree: a file, auto, chain or dynamic."""
 
     @classmethod
-    def load(cls, means: Means, choices: Iterable["Choice"]) -> "Kit":
+    def load(cls, means: DraftSources, choices: Iterable["Choice"]) -> "DraftingContext":
         """Load the target, and a draft model on the same device and in the same dtype where a method needs one.
 
         Raises:
@@ -86,7 +86,7 @@ class Method:
 
     summary: str
     options: type
-    build: Callable[[Kit, Any], Drafter]
+    build: Callable[[DraftingContext, Any], Drafter]
     needs_draft_model: bool = False
 
 
@@ -99,7 +99,7 @@ class Choice:
     method: Method
     options: Any
 
-    def check(self, means: Means) -> None:
+    def check(self, means: DraftSources) -> None:
         """Refuse a method that lacks what it needs, before anything is loaded.
 
         Raises:
@@ -111,7 +111,7 @@ class Choice:
         if isinstance(self.options, TreeOptions):
             _folder(self.options, means.drafter, means.target.model)
 
-    def build(self, kit: Kit) -> Drafter:
+    def build(self, kit: DraftingContext) -> Drafter:
         """The drafter.
 
         Raises:
@@ -120,15 +120,15 @@ class Choice:
         return self.method.build(kit, self.options)
 
 
-def _sps(kit: Kit, options: SpsOptions) -> Drafter:
+def _sps(kit: DraftingContext, options: SpsOptions) -> Drafter:
     assert kit.draft_model is not None, "Choice.check comes first"
     check_same_vocabulary(kit.target, kit.draft_model)
     return SpeculativeSampling(kit.draft_model.model, kit.target.model.vocab_size, options)
 
 
-def _falcon(kit: Kit, options: FalconOptions) -> Drafter:
+def _falcon(kit: DraftingContext, options: FalconOptions) -> Drafter:
     saved, tree = _saved(kit, options)
-    best = tree.copying or Copying(NGRAM, PldOptions.length, tree.shape)
+    best = tree.copying or CopyPolicy(NGRAM, PldOptions.length, tree.shape)
     if options.copy == 0 or (options.copy is None and best.tokens == 0):
         return _planted(kit, options, saved, tree)
     beside = tree.beside_copies
@@ -137,26 +137,26 @@ def _falcon(kit: Kit, options: FalconOptions) -> Drafter:
     return copying(drafter, replace(best, ngram=ngram, tokens=tokens), kit.target)
 
 
-def copying(drafter: Drafter, how: Copying, target: LoadedTarget) -> Drafter:
+def copying(drafter: Drafter, how: CopyPolicy, target: LoadedTarget) -> Drafter:
     """Copies, and a drafter where there are none; copies alone where it drafts nothing."""
     lookup = PldOptions(max_ngram=how.ngram, min_ngram=how.ngram, length=how.tokens)
     copier = PromptLookup(target.model.device, lookup)
     return CopyFirst(drafter, copier) if isinstance(drafter, Falcon) else copier
 
 
-def _with_tree(kit: Kit, options: TreeOptions) -> Drafter:
+def _with_tree(kit: DraftingContext, options: TreeOptions) -> Drafter:
     """A distilled drafter with its tree; plain decoding where that was found faster."""
     return _planted(kit, options, *_saved(kit, options))
 
 
-def _saved(kit: Kit, options: TreeOptions) -> tuple[SavedDrafter, StoredTree]:
+def _saved(kit: DraftingContext, options: TreeOptions) -> tuple[SavedDrafter, StoredTree]:
     """A distilled drafter, and the tree for it here."""
     folder = _folder(options, kit.drafter, kit.target.name)
     saved = load_drafter(folder, kit.target)
     return saved, tree_for(options.tree or kit.tree, folder, saved, kit.target)
 
 
-def _planted(kit: Kit, options: TreeOptions, saved: SavedDrafter, tree: StoredTree) -> Drafter:
+def _planted(kit: DraftingContext, options: TreeOptions, saved: SavedDrafter, tree: StoredTree) -> Drafter:
     if tree.plain:
         say("falcon tune-tree found plain decoding faster here than any tree: decoding plainly (another --tree drafts)")
         return Autoregressive(kit.target.model.device)
@@ -176,13 +176,13 @@ def _folder(options: TreeOptions, given: str | None, target_name: str) -> Path:
     return folder
 
 
-def default_methods(means: Means) -> tuple[str, ...]:
+def default_methods(means: DraftSources) -> tuple[str, ...]:
     """What `bench` compares unless told: those with drafters are among them where there are drafters."""
     drafting = _drafting(means)
     return ("ar", "pld", "lookahead", *drafting, *((_COPYING,) if "falcon" in drafting else ()))
 
 
-def default_method(means: Means) -> str:
+def default_method(means: DraftSources) -> str:
     """What `generate` drafts with unless told: falcon and copies where there is a drafter, else prompt lookup.
 
     A drafter for another method decides for that one.
@@ -193,7 +193,7 @@ def default_method(means: Means) -> str:
     return _COPYING if "falcon" in _drafting(means) else "pld"
 
 
-def _drafting(means: Means) -> tuple[str, ...]:
+def _drafting(means: DraftSources) -> tuple[str, ...]:
     """The methods that have a drafter, given or shipped."""
     given = _method_of(means.drafter) if means.drafter else None
     return tuple(name for name in ("medusa", "eagle", "falcon") if name == given or shipped(means.target.model, name))

@@ -5,20 +5,28 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from falcon_cli.baselines.autoregressive import Autoregressive
-from falcon_cli.baselines.lookahead import Lookahead, LookaheadOptions
-from falcon_cli.baselines.pld import PldOptions, PromptLookup
-from falcon_cli.baselines.sps import SpeculativeSampling, SpsOptions
-from falcon_cli.bench.summary import BASELINE
-from falcon_cli.drafter.checkpoint import FORMS, save_drafter
-from falcon_cli.drafter.propose import FalconOptions
+from falcon_cli.bench.figures.summary import BASELINE
+from falcon_cli.drafters.falcon.propose import FalconOptions
+from falcon_cli.drafters.rivals.autoregressive import Autoregressive
+from falcon_cli.drafters.rivals.lookahead import Lookahead, LookaheadOptions
+from falcon_cli.drafters.rivals.pld import PldOptions, PromptLookup
+from falcon_cli.drafters.rivals.sps import SpeculativeSampling, SpsOptions
+from falcon_cli.drafters.saved.checkpoint import FORMS, save_drafter
 from falcon_cli.errors import FalconError, UsageError
-from falcon_cli.methods import METHODS, Choice, Kit, check_same_vocabulary, choose, default_method, default_methods
+from falcon_cli.methods import (
+    METHODS,
+    Choice,
+    DraftingContext,
+    check_same_vocabulary,
+    choose,
+    default_method,
+    default_methods,
+)
 from falcon_cli.recipe.schema import GenerateRecipe, TargetRecipe
 from falcon_cli.target.load import LoadedTarget
 from falcon_cli.target.model import TargetModel
 from falcon_cli.tree.shape import TreeShape
-from falcon_cli.tree.store import Copying, StoredTree, default_tree, save_tree
+from falcon_cli.tree.store import CopyPolicy, StoredTree, default_tree, save_tree
 
 
 def loaded(name, words, rows=None):
@@ -28,7 +36,7 @@ def loaded(name, words, rows=None):
     return SimpleNamespace(name=name, model=model, tokenizer=tokenizer)
 
 
-KIT = Kit(loaded("big", "abc"), loaded("small", "abc"))
+KIT = DraftingContext(loaded("big", "abc"), loaded("small", "abc"))
 
 
 @pytest.mark.parametrize(
@@ -163,7 +171,7 @@ def kit(tiny_model, tiny_network, tmp_path):
     tokenizer = loaded("tiny", [f"word{number}" for number in range(48)]).tokenizer
     target = LoadedTarget("tiny", TargetModel(tiny_model()), tokenizer, frozenset(), "fp32")
     save_drafter(tmp_path / "drafter", tiny_network(target.model.decoder, k=2), None, target, {})
-    return Kit(target, drafter=str(tmp_path / "drafter"))
+    return DraftingContext(target, drafter=str(tmp_path / "drafter"))
 
 
 def test_falcon_takes_the_tree_given_else_the_drafters_else_the_built_in_one(kit, tmp_path):
@@ -184,7 +192,7 @@ def test_falcon_copies_as_many_tokens_as_told_else_as_tuned_else_seven(kit, tmp_
 
     assert copied("falcon:copy=3") == PldOptions(max_ngram=3, min_ngram=3, length=7)
     assert copied("falcon:copy=auto") == PldOptions(max_ngram=3, min_ngram=3, length=7)
-    tuned = StoredTree(2, TreeShape.chain(4), copying=Copying(4, 5, TreeShape.chain(1)))
+    tuned = StoredTree(2, TreeShape.chain(4), copying=CopyPolicy(4, 5, TreeShape.chain(1)))
     save_tree(tmp_path / "drafter" / "tree.json", tuned)
     assert copied("falcon:copy=auto") == PldOptions(max_ngram=4, min_ngram=4, length=5)
     assert copied("falcon:copy=2") == PldOptions(max_ngram=2, min_ngram=2, length=5)
@@ -194,7 +202,7 @@ def test_falcon_copies_as_many_tokens_as_told_else_as_tuned_else_seven(kit, tmp_
 def test_beside_copies_stands_the_tree_tuned_for_that(kit, tmp_path):
     save_tree(tmp_path / "drafter" / "tree.json", StoredTree(2, TreeShape.chain(4)))
     assert choose("falcon:copy=auto").build(kit).falcon.shape == TreeShape.chain(4)
-    tuned = StoredTree(2, TreeShape.chain(4), copying=Copying(2, 5, TreeShape.chain(2)))
+    tuned = StoredTree(2, TreeShape.chain(4), copying=CopyPolicy(2, 5, TreeShape.chain(2)))
     save_tree(tmp_path / "drafter" / "tree.json", tuned)
     assert choose("falcon").build(kit).shape == TreeShape.chain(4)
     assert choose("falcon:copy=auto").build(kit).falcon.shape == TreeShape.chain(2)
@@ -202,14 +210,14 @@ def test_beside_copies_stands_the_tree_tuned_for_that(kit, tmp_path):
 
 
 def test_where_copies_were_found_too_dear_auto_copies_nothing(kit, tmp_path):
-    tuned = StoredTree(2, TreeShape.chain(4), copying=Copying(3, 0, TreeShape.chain(4)))
+    tuned = StoredTree(2, TreeShape.chain(4), copying=CopyPolicy(3, 0, TreeShape.chain(4)))
     save_tree(tmp_path / "drafter" / "tree.json", tuned)
     assert choose("falcon:copy=auto").build(kit).shape == TreeShape.chain(4)
     assert choose("falcon:copy=3").build(kit).copier.options.length == 7
 
 
 def test_where_no_tree_pays_copies_are_still_made(kit, tmp_path, capsys):
-    plain = StoredTree(2, TreeShape(()), {"plain": True}, Copying(2, 5, TreeShape(())))
+    plain = StoredTree(2, TreeShape(()), {"plain": True}, CopyPolicy(2, 5, TreeShape(())))
     save_tree(tmp_path / "drafter" / "tree.json", plain)
     assert isinstance(choose("falcon").build(kit), Autoregressive)
     assert "decoding plainly (another --tree drafts)" in capsys.readouterr().err
@@ -217,7 +225,7 @@ def test_where_no_tree_pays_copies_are_still_made(kit, tmp_path, capsys):
     assert isinstance(copier, PromptLookup)
     assert copier.options == PldOptions(max_ngram=3, min_ngram=3, length=5)
     assert "plainly" not in capsys.readouterr().err
-    save_tree(tmp_path / "drafter" / "tree.json", replace(plain, copying=Copying(2, 5, TreeShape.chain(1))))
+    save_tree(tmp_path / "drafter" / "tree.json", replace(plain, copying=CopyPolicy(2, 5, TreeShape.chain(1))))
     assert choose("falcon:copy=auto").build(kit).falcon.shape == TreeShape.chain(1)
     assert "plainly" not in capsys.readouterr().err
 
@@ -225,9 +233,9 @@ def test_where_no_tree_pays_copies_are_still_made(kit, tmp_path, capsys):
 def test_a_drafter_named_with_the_method_wins(kit, tmp_path):
     with pytest.raises(FalconError, match=r"no drafter at .*nowhere"):
         choose(f"falcon:drafter={tmp_path / 'nowhere'}").build(kit)
-    assert choose(f"falcon:drafter={kit.drafter}").build(Kit(kit.target))
+    assert choose(f"falcon:drafter={kit.drafter}").build(DraftingContext(kit.target))
     with pytest.raises(UsageError, match="falcon needs --drafter for tiny"):
-        choose("falcon").build(Kit(kit.target))
+        choose("falcon").build(DraftingContext(kit.target))
 
 
 def test_a_draft_model_must_mean_the_same_by_an_id():
@@ -236,4 +244,4 @@ def test_a_draft_model_must_mean_the_same_by_an_id():
         with pytest.raises(FalconError, match=f"draft model {other.name} has another vocabulary than big"):
             check_same_vocabulary(KIT.target, other)
     with pytest.raises(FalconError, match="draft model cut scores 2 tokens, the vocabulary has 3"):
-        choose("sps").build(Kit(KIT.target, loaded("cut", "abc", rows=2)))
+        choose("sps").build(DraftingContext(KIT.target, loaded("cut", "abc", rows=2)))

@@ -21,9 +21,9 @@ def compare(
 ) -> None:
     """Hold answer files of Spec-Bench's format against the first of them; nothing is run."""
     options.refuse(given, _TELLING, "--compare reads answer files and runs nothing")
-    from falcon_cli.bench.compare import compare as compared
-    from falcon_cli.bench.compare_report import compare_markdown, compare_table
+    from falcon_cli.bench.figures.compare import compare as compared
     from falcon_cli.bench.folder import write_text
+    from falcon_cli.bench.reports.compare_report import compare_markdown, compare_table
     from falcon_cli.bench.run import to_json_line
     from falcon_cli.console import emit, say, show, warn
     from falcon_cli.recipe.load import load_recipe

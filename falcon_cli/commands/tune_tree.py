@@ -35,8 +35,8 @@ def tune_tree(
     from falcon_cli.console import emit, say, show
     from falcon_cli.recipe.load import load_recipe
     from falcon_cli.recipe.tune import QUICK, TuneTreeRecipe
-    from falcon_cli.tune_tree.report import tables, verdict, write
-    from falcon_cli.tune_tree.results import to_json_line
+    from falcon_cli.tune_tree.report.document import to_json_line
+    from falcon_cli.tune_tree.report.report import tables, verdict, write
     from falcon_cli.tune_tree.run import tune_tree as run
 
     given |= {"drafters": given.pop("drafter")}

@@ -10,7 +10,7 @@ from falcon_cli.decode.stats import Completion
 from falcon_cli.decode.stop import Stop
 from falcon_cli.generate.requests import Request, prompt_ids
 from falcon_cli.generate.text import Piece, TextStream
-from falcon_cli.methods import Kit, choose, default_method
+from falcon_cli.methods import DraftingContext, choose, default_method
 from falcon_cli.recipe.schema import GenerateRecipe
 from falcon_cli.target.load import LoadedTarget
 
@@ -48,7 +48,7 @@ class Generator:
         choice = choose(recipe.method or default_method(recipe))
         choice.check(recipe)
         self.recipe = recipe
-        kit = Kit.load(recipe, [choice])
+        kit = DraftingContext.load(recipe, [choice])
         self.target: LoadedTarget = kit.target
         self.drafter: Drafter = choice.build(kit)
 

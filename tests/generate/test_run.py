@@ -1,7 +1,7 @@
 import pytest
 
 from falcon_cli.decode.stats import Completion, Cycle
-from falcon_cli.drafter.checkpoint import save_drafter
+from falcon_cli.drafters.saved.checkpoint import save_drafter
 from falcon_cli.errors import FalconError, UsageError
 from falcon_cli.generate.requests import single
 from falcon_cli.generate.run import Generator, statistics

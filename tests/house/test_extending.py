@@ -9,7 +9,7 @@ import torch
 from falcon_cli.decode.loop import complete
 from falcon_cli.decode.stop import Stop
 from falcon_cli.errors import UsageError
-from falcon_cli.methods import METHODS, Kit, Method, choose
+from falcon_cli.methods import METHODS, DraftingContext, Method, choose
 from falcon_cli.recipe.schema import TargetRecipe
 from falcon_cli.target.load import load_target
 
@@ -27,7 +27,7 @@ def bigram(monkeypatch):
 
 
 def test_the_example_drafts_and_is_lossless(bigram, chat_target):
-    kit = Kit(load_target(TargetRecipe(str(chat_target), kernels="torch")))
+    kit = DraftingContext(load_target(TargetRecipe(str(chat_target), kernels="torch")))
     prompt = torch.randint(200, (40,), generator=torch.Generator().manual_seed(1)).tolist()
     plain, drafted = (
         complete(kit.target.model, choose(name).build(kit), prompt, Stop((), 60)) for name in ("ar", "bigram:length=2")

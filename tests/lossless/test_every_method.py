@@ -14,8 +14,8 @@ import torch
 from falcon_cli.core import Draft
 from falcon_cli.decode.loop import complete
 from falcon_cli.decode.stop import Stop
-from falcon_cli.drafter.checkpoint import FORMS
-from falcon_cli.methods import METHODS, Kit, choose
+from falcon_cli.drafters.saved.checkpoint import FORMS
+from falcon_cli.methods import METHODS, DraftingContext, choose
 from falcon_cli.target.load import LoadedTarget
 from falcon_cli.target.model import TargetModel
 
@@ -93,7 +93,7 @@ def kit(tiny_model, save_drafters, tmp_path_factory):
         draft = disturbed(tiny_model(family, seed), 0.05) if near else tiny_model("llama-mha", seed + 100)
         target, root = loaded(tiny_model(family, seed)), tmp_path_factory.mktemp("drafters")
         save_drafters(root, target, seed)
-        return Kit(target, loaded(draft), str(root))
+        return DraftingContext(target, loaded(draft), str(root))
 
     return build
 

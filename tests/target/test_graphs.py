@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from falcon_cli.baselines.pld import PldOptions, PromptLookup
 from falcon_cli.core import Draft
 from falcon_cli.decode.loop import complete
 from falcon_cli.decode.stop import Stop
+from falcon_cli.drafters.rivals.pld import PldOptions, PromptLookup
 from falcon_cli.errors import FalconError
 from falcon_cli.recipe.schema import TargetRecipe
 from falcon_cli.target import graphs
