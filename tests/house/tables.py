@@ -19,7 +19,7 @@ SETS = {"mt-bench": "MT-Bench", "humaneval": "HumanEval", "gsm8k": "GSM8K"}
 BEST = "falcon:copy=auto"
 PEERS = {"hf": "`transformers.generate`", "llama-cpp": "llama.cpp"}
 LABELS = {"falcon-32": "`falcon`, 32 nodes"}
-HEADLINE = {"fp32": ("hf", "ar", "lookahead", "eagle", "falcon", "pld", BEST), "int8": ("llama-cpp", "ar", BEST)}
+HEADLINE = {"fp32": ("hf", "ar", "eagle", "falcon", "pld", BEST), "int8": ("llama-cpp", "ar", BEST)}
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
@@ -69,16 +69,16 @@ def speed_table(weights: str) -> str:
 
 
 def headline() -> str:
-    """The README's table: the campaign in ten lines."""
+    """The README's table: the campaign in nine lines."""
     rows = []
     for weights, names in HEADLINE.items():
         for name in names:
             if name in PEERS or name == "ar":
-                cells = [f"{it} tokens/s" for it in speeds(weights, name)]
+                rows.append([f"{weights}: {label(name)}, tokens/s", *speeds(weights, name)])
             else:
                 cells = [speedup(run["methods"][name], name == BEST) for run in runs(weights)]
-            rows.append([weights, label(name), *cells])
-    return table(["weights", "method", *SETS.values()], rows, left=2)
+                rows.append([f"{weights}: {label(name)}", *cells])
+    return table(["weights: method", *SETS.values()], rows)
 
 
 def against(weights: str, name: str, peer: str) -> str:
