@@ -6,6 +6,7 @@
 # make cost     what a forward costs by nodes and context (ARGS="shape=7b", "contexts=[0,2048,8000]")
 # make quality  show what bf16 and int8 weights cost in quality (ARGS as above)
 # make docs     write docs/cli from the commands' own help
+# make tables   write the figures of docs/benchmarks into the pages that show them
 
 PYTHON ?= python3
 VENV   := .venv
@@ -14,7 +15,7 @@ PIP    := $(PY) -m pip --disable-pip-version-check --no-input
 TORCH  := torch==2.13.0
 STAMP  := $(VENV)/.set-up
 
-.PHONY: setup demo check lint types test fix cost docs profile quality torch
+.PHONY: setup demo check lint types test fix cost docs tables profile quality torch
 
 setup: $(STAMP)
 
@@ -48,6 +49,9 @@ quality: setup
 
 docs: setup
 	$(PY) tests/house/cli_pages.py
+
+tables: setup
+	$(PY) tests/house/tables.py
 
 # Set up once, and again when pyproject.toml changes. The constraint keeps the torch that is there.
 $(STAMP): pyproject.toml | $(PY)
