@@ -19,7 +19,9 @@ from falcon_cli.console import progress, say, warn
 from falcon_cli.data.datasets import Loaded, load
 from falcon_cli.data.prompts import Question
 from falcon_cli.errors import FalconError, UsageError
-from falcon_cli.methods import Choice, DraftingContext, choose, default_methods
+from falcon_cli.methods.context import DraftingContext
+from falcon_cli.methods.defaults import default_methods
+from falcon_cli.methods.grammar import MethodChoice, choose, load_context
 from falcon_cli.recipe.provenance import provenance
 from falcon_cli.recipe.schema import BenchRecipe
 
@@ -36,7 +38,7 @@ def bench(recipe: BenchRecipe, argv: Sequence[str], out: Path | None = None, res
     data = load(recipe.dataset, recipe.limit, recipe.keep_going)
     if data.skipped:
         warn(f"{data.name}: {data.skipped} malformed lines skipped")
-    session = _session(recipe, DraftingContext.load(recipe, choices), choices)
+    session = _session(recipe, load_context(recipe, choices), choices)
     questions = _fitting(session, data, recipe.keep_going)
     records = _measure(session, questions, folder)
     results = _document(recipe, session, questions, records, argv)
@@ -50,11 +52,11 @@ def resolved(recipe: BenchRecipe) -> BenchRecipe:
     return replace(recipe, methods=recipe.methods or default_methods(recipe))
 
 
-def _choices(recipe: BenchRecipe) -> list[Choice]:
+def _choices(recipe: BenchRecipe) -> list[MethodChoice]:
     """The methods, the baseline first, each once."""
     for peer in recipe.peers:
         check_peer(peer, recipe.target)
-    called: dict[str, Choice] = {}
+    called: dict[str, MethodChoice] = {}
     for choice in map(choose, [BASELINE, *(recipe.methods or ())]):
         if called.setdefault(choice.name, choice) != choice or choice.name in recipe.peers:
             raise UsageError(f"two methods are called {choice.name}: give one another name, as in pld as LABEL")
@@ -63,10 +65,12 @@ def _choices(recipe: BenchRecipe) -> list[Choice]:
     return list(called.values())
 
 
-def _session(recipe: BenchRecipe, kit: DraftingContext, choices: Sequence[Choice]) -> BenchmarkSession:
-    answers = {choice.name: method_answer(kit.target, choice.build(kit)) for choice in choices}
-    answers |= peer_answers(recipe.peers, recipe.target, kit.target)
-    return BenchmarkSession(kit.target, answers, recipe.max_new_tokens, recipe.repeats, recipe.seed, recipe.template)
+def _session(recipe: BenchRecipe, context: DraftingContext, choices: Sequence[MethodChoice]) -> BenchmarkSession:
+    answers = {choice.name: method_answer(context.target, choice.build(context)) for choice in choices}
+    answers |= peer_answers(recipe.peers, recipe.target, context.target)
+    return BenchmarkSession(
+        context.target, answers, recipe.max_new_tokens, recipe.repeats, recipe.seed, recipe.template
+    )
 
 
 def _fitting(session: BenchmarkSession, data: Loaded, keep_going: bool) -> list[Question]:
@@ -131,8 +135,8 @@ def _document(
         "prompts": len(questions),
         "settings": {
             "dtype": target.dtype,
-            "kernels": "torch" if target.model.engine is None else "native",
-            "weights": target.dtype if target.model.engine is None else target.model.engine.kind,
+            "kernels": "torch" if target.model.native is None else "native",
+            "weights": target.dtype if target.model.native is None else target.model.native.kind,
             "compiled_graphs": None if target.model.graphs is None else target.model.graphs.made,
             "device": str(target.model.device),
             "threads": torch.get_num_threads(),

@@ -39,7 +39,7 @@ def generate(
     from falcon_cli.generate.output import pick_output
     from falcon_cli.generate.requests import requests_from
     from falcon_cli.generate.run import Generator
-    from falcon_cli.methods import default_method
+    from falcon_cli.methods.defaults import default_method
     from falcon_cli.recipe.load import load_recipe
     from falcon_cli.recipe.schema import GenerateRecipe
 

@@ -15,7 +15,7 @@ do: norm, attention with rotary halves, norm, gated SiLU."""
 
 
 @dataclass(frozen=True)
-class Engine:
+class NativeLayers:
     """What a model's layers have been swapped for."""
 
     kind: Kind
@@ -31,7 +31,7 @@ class Engine:
         return self.decoder is not None
 
 
-def swap_model(model: Any, kind: Kind) -> Engine:
+def swap_model(model: Any, kind: Kind) -> NativeLayers:
     """Put a causal LM's decoder and LM head on the kernels.
 
     Layers of another make keep their own attention and norms; only their linear layers are swapped.
@@ -46,7 +46,7 @@ def swap_model(model: Any, kind: Kind) -> Engine:
         model.set_output_embeddings(NativeLinear(head, kind, keep=True))
     matrices = [module.matrix for module in model.modules() if isinstance(module, NativeLinear)]
     matrices += [] if decoder is None else decoder.matrices
-    return Engine(kind, decoder, sum(matrix.bytes for matrix in matrices))
+    return NativeLayers(kind, decoder, sum(matrix.bytes for matrix in matrices))
 
 
 def swap_inside(module: nn.Module, kind: Kind) -> None:

@@ -139,7 +139,7 @@ def _random_target(recipe: CostRecipe) -> tuple[TargetModel, str]:
         torch.set_num_threads(recipe.target.threads)
     load_kernels()
     model = random_model(str(recipe.shape))
-    target = TargetModel(model, engine=swap_model(model, "bf16"))
+    target = TargetModel(model, native=swap_model(model, "bf16"))
     drafters: dict[str, Drafter] = {"ar": Autoregressive(target.device)}
     drafters["falcon"] = untrained_falcon(model.get_decoder(), target)
     ids = {}

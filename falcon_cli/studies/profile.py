@@ -22,7 +22,8 @@ from falcon_cli.core import Draft, Drafter, Scores, Target, Verdict
 from falcon_cli.data.datasets import load
 from falcon_cli.decode.loop import complete
 from falcon_cli.decode.stop import Stop
-from falcon_cli.methods import DraftingContext, choose, default_methods
+from falcon_cli.methods.defaults import default_methods
+from falcon_cli.methods.grammar import choose, load_context
 from falcon_cli.recipe.load import load_recipe
 from falcon_cli.recipe.schema import BenchRecipe
 
@@ -162,10 +163,10 @@ def main(settings: Sequence[str]) -> None:
     choices = [
         choose(name) for name in recipe.methods or [name for name in default_methods(recipe) if name != "lookahead"]
     ]
-    kit = DraftingContext.load(recipe, choices)
-    session = BenchmarkSession(kit.target, {}, recipe.max_new_tokens)
+    context = load_context(recipe, choices)
+    session = BenchmarkSession(context.target, {}, recipe.max_new_tokens)
     prompts = [session.prompt(question, 0, ()) for question in load(recipe.dataset, recipe.limit).questions]
-    profiles = {one.name: profiled(session, one.build(kit), prompts, recipe.max_new_tokens) for one in choices}
+    profiles = {one.name: profiled(session, one.build(context), prompts, recipe.max_new_tokens) for one in choices}
     table = Table("", *profiles, title=f"{recipe.target.model}: a cycle's time, {torch.get_num_threads()} threads")
     for key in sorted({key for one in profiles.values() for key in one.shares}):
         table.add_row(": ".join(key), *(f"{100 * one.shares.get(key, 0):.1f} %" for one in profiles.values()))

@@ -136,15 +136,15 @@ def _native_kind(recipe: TargetRecipe, device: torch.device, dtype: str) -> Kind
     return kind
 
 
-def _hooked(name: str, model: Any, attention: str, native: Kind | None, compiled: bool) -> TargetModel:
+def _hooked(name: str, model: Any, attention: str, kind: Kind | None, compiled: bool) -> TargetModel:
     """The target on our attention and cache, tried on two tokens: a model of another make says so here, not later."""
     try:
-        engine = None if native is None else swap_model(model, native)
-        target = TargetModel(model, attention, engine=engine, compiled=compiled)
+        layers = None if kind is None else swap_model(model, kind)
+        target = TargetModel(model, attention, native=layers, compiled=compiled)
         target.prefill(torch.zeros(2, dtype=torch.long, device=target.device))
     except (ValueError, TypeError, RuntimeError, AttributeError) as error:
-        kind = type(model).__name__
-        raise FalconError(f"{name}: a {kind} computes its attention in a way that falcon cannot take over") from error
+        family = type(model).__name__
+        raise FalconError(f"{name}: a {family} computes its attention in a way that falcon cannot take over") from error
     return target
 
 

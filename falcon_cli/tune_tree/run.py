@@ -18,7 +18,7 @@ from falcon_cli.drafters.saved.tuned import drafter_name, find_tree, tuned_file
 from falcon_cli.drafters.shared.copy_first import NGRAM
 from falcon_cli.drafters.shared.tree_drafter import TreeDrafter
 from falcon_cli.errors import FalconError, UsageError
-from falcon_cli.methods import copying
+from falcon_cli.methods.build import with_copies
 from falcon_cli.native.build import version
 from falcon_cli.recipe.tune import TuneTreeRecipe
 from falcon_cli.sources import home
@@ -162,11 +162,11 @@ def _proved(
     for name, one in tuning.contenders.items():
         contenders[name] = entries[one.k].drafter.with_tree(one.shape)
     for one in tuning.finalists[:1]:
-        if isinstance(entries[one.k].drafter, Falcon):
-            contenders[DYNAMIC] = entries[one.k].drafter.with_tree(one.shape, kind=DynamicFalcon)
+        if isinstance(drafter := entries[one.k].drafter, Falcon):
+            contenders[DYNAMIC] = DynamicFalcon.of(drafter, one.shape)
     for name, way in tuning.copy_candidates.items():
         fallback = entries[way.k].drafter.with_tree(way.copying.shape) if way.nodes else contenders[PLAIN]
-        contenders[name] = copying(fallback, way.copying, target)
+        contenders[name] = with_copies(fallback, way.copying, target)
     shapes = {name: one.shape for name, one in tuning.contenders.items()}
     recipe, log = (
         tuning.recipe,

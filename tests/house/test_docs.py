@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from falcon_cli.data.datasets import DATASETS
-from falcon_cli.methods import METHODS
+from falcon_cli.methods.table import METHODS
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])

@@ -7,7 +7,8 @@ import torch
 
 from falcon_cli.decode.loop import complete
 from falcon_cli.decode.stop import Stop
-from falcon_cli.methods import DraftingContext, choose
+from falcon_cli.methods.context import DraftingContext
+from falcon_cli.methods.grammar import choose
 from falcon_cli.recipe.schema import TargetRecipe
 from falcon_cli.target.load import load_target
 

@@ -10,7 +10,8 @@ from falcon_cli.bench.run import bench
 from falcon_cli.data.chat import render
 from falcon_cli.decode.loop import complete
 from falcon_cli.decode.stop import Stop
-from falcon_cli.methods import DraftingContext, choose
+from falcon_cli.methods.context import DraftingContext
+from falcon_cli.methods.grammar import choose
 from falcon_cli.recipe.schema import BenchRecipe, TargetRecipe
 from falcon_cli.target.load import load_target
 

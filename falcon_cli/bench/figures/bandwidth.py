@@ -30,7 +30,7 @@ def read_bandwidth(device: torch.device, runs: int = 7, huge: bool = False) -> f
 
 def bandwidth_bound(target: TargetModel) -> dict[str, float]:
     """For the results document: read bandwidth in GB/s, weights in MB, and plain tokens/s if nothing else took time."""
-    bandwidth, weights = read_bandwidth(target.device, huge=target.engine is not None), target.weight_bytes()
+    bandwidth, weights = read_bandwidth(target.device, huge=target.native is not None), target.weight_bytes()
     return {
         "read_bandwidth_gb_per_second": bandwidth / 1e9,
         "weights_mb": weights / 1e6,

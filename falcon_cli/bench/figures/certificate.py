@@ -101,7 +101,7 @@ def certify(
         A certificate for each method.
     """
     certificates: dict[str, Certificate] = {}
-    exact = target.engine is not None and target.engine.exact
+    exact = target.native is not None and target.native.exact
     for record in records:
         certificate = certificates.setdefault(
             record.method, Certificate(0.0 if exact else TOLERANCE[dtype], by_construction=exact)

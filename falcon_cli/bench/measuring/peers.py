@@ -89,7 +89,7 @@ def peer_answers(names: Sequence[str], recipe: TargetRecipe, target: LoadedTarge
     """
     answers: dict[str, AnswerFunction] = {}
     plain = target
-    if target.model.engine is not None and not GENERATE.keys().isdisjoint(names):
+    if target.model.native is not None and not GENERATE.keys().isdisjoint(names):
         plain = load_target(replace(recipe, kernels="torch", quantize="none"))
     for name in names:
         if name == LLAMA_CPP:

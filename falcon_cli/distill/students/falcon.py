@@ -17,6 +17,7 @@ from falcon_cli.distill.students.lora import adapt, merged
 from falcon_cli.distill.students.student import Student, learning, target_weights, vocabulary_of
 from falcon_cli.drafters.falcon.network import DrafterNetwork
 from falcon_cli.drafters.saved.checkpoint import load_drafter
+from falcon_cli.drafters.saved.trained import TRAINED
 from falcon_cli.errors import FalconError
 from falcon_cli.recipe.distill import DistillRecipe
 from falcon_cli.target.load import LoadedTarget
@@ -75,8 +76,10 @@ def _known(recipe: DistillRecipe, target: LoadedTarget) -> tuple[Any, Tensor | N
     So EAGLE goes on from a Falcon drafter, and a Falcon drafter from EAGLE's or from one of another k.
     """
     saved = load_drafter(Path(str(recipe.init_from)), target)
-    if saved.method == "medusa":
-        raise FalconError(f"init_from {recipe.init_from} holds Medusa's heads: name a {recipe.method} drafter")
+    if not isinstance(saved.network, DrafterNetwork):
+        raise FalconError(
+            f"init_from {recipe.init_from} holds {TRAINED[saved.method].summary}: name a {recipe.method} drafter"
+        )
     mine, theirs = vars(recipe.network), vars(saved.network.recipe)
     if differing := [f"network.{key}={theirs[key]}" for key in _COMMON if mine[key] != theirs[key]]:
         raise FalconError(f"init_from {recipe.init_from} has another form than the recipe: set {', '.join(differing)}")

@@ -20,7 +20,8 @@ from falcon_cli.distill.features.batches import Batch
 from falcon_cli.distill.features.extract import TextFeatures
 from falcon_cli.distill.objective.csgd import ForwardResult, TargetWeights
 from falcon_cli.distill.objective.vocabulary import choose_vocabulary, coverage, number_of_V
-from falcon_cli.drafters.saved.checkpoint import FORMS, save_drafter
+from falcon_cli.drafters.saved.checkpoint import save_drafter
+from falcon_cli.drafters.saved.trained import TRAINED
 from falcon_cli.errors import FalconError
 from falcon_cli.recipe.distill import DistillRecipe
 from falcon_cli.target.load import LoadedTarget
@@ -71,7 +72,7 @@ class Student(ABC):
 
     def as_drafter(self, target: LoadedTarget, tree: TreeShape) -> Drafter:
         """The drafter as it is now, at work."""
-        return FORMS[self.recipe.method].drafter(self.snapshot(), target.model, tree, self.vocabulary_W)
+        return TRAINED[self.recipe.method].drafter(self.snapshot(), target.model, tree, self.vocabulary_W)
 
     def save(self, folder: Path, target: LoadedTarget, training: dict[str, Any], tree: StoredTree) -> None:
         """Write what was trained, whole or not at all."""

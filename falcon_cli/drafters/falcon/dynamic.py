@@ -23,6 +23,7 @@ from falcon_cli.drafters.falcon.network import LstmState
 from falcon_cli.drafters.falcon.propose import Falcon
 from falcon_cli.drafters.shared.tree_drafter import TreePlan
 from falcon_cli.tree.passes import Slot
+from falcon_cli.tree.shape import TreeShape
 
 
 @dataclass
@@ -66,6 +67,11 @@ class _Grown:
 class DynamicFalcon(Falcon):
     """Falcon that chooses its nodes as it goes; its tree is the budget."""
 
+    @classmethod
+    def of(cls, falcon: Falcon, budget: TreeShape) -> "DynamicFalcon":
+        """A dynamic drafter that shares the weights of a static one."""
+        return cls(falcon.network, falcon.target, budget, falcon.vocabulary_W, sharing=falcon)
+
     @torch.inference_mode()
     def propose(self, token: int, room: int) -> Draft:
         """See `Drafter`."""
@@ -105,7 +111,7 @@ class DynamicFalcon(Falcon):
         parent_R = [row[-2] - before.first for row in rows.ways]
         if state is not None:
             state = (state[0][:, parent_R], state[1][:, parent_R])
-        mixed = self.engine.mix(self._embed(tokens_RK), above_RKD, state)
+        mixed = self.runner.mix(self._embed(tokens_RK), above_RKD, state)
         depth_Q, earlier_U = (places.to(self.device) for places in rows.depths(self.k))
         view = View(committed, depth_Q, rows.seen(self.k).to(self.device), earlier_U)
         hidden_LD = self._attend(mixed.hidden_BLD.flatten(0, 1)[None], view, self.k)
@@ -119,7 +125,7 @@ class DynamicFalcon(Falcon):
         before_ED = None
         if place:
             before_ED = self._embed(torch.tensor([grown.tokens[node] for node in parents], device=self.device))
-        features_ED = self.engine.finish(hidden_RKD.flatten(0, 1)[outputs_E], before_ED)
+        features_ED = self.runner.finish(hidden_RKD.flatten(0, 1)[outputs_E], before_ED)
         score_EW, ids_EW = self.head.likely(features_ED, slot.width)
         children = []
         for parent, feature_D, ids, scores in zip(

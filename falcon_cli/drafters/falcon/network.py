@@ -32,7 +32,7 @@ after *this* parent, not the same list under all siblings:
 
 Normalised (default): the embedding is RMS-normalised, the feature divided by the target's final-norm weight, the mixer
 is a change added to the feature, the output is RMS-normalised with a weight that starts as the target's. Both ends
-then have their scale from the start, and learning is quicker (docs/distill.md). Raw: the paper's form.
+then have their scale from the start, and learning is quicker (docs/training.md). Raw: the paper's form.
 
 Shapes: B batch, L positions, D hidden size, C mixer layers.
 """
@@ -47,6 +47,7 @@ from torch.nn.functional import rms_norm
 
 from falcon_cli.drafters.falcon.blocks import last_seen_BL
 from falcon_cli.drafters.falcon.layer import DecoderLayer
+from falcon_cli.drafters.shared.norm import divisor
 from falcon_cli.native.layer import family_of
 from falcon_cli.recipe.distill import NetworkRecipe
 
@@ -63,11 +64,6 @@ class Mixed:
 
     hidden_BLD: Tensor
     state: LstmState | None
-
-
-def divisor(weight_D: Tensor) -> Tensor:
-    """What features are divided by to undo the target's final norm: its weight, kept away from 0."""
-    return weight_D.sign() * weight_D.abs().clamp_min(1e-2) + (weight_D == 0) * 1e-2
 
 
 class DrafterNetwork(nn.Module):

@@ -40,7 +40,7 @@ def make_runner(network: DrafterNetwork, target: TargetModel) -> PassRunner:
         network: The drafter; kernels take its layers away.
         target: Whose attention, or kernels, it is to share.
     """
-    kernels = target.engine
+    kernels = target.native
     if kernels and kernels.exact and network.recipe.mixer == "linear" and suits_layer(network.layer):
         return NativePassRunner(network)
     network.attend_by(target.attention)

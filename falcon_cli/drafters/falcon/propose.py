@@ -28,9 +28,9 @@ from torch import Tensor
 from falcon_cli.attention.view import View
 from falcon_cli.core import Scores, Verdict
 from falcon_cli.drafters.falcon.network import DrafterNetwork, LstmState
-from falcon_cli.drafters.falcon.pass_runner import make_runner
+from falcon_cli.drafters.falcon.pass_runner import PassRunner, make_runner
 from falcon_cli.drafters.shared.head import head_of
-from falcon_cli.drafters.shared.tree_drafter import TreeDrafter, TreeOptions, TreePlan
+from falcon_cli.drafters.shared.tree_drafter import Choose, TreeDrafter, TreeOptions, TreePlan
 from falcon_cli.errors import UsageError
 from falcon_cli.kv_cache import StaticCache
 from falcon_cli.target.model import TargetModel
@@ -62,20 +62,31 @@ class Falcon(TreeDrafter):
         target: The target it was distilled from; embedding and LM head are its own.
         shape: The tree.
         vocabulary_W: Ascending ids of the tokens that may be drafted; None is all.
+        choose: See `TreeDrafter`.
+        sharing: A drafter of the same network, whose kernels and head serve this one too.
 
     Raises:
         FalconError: The tree asks for more candidates than there are, or is too wide for the target's cache.
     """
 
     def __init__(
-        self, network: DrafterNetwork, target: TargetModel, shape: TreeShape, vocabulary_W: Tensor | None = None
+        self,
+        network: DrafterNetwork,
+        target: TargetModel,
+        shape: TreeShape,
+        vocabulary_W: Tensor | None = None,
+        *,
+        choose: Choose | None = None,
+        sharing: "Falcon | None" = None,
     ):
-        self.dtype = next(network.parameters()).dtype
+        self.network, self.target, self.vocabulary_W = network, target, vocabulary_W
         self.embedding_VD: Tensor = target.model.get_input_embeddings().weight
-        head = head_of(target, vocabulary_W, self.dtype)
-        super().__init__(network.k, head, target.device)
+        # The kernels take the network's layers away: whoever comes later shares what the first one has made of them.
+        self.dtype: torch.dtype = sharing.dtype if sharing else next(network.parameters()).dtype
+        head = sharing.head if sharing else head_of(target, vocabulary_W, self.dtype)
+        super().__init__(network.k, head, target.device, choose)
         self.chained = network.chained
-        self.engine = make_runner(network, target)
+        self.runner: PassRunner = sharing.runner if sharing else make_runner(network, target)
         self.chunk = target.chunk
         self._context, self._head_shape = target.context_limit, target.cache.buffer_PCBGSH.shape
         self.set_tree(shape)
@@ -99,6 +110,10 @@ class Falcon(TreeDrafter):
         """Tokens of the pending positions: the root, or accepted ones."""
         self._features: list[Tensor] = []
         """The target's features that go with them, each of the token before."""
+
+    def with_tree(self, shape: TreeShape, choose: Choose | None = None) -> "Falcon":
+        """See `TreeDrafter`."""
+        return Falcon(self.network, self.target, shape, self.vocabulary_W, choose=choose, sharing=self)
 
     @torch.inference_mode()
     def start(self, prompt_L: Tensor, scores: Scores) -> None:
@@ -135,7 +150,7 @@ class Falcon(TreeDrafter):
         try:
             for number, step in enumerate(plan.passes):
                 if number > 0:
-                    mixed = self.engine.mix(
+                    mixed = self.runner.mix(
                         self._embed(tokens_T[step.block_RK]),
                         features_TD[step.above_RK],
                         None if state is None else (state[0][:, step.parent_R], state[1][:, step.parent_R]),
@@ -147,7 +162,7 @@ class Falcon(TreeDrafter):
                     state = mixed.state
                 for place, slot in enumerate(step.slots):
                     before_ED = self._embed(tokens_T[slot.said_E]) if place else None
-                    features_ED = self.engine.finish(hidden_RKD.flatten(0, 1)[slot.output_E], before_ED)
+                    features_ED = self.runner.finish(hidden_RKD.flatten(0, 1)[slot.output_E], before_ED)
                     features_TD[slot.parents_P] = features_ED[slot.feature_P]
                     tokens_T[slot.begin : slot.end] = self.choose(features_ED, slot)
                 yield features_TD
@@ -173,7 +188,7 @@ class Falcon(TreeDrafter):
 
     def _mix_on(self, tokens_L: Tensor, features_LD: Tensor) -> Tensor:
         """Mix the next committed positions [1, L, D]."""
-        mixed = self.engine.mix(self._embed(tokens_L[None]), features_LD[None].to(self.dtype), self._state)
+        mixed = self.runner.mix(self._embed(tokens_L[None]), features_LD[None].to(self.dtype), self._state)
         self._state = mixed.state
         return mixed.hidden_BLD
 
@@ -184,7 +199,7 @@ class Falcon(TreeDrafter):
         """
         rows = mixed_BLD.shape[1]
         self.cache.reserve(rows)
-        hidden_BLD = self.engine.attend(mixed_BLD, view, block, self.cache)
+        hidden_BLD = self.runner.attend(mixed_BLD, view, block, self.cache)
         self.cache.commit(range(rows))
         return hidden_BLD
 

@@ -16,7 +16,6 @@ Shapes: K heads, D hidden size, E features that the head reads, N nodes of a slo
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,19 +23,14 @@ from torch import Tensor, nn
 from torch.nn.functional import rms_norm, silu
 
 from falcon_cli.core import Scores, Verdict
-from falcon_cli.drafters.falcon.network import divisor
-from falcon_cli.drafters.shared.head import head_of
-from falcon_cli.drafters.shared.tree_drafter import TreeDrafter, TreeOptions, TreePlan
+from falcon_cli.drafters.shared.head import Head, head_of
+from falcon_cli.drafters.shared.norm import divisor
+from falcon_cli.drafters.shared.tree_drafter import Choose, TreeDrafter, TreePlan
 from falcon_cli.native.swap import swap_inside
 from falcon_cli.recipe.distill import MedusaRecipe
 from falcon_cli.target.model import TargetModel
 from falcon_cli.tree.passes import Slot
 from falcon_cli.tree.shape import TreeShape
-
-
-@dataclass(frozen=True)
-class MedusaOptions(TreeOptions):
-    """Settings of Medusa."""
 
 
 class MedusaNetwork(nn.Module):
@@ -86,18 +80,28 @@ class Medusa(TreeDrafter):
         target: The target they were distilled from.
         shape: The tree, no deeper than there are heads.
         vocabulary_W: Ascending ids of the tokens that may be drafted; None is all.
+        choose: See `TreeDrafter`.
+        head: The LM head on that vocabulary, where another drafter has made one already.
 
     Raises:
         FalconError: The tree asks for more candidates or depths than there are.
     """
 
     def __init__(
-        self, network: MedusaNetwork, target: TargetModel, shape: TreeShape, vocabulary_W: Tensor | None = None
+        self,
+        network: MedusaNetwork,
+        target: TargetModel,
+        shape: TreeShape,
+        vocabulary_W: Tensor | None = None,
+        *,
+        choose: Choose | None = None,
+        head: Head | None = None,
     ):
         dtype = next(network.parameters()).dtype
-        super().__init__(network.k, head_of(target, vocabulary_W, dtype), target.device)
+        super().__init__(network.k, head or head_of(target, vocabulary_W, dtype), target.device, choose)
         self.deepest, self.dtype = network.k, dtype
-        if target.engine is not None:
+        self.target, self.vocabulary_W = target, vocabulary_W
+        if target.native is not None:
             swap_inside(network, "int8")
         self.network = network
         self.set_tree(shape)
@@ -110,6 +114,10 @@ class Medusa(TreeDrafter):
     def observe(self, verdict: Verdict, scores: Scores) -> None:
         """See `Drafter`: the feature of the last accepted token is all that counts."""
         self._feature_1D = scores.features_TD[list(verdict.path[-1:])]
+
+    def with_tree(self, shape: TreeShape, choose: Choose | None = None) -> "Medusa":
+        """See `TreeDrafter`."""
+        return Medusa(self.network, self.target, shape, self.vocabulary_W, choose=choose, head=self.head)
 
     def passes(self, plan: TreePlan, tokens_T: Tensor) -> Iterator[Tensor]:
         """See `TreeDrafter`: one pass, whose heads are read at once."""

@@ -41,9 +41,9 @@ class PromptLookup:
 
     def start(self, prompt_L: Tensor, scores: Scores) -> None:
         """Index the prompt."""
-        self.begin(prompt_L.tolist())
+        self.reset(prompt_L.tolist())
 
-    def begin(self, prompt: Iterable[int]) -> None:
+    def reset(self, prompt: Iterable[int]) -> None:
         """Index another text."""
         self.text, self._follows = [], {}
         for token in prompt:

@@ -3,34 +3,21 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from falcon_cli.drafters.saved.trained import TRAINED
+
 _LSTM = {
     "time": "a two-layer LSTM along the text",
     "position": "a two-layer LSTM, each position by itself",
     "linear": "one linear layer",
 }
-_TITLES = {"falcon": "A Falcon drafter", "eagle": "An EAGLE drafter", "medusa": "Medusa heads"}
-_SOURCES = {
-    "falcon": (
-        "Gao, Xie, Xiang, Ji, [Falcon: Faster and Parallel Inference of Large Language Models through Enhanced "
-        "Semi-Autoregressive Drafting and Custom-Designed Decoding Tree](https://arxiv.org/abs/2412.12639), AAAI 2025"
-    ),
-    "eagle": (
-        "Li, Wei, Zhang, Zhang, [EAGLE: Speculative Sampling Requires Rethinking Feature Uncertainty]"
-        "(https://arxiv.org/abs/2401.15077), ICML 2024"
-    ),
-    "medusa": (
-        "Cai, Li, Geng, Peng, Lee, Chen, Dao, [Medusa: Simple LLM Inference Acceleration Framework with Multiple "
-        "Decoding Heads](https://arxiv.org/abs/2401.10774), ICML 2024"
-    ),
-}
 
 
 def card(about: Mapping[str, Any]) -> str:
     """Write the card from a drafter's `config.json`; what that does not tell is left out."""
-    training, title = about["training"], _TITLES[about["method"]]
+    training, method = about["training"], TRAINED[about["method"]]
     vocabulary = about["draft_vocab_size"] or about["vocab_size"]
     lines = [
-        f"# {title} for {about['target']}",
+        f"# {method.card_title} for {about['target']}",
         "",
         f"Drafts {about['k']} {'tokens' if about['k'] > 1 else 'token'} a pass for speculative decoding with `falcon`. "
         "It works with this target only, and whatever it drafts, the output is the target's own.",
@@ -51,7 +38,7 @@ def card(about: Mapping[str, Any]) -> str:
         "The weights were learned from the target's features: the licence of the target may bind them too. Read it "
         "before you pass them on.",
         "",
-        f"Method: {_SOURCES[about['method']]}.",
+        f"Method: {method.citation}.",
     ]
     return "\n".join(lines) + "\n"
 

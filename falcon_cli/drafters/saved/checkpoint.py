@@ -6,7 +6,6 @@ what does not fit. Shapes: W draft vocabulary.
 
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -14,19 +13,13 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import Tensor, nn
+from torch import Tensor
 
-from falcon_cli.drafters.falcon.network import DrafterNetwork
-from falcon_cli.drafters.falcon.propose import Falcon
-from falcon_cli.drafters.rivals.medusa import Medusa, MedusaNetwork
 from falcon_cli.drafters.saved.card import card
-from falcon_cli.drafters.shared.tree_drafter import TreeDrafter
+from falcon_cli.drafters.saved.trained import TRAINED
 from falcon_cli.errors import FalconError
-from falcon_cli.recipe.distill import MedusaRecipe, NetworkRecipe
 from falcon_cli.sources import atomic_folder
 from falcon_cli.target.load import LoadedTarget
-from falcon_cli.target.model import TargetModel
-from falcon_cli.tree.shape import TreeShape
 
 FORMAT = 1
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -38,24 +31,6 @@ SHIPPED = {
     ("smollm2-135m-instruct", "eagle"): "smollm2-135m-instruct-eagle",
 }
 """Built-in target and method → the folder of the drafter that comes with falcon."""
-
-
-@dataclass(frozen=True)
-class Form:
-    """What a method's drafters are made of."""
-
-    recipe: type
-    network: Callable[[Any, Any], nn.Module]
-    """Recipe, target's decoder → network."""
-    drafter: Callable[[Any, TargetModel, TreeShape, Tensor | None], TreeDrafter]
-    """Network, target, tree, draft vocabulary → drafter."""
-
-
-FORMS = {
-    "falcon": Form(NetworkRecipe, DrafterNetwork, Falcon),
-    "eagle": Form(NetworkRecipe, DrafterNetwork, Falcon),
-    "medusa": Form(MedusaRecipe, MedusaNetwork, Medusa),
-}
 
 
 @dataclass(frozen=True)
@@ -100,7 +75,7 @@ def save_drafter(
         target: What it was distilled from.
         training: Any JSON about how it was made; `command` and `accuracy` have their places in the card.
         dtype: Of the weights on disk.
-        method: One of `FORMS`.
+        method: One of `TRAINED`.
 
     Raises:
         FalconError: The place cannot be written.
@@ -136,12 +111,12 @@ def load_drafter(folder: Path, target: LoadedTarget) -> SavedDrafter:
         FalconError: Something is missing, damaged, or does not fit the target.
     """
     about = read_config(folder)
-    form = FORMS[about["method"]]
-    recipe = _recipe(folder, about, form.recipe)
+    trained = TRAINED[about["method"]]
+    recipe = _recipe(folder, about, trained.recipe)
     _check_target(folder, about, target)
     tensors = _tensors(folder, about)
     vocabulary_W = _vocabulary(folder, about, tensors.pop(VOCABULARY, None), target)
-    network = form.network(recipe, target.model.decoder)
+    network = trained.network(recipe, target.model.decoder)
     _check_shapes(folder, network.state_dict(), tensors)
     network.load_state_dict(tensors)
     network = network.to(target.model.device, target.model.dtype).eval().requires_grad_(False)
@@ -163,8 +138,8 @@ def read_config(folder: Path, method: str | None = None) -> dict[str, Any]:
     except ValueError as error:
         raise FalconError(f"{folder} is no drafter: {CONFIG} is not JSON") from error
     found = about.get("method") if isinstance(about, dict) else None
-    if found not in FORMS or method not in (None, found):
-        wanted = method or " or ".join(FORMS)
+    if found not in TRAINED or method not in (None, found):
+        wanted = method or " or ".join(TRAINED)
         raise FalconError(f"{folder} is no {wanted} drafter: the method in its {CONFIG} is {found}")
     if about.get("format") != FORMAT:
         raise FalconError(f"{folder} has format {about.get('format')}, this falcon reads {FORMAT}: update falcon")
@@ -189,8 +164,8 @@ def _recipe(folder: Path, about: dict[str, Any], kind: Any) -> Any:
         recipe = kind(**values)
     except FalconError as error:
         raise FalconError(f"{folder}: {CONFIG}: network: {error}") from error
-    if about["method"] == "eagle" and not recipe.is_eagle:
-        raise FalconError(f"{folder}: {CONFIG} says eagle, but its network is not EAGLE's (k: 1, linear, start: own)")
+    if refusal := TRAINED[about["method"]].refusal(recipe):
+        raise FalconError(f"{folder}: {CONFIG} says {about['method']}, but {refusal}")
     return recipe
 
 

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from falcon_cli.console import warn
-from falcon_cli.drafters.saved.checkpoint import FORMS, SavedDrafter, read_config, shipped
+from falcon_cli.drafters.saved.checkpoint import SavedDrafter, read_config, shipped
+from falcon_cli.drafters.saved.trained import TRAINED
 from falcon_cli.drafters.saved.tuned import find_tree, misfit
 from falcon_cli.drafters.shared.tree_drafter import TreeDrafter, TreeOptions
 from falcon_cli.errors import UsageError
@@ -37,7 +38,7 @@ def drafter_of(saved: SavedDrafter, target: LoadedTarget, shape: TreeShape) -> T
     Raises:
         FalconError: The tree does not fit it.
     """
-    return FORMS[saved.method].drafter(saved.network, target.model, shape, saved.vocabulary_W)
+    return TRAINED[saved.method].drafter(saved.network, target.model, shape, saved.vocabulary_W)
 
 
 def tree_for(wanted: str, folder: Path, saved: SavedDrafter, target: LoadedTarget) -> StoredTree:
@@ -63,4 +64,4 @@ def tree_for(wanted: str, folder: Path, saved: SavedDrafter, target: LoadedTarge
 def default_tree_of(saved: SavedDrafter) -> TreeShape:
     """A sensible tree for a drafter of which no better one is known."""
     k = saved.network.k
-    return TreeOptions(depth=k if saved.method == "medusa" else 0).trim(default_tree(k))
+    return TreeOptions(depth=TRAINED[saved.method].default_depth(k)).trim(default_tree(k))

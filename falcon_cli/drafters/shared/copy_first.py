@@ -1,43 +1,43 @@
-"""Falcon beside a drafter that copies: what the text has said before is drafted for nothing, all else by Falcon.
+"""A drafter that copies what the text has said before, and drafts a tree where there is nothing to copy.
 
-A copied chain takes the place of the tree in its cycle. Falcon runs no pass then; it reads the tokens of such cycles,
-with the target's features, all at once when its turn comes again.
+A copied chain takes the place of the tree in its cycle. The tree's drafter runs no pass then; it reads the tokens of
+such cycles, with the target's features, all at once in the next cycle that it drafts.
 """
 
 from torch import Tensor
 
 from falcon_cli.core import Draft, Drafter, Scores, Verdict
-from falcon_cli.drafters.falcon.propose import Falcon
+from falcon_cli.drafters.shared.tree_drafter import TreeDrafter
 
 NGRAM = 3
 """Length of the n-gram after whose repetition is copied, where no better one is known."""
 
 
 class CopyFirst:
-    """Whatever the copier drafts, else Falcon's tree.
+    """Whatever the lookup finds, else a drafted tree.
 
     Args:
-        falcon: Drafts where nothing is copied.
-        copier: Drafts the root alone where it has nothing to copy.
+        tree: Drafts where nothing is copied.
+        lookup: Drafts the root alone where it has nothing to copy.
     """
 
-    def __init__(self, falcon: Falcon, copier: Drafter):
-        self.falcon, self.copier = falcon, copier
+    def __init__(self, tree: TreeDrafter, lookup: Drafter):
+        self.tree, self.lookup = tree, lookup
 
     def start(self, prompt_L: Tensor, scores: Scores) -> None:
         """See `Drafter`."""
-        self.falcon.start(prompt_L, scores)
-        self.copier.start(prompt_L, scores)
+        self.tree.start(prompt_L, scores)
+        self.lookup.start(prompt_L, scores)
 
     def propose(self, token: int, room: int) -> Draft:
         """See `Drafter`."""
-        copied = self.copier.propose(token, room)
+        copied = self.lookup.propose(token, room)
         if len(copied) == 1:
-            return self.falcon.propose(token, room)
-        self.falcon.note_root(token)
+            return self.tree.propose(token, room)
+        self.tree.note_root(token)
         return copied
 
     def observe(self, verdict: Verdict, scores: Scores) -> None:
         """See `Drafter`."""
-        self.falcon.observe(verdict, scores)
-        self.copier.observe(verdict, scores)
+        self.tree.observe(verdict, scores)
+        self.lookup.observe(verdict, scores)

@@ -159,5 +159,5 @@ class NativeHead(Head):
 def head_of(target: TargetModel, vocabulary_W: Tensor | None, dtype: torch.dtype) -> Head:
     """The LM head's rows of the draft vocabulary, on the kernels where the target is."""
     head_VD: Tensor = target.head.weight
-    native = target.engine is not None and suits(linear_of(head_VD))
+    native = target.native is not None and suits(linear_of(head_VD))
     return (NativeHead if native else TorchHead)(head_VD, vocabulary_W, dtype)

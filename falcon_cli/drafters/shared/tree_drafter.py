@@ -8,7 +8,6 @@ size, K best tokens.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,8 +20,6 @@ from falcon_cli.tree.shape import TreeShape
 
 Choose = Callable[[Tensor, Slot], Tensor]
 """Features [E, D] and the slot that they are for → the tokens [N] of its nodes."""
-
-Kind = TypeVar("Kind", bound="TreeDrafter")
 
 
 @dataclass(frozen=True)
@@ -71,7 +68,8 @@ class TreeDrafter(ABC):
     Args:
         k: Tokens a pass.
         head: The LM head on the draft vocabulary.
-        device: Where tokens and features lie.
+        device: The device of tokens and features.
+        choose: Fills a slot's nodes; None takes the best candidates.
     """
 
     chained = False
@@ -79,10 +77,10 @@ class TreeDrafter(ABC):
     deepest: int | None = None
     """Deepest level that it can draft; None is any."""
 
-    def __init__(self, k: int, head: Head, device: torch.device):
+    def __init__(self, k: int, head: Head, device: torch.device, choose: Choose | None = None):
         self.k, self.head, self.device = k, head, device
         self.choices = head.choices
-        self.choose: Choose = self.candidates
+        self.choose: Choose = choose or self.candidates
 
     def start(self, prompt_L: Tensor, scores: Scores) -> None:
         """See `Drafter`; the prompt's words may be drafted."""
@@ -105,7 +103,7 @@ class TreeDrafter(ABC):
         return wanted if self.deepest is None else min(wanted, self.deepest // self.k)
 
     def note_root(self, token: int) -> None:
-        """The root of the next draft, whoever drafts it; from now on it may be drafted."""
+        """Note the next root, even when another drafter proposes; from now on its token may be drafted."""
         self.head.admit([token])
 
     @torch.inference_mode()
@@ -127,22 +125,20 @@ class TreeDrafter(ABC):
         """The likeliest tokens [E, K] behind each feature, best first."""
         return self.head.best(features_ED, count)
 
-    def with_tree(self: Kind, shape: TreeShape, choose: Choose | None = None, kind: "type[Any] | None" = None) -> Kind:
-        """The same drafter with another tree: weights are shared, what it has read is not.
+    @abstractmethod
+    def with_tree(self, shape: TreeShape, choose: Choose | None = None) -> "TreeDrafter":
+        """The same drafter with another tree, for a text of its own.
+
+        Weights and LM head are shared. The head knows the extra tokens of the text that was started last, so drafters
+        that share one must not take turns within a text; `start` resets it.
 
         Args:
             shape: The tree.
             choose: Fills nodes with other tokens than the best ones.
-            kind: Another way to draft with it.
 
         Raises:
             FalconError: As for the drafter itself.
         """
-        other: Any = object.__new__(kind or type(self))
-        other.__dict__.update(self.__dict__)
-        other.choose = choose or other.candidates
-        other.set_tree(shape)
-        return other
 
     def set_tree(self, shape: TreeShape) -> None:
         """Begin anew with a tree.

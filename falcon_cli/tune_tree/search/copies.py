@@ -83,7 +83,7 @@ Copies = Sequence[Sequence[CopiedRun]]
 def copies_in(text: GreedyText, ngram: int) -> list[CopiedRun]:
     """What is copied below each token of an answer but the last."""
     lookup = PromptLookup(torch.device("cpu"), PldOptions(max_ngram=ngram, min_ngram=ngram))
-    lookup.begin(text.prompt.ids)
+    lookup.reset(text.prompt.ids)
     found = []
     for place, token in enumerate(text.answer[:-1]):
         copied, ahead = lookup.copied(token, LONGEST), text.answer[place + 1 :]

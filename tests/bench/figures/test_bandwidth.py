@@ -13,7 +13,7 @@ from falcon_cli.target.model import TargetModel
 def test_the_bound_is_bandwidth_over_weights_as_they_are_held(tiny_model, monkeypatch, native):
     load_kernels()
     model = tiny_model(dtype=torch.float32)
-    target = TargetModel(model, engine=swap_model(model, "int8") if native else None)
+    target = TargetModel(model, native=swap_model(model, "int8") if native else None)
     monkeypatch.setattr(bandwidth, "read_bandwidth", lambda device, huge: {native: 20e9}[huge])
     figures = bandwidth.bandwidth_bound(target)
     assert figures["weights_mb"] == pytest.approx(target.weight_bytes() / 1e6)

@@ -113,7 +113,7 @@ def test_a_prompt_is_exact_only_if_all_its_turns_and_repeats_are(target):
 def test_on_native_kernels_output_is_exact_by_construction_and_no_gap_is_excused(tiny_model):
     load_kernels()
     model = tiny_model(dtype=torch.float32)
-    target = TargetModel(model, engine=swap_model(model, "fp32"))
+    target = TargetModel(model, native=swap_model(model, "fp32"))
     plain = greedy(target, PROMPT)
     certificates = verdicts(target, [record("good", plain), record("bad", [*plain[:-1], (plain[-1] + 1) % 48])])
     assert certificates["good"].to_json()["by_construction"]

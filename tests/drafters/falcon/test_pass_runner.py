@@ -45,16 +45,16 @@ def test_kernels_compute_what_the_network_computes(tiny_model, tiny_network, k, 
     for view, block in views:
         count = len(view.depth_T)
         embedded, features = rows_of(1, count), rows_of(1, count)
-        mixed = [engine.mix(embedded, features, None).hidden_BLD for engine in (ours, native)]
+        mixed = [native.mix(embedded, features, None).hidden_BLD for native in (ours, native)]
         torch.testing.assert_close(*mixed, rtol=1e-5, atol=1e-5)
         hidden = [
-            engine.attend(mixed[0], view, block, cache) for engine, cache in zip((ours, native), caches, strict=True)
+            native.attend(mixed[0], view, block, cache) for native, cache in zip((ours, native), caches, strict=True)
         ]
         torch.testing.assert_close(*hidden, rtol=2e-5, atol=2e-5)
         for cache in caches:
             cache.commit(range(count))
         for before in (None, rows_of(count)):
-            finished = [engine.finish(hidden[0][0], before) for engine in (ours, native)]
+            finished = [native.finish(hidden[0][0], before) for native in (ours, native)]
             torch.testing.assert_close(*finished, rtol=2e-5, atol=2e-5)
     torch.testing.assert_close(caches[0].buffer_PCBGSH, caches[1].buffer_PCBGSH, rtol=2e-5, atol=2e-5)
 
@@ -62,17 +62,17 @@ def test_kernels_compute_what_the_network_computes(tiny_model, tiny_network, k, 
 @pytest.mark.parametrize(("mixer", "kind"), [("linear", NativePassRunner), ("time", TorchPassRunner)])
 def test_a_target_on_kernels_gets_a_drafter_on_kernels(tiny_model, tiny_network, mixer, kind):
     model = tiny_model("llama-gqa", 4, dtype=torch.float32)
-    target = TargetModel(model, engine=swap_model(model, "fp32"))
+    target = TargetModel(model, native=swap_model(model, "fp32"))
     network = tiny_network(tiny_model("llama-gqa", 4, dtype=torch.float32).get_decoder(), k=2, mixer=mixer).float()
-    engine = make_runner(network, target)
-    assert isinstance(engine, kind)
+    native = make_runner(network, target)
+    assert isinstance(native, kind)
     if kind is TorchPassRunner:
-        assert isinstance(engine.network.layer.self_attn.q_proj, NativeLinear)
+        assert isinstance(native.network.layer.self_attn.q_proj, NativeLinear)
 
 
 def test_other_targets_lend_their_attention(tiny_model, tiny_network):
     model = tiny_model("llama-gqa", 4)
     target = TargetModel(model)
-    engine = make_runner(tiny_network(model.get_decoder(), k=2), target)
-    assert isinstance(engine, TorchPassRunner)
-    assert engine.network.layer.self_attn.config._attn_implementation == target.attention
+    native = make_runner(tiny_network(model.get_decoder(), k=2), target)
+    assert isinstance(native, TorchPassRunner)
+    assert native.network.layer.self_attn.config._attn_implementation == target.attention

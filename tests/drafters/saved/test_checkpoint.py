@@ -6,7 +6,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from falcon_cli.drafters.saved.checkpoint import (
-    FORMS,
     SHIPPED,
     _digest,
     load_drafter,
@@ -14,6 +13,7 @@ from falcon_cli.drafters.saved.checkpoint import (
     shipped,
     vocab_hash,
 )
+from falcon_cli.drafters.saved.trained import TRAINED
 from falcon_cli.errors import FalconError
 from falcon_cli.sources import TARGETS
 from falcon_cli.target.load import LoadedTarget
@@ -76,7 +76,7 @@ def test_saving_again_replaces_the_folder_whole(folder, target, tiny_network):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"method": "hydra"}, "is no falcon or eagle or medusa drafter: the method in its config.json is hydra"),
+        ({"method": "hydra"}, "is no medusa or eagle or falcon drafter: the method in its config.json is hydra"),
         ({"method": "eagle"}, "says eagle, but its network is not EAGLE's"),
         ({"method": "medusa"}, "with draft_vocab_size under network"),
         ({"format": 2}, "has format 2, this falcon reads 1: update falcon"),
@@ -183,7 +183,7 @@ def test_the_vocabularys_hash_does_not_depend_on_its_order():
 
 def test_shipped_drafters_are_those_of_built_in_targets():
     assert {target for target, _ in SHIPPED} <= TARGETS.keys()
-    assert {method for _, method in SHIPPED} <= FORMS.keys()
+    assert {method for _, method in SHIPPED} <= TRAINED.keys()
     assert shipped("other/model") is None
 
 

@@ -107,7 +107,7 @@ def test_the_head_is_the_target_s_on_what_may_be_drafted(tiny_model, some):
     allowed = torch.arange(48) if vocabulary_W is None else vocabulary_W
     expected = allowed[(rows @ weight[allowed].T).argmax(-1)]
     plain = head_of(TargetModel(model), vocabulary_W, torch.float32)
-    native = head_of(TargetModel(model, engine=swap_model(model, "fp32")), vocabulary_W, torch.float32)
+    native = head_of(TargetModel(model, native=swap_model(model, "fp32")), vocabulary_W, torch.float32)
     assert isinstance(plain, TorchHead)
     assert isinstance(native, NativeHead)
     assert torch.equal(plain.best(rows, 1)[:, 0], expected)

@@ -17,16 +17,19 @@ IDS = torch.tensor([3, 5, 8, 13])
 class Fixed(TreeDrafter):
     """Every node's children are drafted from one feature, which likes the last token of the draft vocabulary best."""
 
-    def __init__(self, shape, vocabulary_W=IDS, deepest=None):
+    def __init__(self, shape, vocabulary_W=IDS, deepest=None, choose=None, head=None):
         liked = torch.diag(torch.arange(1.0, 5.0))
         head_VD = liked if vocabulary_W is None else torch.zeros(20, 4).index_copy(0, vocabulary_W, liked)
-        super().__init__(1, TorchHead(head_VD, vocabulary_W, torch.float32), CPU)
+        super().__init__(1, head or TorchHead(head_VD, vocabulary_W, torch.float32), CPU, choose)
         self.deepest, self.said, self.ready = deepest, [], True
         self.set_tree(shape)
 
     def start(self, prompt_L, scores):
         super().start(prompt_L, scores)
         self.said = []
+
+    def with_tree(self, shape, choose=None):
+        return Fixed(shape, deepest=self.deepest, choose=choose, head=self.head)
 
     def observe(self, verdict, scores):
         pass

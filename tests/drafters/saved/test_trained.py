@@ -1,4 +1,6 @@
-"""EAGLE is Falcon's network with k = 1: held against EAGLE written down by itself."""
+"""The trained methods; EAGLE, Falcon's network with k = 1, is held against EAGLE written down by itself."""
+
+from typing import get_args
 
 import pytest
 import torch
@@ -7,9 +9,8 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRot
 from falcon_cli.core import Scores
 from falcon_cli.drafters.falcon.blocks import relaxed_causal_BLL
 from falcon_cli.drafters.falcon.propose import Falcon
-from falcon_cli.drafters.rivals.eagle import EagleOptions
-from falcon_cli.methods import METHODS
-from falcon_cli.recipe.distill import NetworkRecipe
+from falcon_cli.drafters.saved.trained import TRAINED
+from falcon_cli.recipe.distill import NetworkRecipe, TrainableMethod
 from falcon_cli.target.model import TargetModel
 from falcon_cli.tree.shape import TreeShape
 
@@ -70,5 +71,12 @@ def test_other_networks_are_not_eagle_s():
         assert not NetworkRecipe(**{**RAW, **change}).is_eagle
 
 
-def test_it_stands_in_the_table():
-    assert METHODS["eagle"].options is EagleOptions
+def test_every_trained_method_can_be_asked_for_and_says_what_it_is():
+    assert {*TRAINED, "sps"} == set(get_args(TrainableMethod))
+    assert all(method.summary and method.card_title and method.citation for method in TRAINED.values())
+
+
+def test_only_eagle_refuses_a_network_that_is_not_its_own():
+    falcon = NetworkRecipe()
+    assert {name for name in ("falcon", "eagle") if TRAINED[name].refusal(falcon)} == {"eagle"}
+    assert TRAINED["eagle"].refusal(NetworkRecipe(**RAW)) is None
