@@ -5,8 +5,6 @@ import re
 from collections import defaultdict
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "falcon_cli").rglob("*.py"))
 NOTATION = ROOT / "docs" / "notation.md"
