@@ -9,7 +9,7 @@ import torch
 
 from falcon_cli.attention.backend import pick_backend
 from falcon_cli.console import say
-from falcon_cli.errors import FalconError, UsageError
+from falcon_cli.errors import FalconError, UsageError, first_line
 from falcon_cli.native.build import NoKernelsError, load_kernels
 from falcon_cli.native.swap import swap_model
 from falcon_cli.native.weights import Kind
@@ -166,8 +166,7 @@ def _from_transformers(where: str, recipe: TargetRecipe, dtype: torch.dtype) -> 
 
 
 def _why_not_loaded(where: str, error: Exception, what: str) -> str:
-    lines = str(error).strip().splitlines()
-    reason = lines[0] if lines else type(error).__name__
+    reason = first_line(error)
     if Path(where).exists():
         return f"{where}: cannot be loaded as {what} ({reason})"
     if "connect" in str(error).lower() or "offline" in str(error).lower():

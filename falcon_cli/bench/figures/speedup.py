@@ -1,6 +1,6 @@
 """From completions to figures: totals, and speedups with their intervals.
 
-Pure functions (DESIGN: measuring). Rates are total tokens over total seconds, never means of rates.
+Pure functions (docs/measuring.md). Rates are total tokens over total seconds, never means of rates.
 """
 
 import math

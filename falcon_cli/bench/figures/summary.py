@@ -1,6 +1,6 @@
 """The results document's methods and peers, summed from a run's records.
 
-Every figure comes twice, over all text and over loop-free text (DESIGN: measuring). A figure that does not exist,
+Every figure comes twice, over all text and over loop-free text (docs/measuring.md). A figure that does not exist,
 because nothing was decoded or the baseline was not run, is None.
 """
 
