@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from falcon_cli.attention.view import View
+from falcon_cli.drafters.falcon.blocks import Blocks
 from falcon_cli.drafters.falcon.network import DrafterNetwork, LstmState, Mixed
 from falcon_cli.kv_cache import StaticCache
 from falcon_cli.native.layer import NativeDecoder, linear_of
@@ -61,8 +62,8 @@ class TorchPassRunner:
 
     def attend(self, mixed_BLD: Tensor, view: View, block: int, cache: StaticCache) -> Tensor:
         """See `PassRunner`."""
-        last_BL = _last_of(mixed_BLD.shape[1], block, mixed_BLD.device)[None]
-        return self.network.attend(mixed_BLD, view.position_T[None], last_BL, cache=cache, falcon_view=view)
+        blocks = Blocks.of_rows(view.position_T, block, self.network.k)
+        return self.network.attend(mixed_BLD, blocks, cache=cache, falcon_view=view)
 
     def finish(self, hidden_ED: Tensor, before_ED: Tensor | None) -> Tensor:
         """See `PassRunner`."""
@@ -115,15 +116,9 @@ class NativePassRunner:
     def _places_of(self, rows: int, block: int) -> tuple[Tensor, Tensor]:
         """For each row, its block's last one and its slot."""
         if (rows, block) not in self._places:
-            last_L = _last_of(rows, block, torch.device("cpu"))
-            slot_L = (self.k - 1 - (last_L - torch.arange(rows))).clamp(0, self.k - 1)
-            self._places[rows, block] = last_L, slot_L
+            blocks = Blocks.of_rows(torch.arange(rows), block, self.k)
+            self._places[rows, block] = blocks.last_BL[0], blocks.slot_BL[0] - 1
         return self._places[rows, block]
-
-
-def _last_of(rows: int, block: int, device: torch.device) -> Tensor:
-    """For each row, the last row of its block."""
-    return torch.arange(rows, device=device) // block * block + block - 1
 
 
 _NONE = torch.empty(0)
