@@ -88,12 +88,14 @@ class NativeEngine:
             first, _, last = cast(tuple[nn.Linear, nn.Module, nn.Linear], tuple(network.chain))
             value, gate = (linear_of(part) for part in first.weight.detach().chunk(2))
             self.gate, self.change = packed_gate_up(gate, value, kind), packed([last], kind)
+        handles = (matrix and matrix.handle for matrix in (self.mixer, self.own, self.gate, self.change))
+        self.steps = torch.classes.falcon.Drafter(*handles)
         self.decoder = NativeDecoder(nn.ModuleList([network.layer]), None, network.rotary[0], kind)
         self._places: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
 
     def mix(self, embedded_BLD: Tensor, features_BLD: Tensor, state: LstmState | None) -> Mixed:
         """See `Engine`."""
-        mixed = torch.ops.falcon.mix(embedded_BLD, features_BLD, self.scale_D, self.mixer.handle)
+        mixed = self.steps.mix(embedded_BLD, features_BLD, self.scale_D)
         return Mixed(mixed, state)
 
     def attend(self, mixed_BLD: Tensor, view: View, block: int, cache: StaticCache) -> Tensor:
@@ -102,14 +104,13 @@ class NativeEngine:
         start_LD = mixed_LD
         if self.own is not None:
             last_L, slot_L = self._places_of(len(mixed_LD), block)
-            start_LD = torch.ops.falcon.start(mixed_LD, last_L, slot_L, self.slot_KD, self.own.handle)
+            start_LD = self.steps.start(mixed_LD, last_L, slot_L, self.slot_KD)
         return self.decoder.forward(start_LD, view, cache, mixed_LD).view_as(mixed_BLD)
 
     def finish(self, hidden_ED: Tensor, before_ED: Tensor | None) -> Tensor:
         """See `Engine`."""
         before_ED = before_ED if before_ED is not None and self.gate else _NONE
-        gate, change = self.gate and self.gate.handle, self.change and self.change.handle
-        features_ED: Tensor = torch.ops.falcon.finish(hidden_ED, before_ED, gate, change, self.norm_D, self.epsilon)
+        features_ED: Tensor = self.steps.finish(hidden_ED, before_ED, self.norm_D, self.epsilon)
         return features_ED
 
     def _places_of(self, rows: int, block: int) -> tuple[Tensor, Tensor]:

@@ -64,15 +64,14 @@ class NativeDecoder(nn.Module):
     def __init__(self, layers: nn.ModuleList, norm: Any, rotary: Rotary, format: WeightFormat):
         super().__init__()
         first: Any = layers[0]
-        self.factor: float = first.self_attn.scaling
-        self.epsilon: float = first.input_layernorm.variance_epsilon
+        scale, epsilon = first.self_attn.scaling, first.input_layernorm.variance_epsilon
         self.matrices: list[PackedMatrix] = []
-        self._layers: list[Any] = []
-        """`torch.classes.falcon.DecoderLayer`, in their order."""
+        handles = []
         for index, layer in enumerate(layers):
-            self._pack(layer, format)
+            handles.append(self._pack(layer, format))
             layers[index] = PackedLayer(layer)
-        self._norm_D = None if norm is None else _weight(norm)
+        final_norm_D = None if norm is None else _weight(norm)
+        self._handle = torch.classes.falcon.Decoder(handles, final_norm_D, epsilon, scale)
         self._rotary, self._tables_SH = rotary, (torch.empty(0, 0), torch.empty(0, 0))
 
     def forward(self, hidden_TD: Tensor, view: View, cache: StaticCache, context_TD: Tensor | None = None) -> Tensor:
@@ -82,22 +81,19 @@ class NativeDecoder(nn.Module):
         """
         if cache.capacity > len(self._tables_SH[0]):
             self._tables_SH = self._rotate_up_to(cache.capacity)
-        outputs_TD: Tensor = torch.ops.falcon.decoder(
+        outputs_TD: Tensor = self._handle.forward(
             hidden_TD,
             None if context_TD is None else context_TD.contiguous(),
-            self._layers,
-            self._norm_D,
             *self._tables_SH,
             view.depth_T,
             cache.buffer_PCBGSH,
             view.committed,
             None if view.ancestors_TC is None else view.ancestors_TC.contiguous(),
-            self.epsilon,
-            self.factor,
         )
         return outputs_TD
 
-    def _pack(self, layer: Any, format: WeightFormat) -> None:
+    def _pack(self, layer: Any, format: WeightFormat) -> Any:
+        """The layer as a `torch.classes.falcon.DecoderLayer`."""
         attention, mlp = layer.self_attn, layer.mlp
         matrices = [
             packed([attention.q_proj, attention.k_proj, attention.v_proj], format),
@@ -110,8 +106,8 @@ class NativeDecoder(nn.Module):
             [_weight(attention.q_norm), _weight(attention.k_norm)] if hasattr(attention, "q_norm") else [None] * 2
         )
         handles = [matrix.handle for matrix in matrices]
-        self._layers.append(torch.classes.falcon.DecoderLayer(*handles, *norms, *head_norms))
         self.matrices += matrices
+        return torch.classes.falcon.DecoderLayer(*handles, *norms, *head_norms)
 
     def _rotate_up_to(self, positions: int) -> tuple[Tensor, Tensor]:
         cosine, sine = self._rotary(torch.empty(0), torch.arange(positions)[None])

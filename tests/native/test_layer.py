@@ -12,7 +12,6 @@ from falcon_cli.native.weights import pack, packed_gate_up
 from falcon_cli.tree.shape import ancestors_of, depths_of
 
 CPU = torch.device("cpu")
-NONE = torch.empty(0)
 FAMILIES = ("llama-mha", "llama-gqa", "llama-wide-head", "mistral", "qwen2", "qwen3")
 
 
@@ -157,9 +156,8 @@ def forward(layers, final_norm=None, groups=2, size=8):
     cache = torch.zeros(2, len(layers), 1, groups, 16, size)
     tables = [torch.ones(16, size)] * 2
     depths = torch.arange(3)
-    return torch.ops.falcon.decoder(
-        torch.ones(3, 32), None, layers, final_norm, *tables, depths, cache, 0, None, 1e-6, 0.3
-    )
+    decoder = torch.classes.falcon.Decoder(layers, final_norm, 1e-6, 0.3)
+    return decoder.forward(torch.ones(3, 32), None, *tables, depths, cache, 0, None)
 
 
 def test_a_layer_takes_all_that_fits():
@@ -196,6 +194,4 @@ def test_layers_that_do_not_fit_the_cache_are_refused():
     with pytest.raises(RuntimeError, match="must be 32 contiguous floats"):
         forward([layer_of()], torch.ones(8))
     with pytest.raises(RuntimeError, match="no layers"):
-        torch.ops.falcon.decoder(
-            torch.ones(1, 8), None, [], None, NONE, NONE, NONE, torch.zeros(2, 0, 1, 1, 1, 8), 0, None, 1e-6, 1.0
-        )
+        forward([])

@@ -32,7 +32,7 @@ def test_the_operators_object_holds_the_memory(format):
     del matrix
     gc.collect()
     Arena().copy_in(torch.full((1000, 1000), 7.0))  # whatever was freed would be overwritten
-    assert torch.equal(torch.ops.falcon.linear(rows, handle), expected)
+    assert torch.equal(handle.linear(rows), expected)
 
 
 @pytest.mark.parametrize("format", ["fp32", "bf16", "int8"])
@@ -105,5 +105,8 @@ def test_more_of_the_best_than_there_are_is_refused():
 
 
 def test_other_objects_are_refused():
+    mixer = pack(rows_of(32, 64), "fp32").handle
     with pytest.raises(RuntimeError, match="PackedMatrix"):
-        torch.ops.falcon.linear(rows_of(1, 64), EMPTY)
+        torch.classes.falcon.Drafter(EMPTY, None, None, None)
+    with pytest.raises(RuntimeError, match=r"Drafter: a gate and a change, or none"):
+        torch.classes.falcon.Drafter(mixer, None, mixer, None)

@@ -24,7 +24,8 @@ Tensor huge(int64_t bytes) {
   return at::from_blob(memory, {bytes}, [](void* block) { std::free(block); }, at::kByte);
 }
 
-Tensor linear(const Tensor& x, const PackedMatrixPtr& weight) {
+Tensor linear(const PackedMatrixPtr& weight, const Tensor& x) {
+  FALCON_PROFILE("falcon::linear");
   Tensor flat = x.contiguous().view({-1, x.size(-1)});
   Tensor y = at::empty({flat.size(0), weight->outputs}, flat.options());
   weight->check_inputs(flat.size(1));
@@ -156,14 +157,12 @@ void run_layer(const DecoderLayer& layer, const LayerCache& cache, Forward& f, f
 
 // Layers, then the final norm if there is one: T rows become T rows of the cache [2, layers, 1, G, S, H] behind what it
 // holds. Rotary tables are [positions, H]; a row's position is `committed` + its depth.
-Tensor decoder(const Tensor& hidden, const OptionalTensor& context, const c10::List<DecoderLayerPtr>& layers,
-               const OptionalTensor& final_norm, const Tensor& cosine, const Tensor& sine, const Tensor& depth,
-               Tensor cache, int64_t committed, const OptionalTensor& visible, double epsilon, double scale) {
-  const std::vector<DecoderLayerPtr> weights = layers.vec();
+Tensor Decoder::forward(const Tensor& hidden, const OptionalTensor& context, const Tensor& cosine, const Tensor& sine,
+                        const Tensor& depth, Tensor cache, int64_t committed, const OptionalTensor& visible) const {
+  FALCON_PROFILE("falcon::decoder");
   Tensor x = hidden.to(at::kFloat).clone(at::MemoryFormat::Contiguous);
-  const int64_t count = weights.size();
-  TORCH_CHECK(count > 0, "no layers");
-  const DecoderLayer& first = *weights[0];
+  const DecoderLayer& first = *layers[0];
+  const int64_t count = layers.size();
   const int64_t H = cache.size(5);
   const int64_t G = cache.size(3);
   const int64_t T = x.size(-2);
@@ -172,12 +171,8 @@ Tensor decoder(const Tensor& hidden, const OptionalTensor& context, const c10::L
   const int64_t N = width / H - 2 * G;
   const int64_t inner = first.inner_size();
   const int64_t begin = committed + (visible ? visible->size(1) : T) - T;
-  for (const DecoderLayerPtr& layer : weights) {
-    TORCH_CHECK(layer->hidden_size() == D && layer->inner_size() == inner && layer->qkv->format == first.qkv->format,
-                "layers of different sizes or formats");
-    layer->check_heads(N, G, H);
-  }
-  if (final_norm) DecoderLayer::check_norm(*final_norm, D);
+  TORCH_CHECK(first.hidden_size() == D, "Decoder: rows of ", D, " for layers of ", first.hidden_size());
+  for (const DecoderLayerPtr& layer : layers) layer->check_heads(N, G, H);
   TORCH_CHECK(!context || context->numel() == T * D, "a context of other rows");
   TORCH_CHECK(cosine.size(1) == H, "rotary embedding of a part of the head");
   TORCH_CHECK(cache.scalar_type() == at::kFloat && cache.size(1) == count && begin + T <= cache.size(4),
@@ -192,8 +187,8 @@ Tensor decoder(const Tensor& hidden, const OptionalTensor& context, const c10::L
             .cosine = {},
             .sine = {},
             .slots = visible_slots(T, committed, visible),
-            .epsilon = static_cast<float>(epsilon),
-            .scale = static_cast<float>(scale),
+            .epsilon = epsilon,
+            .scale = scale,
             .normed = floats(T * D),
             .projected = floats(T * width),
             .projected_queries = floats(context ? T * width : 0),
@@ -216,7 +211,7 @@ Tensor decoder(const Tensor& hidden, const OptionalTensor& context, const c10::L
       const int64_t offset = n * cache.stride(1);
       const LayerCache of_layer{
           .keys = keys + offset, .values = values + offset, .groups = G, .stride = cache.stride(3), .head_size = H};
-      run_layer(*weights[n], of_layer, f, rows, context_rows);
+      run_layer(*layers[n], of_layer, f, rows, context_rows);
     }
     if (final_norm) {
 #pragma omp for schedule(static)

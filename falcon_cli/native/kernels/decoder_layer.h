@@ -1,6 +1,7 @@
-// The weights of a decoder layer, as Python makes them (falcon_cli/native/layer.py).
+// Decoder layers, as Python makes them (falcon_cli/native/layer.py).
 #pragma once
 #include <optional>
+#include <vector>
 
 #include "packed_matrix.h"
 
@@ -60,5 +61,31 @@ struct DecoderLayer : torch::CustomClassHolder {
 };
 
 using DecoderLayerPtr = c10::intrusive_ptr<DecoderLayer>;
+
+// torch.classes.falcon.Decoder: layers, and the norm behind them if there is one
+struct Decoder : torch::CustomClassHolder {
+  const std::vector<DecoderLayerPtr> layers;
+  const std::optional<Tensor> final_norm;
+  const float epsilon;
+  const float scale;  // of attention scores
+
+  Decoder(const std::vector<DecoderLayerPtr>& layers_, std::optional<Tensor> final_norm_, double epsilon_,
+          double scale_)
+      : layers(layers_),
+        final_norm(std::move(final_norm_)),
+        epsilon(static_cast<float>(epsilon_)),
+        scale(static_cast<float>(scale_)) {
+    TORCH_CHECK(!layers.empty(), "Decoder: no layers");
+    const DecoderLayer& first = *layers[0];
+    for (const DecoderLayerPtr& layer : layers)
+      TORCH_CHECK(layer->hidden_size() == first.hidden_size() && layer->inner_size() == first.inner_size() &&
+                      layer->qkv->format == first.qkv->format,
+                  "Decoder: layers of different sizes or formats");
+    if (final_norm) DecoderLayer::check_norm(*final_norm, first.hidden_size());
+  }
+
+  Tensor forward(const Tensor& hidden, const std::optional<Tensor>& context, const Tensor& cosine, const Tensor& sine,
+                 const Tensor& depth, Tensor cache, int64_t committed, const std::optional<Tensor>& visible) const;
+};
 
 }  // namespace falcon

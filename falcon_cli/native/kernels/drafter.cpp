@@ -9,7 +9,8 @@
 namespace falcon {
 
 // [e / rms(e), f / scale] through the mixer, added to f / scale; without a scale, [e, f] through the mixer
-Tensor mix(const Tensor& embedded, const Tensor& features, const Tensor& scale, const PackedMatrixPtr& mixer) {
+Tensor Drafter::mix(const Tensor& embedded, const Tensor& features, const Tensor& scale) const {
+  FALCON_PROFILE("falcon::mix");
   const int64_t D = features.size(-1);
   const int64_t rows = features.numel() / D;
   Tensor e = embedded.contiguous();
@@ -42,14 +43,15 @@ Tensor mix(const Tensor& embedded, const Tensor& features, const Tensor& scale, 
 }
 
 // What each row starts from: the mixed input of its block's last row, a change made of its own, and its slot
-Tensor start_rows(const Tensor& mixed, const Tensor& last, const Tensor& slot, const Tensor& slots,
-                  const PackedMatrixPtr& own) {
+Tensor Drafter::start(const Tensor& mixed, const Tensor& last, const Tensor& slot, const Tensor& slots) const {
+  FALCON_PROFILE("falcon::start");
+  TORCH_CHECK(own, "Drafter: rows start from their own matrix, but there is none");
   const int64_t D = mixed.size(-1);
   const int64_t rows = mixed.numel() / D;
   Tensor x = mixed.contiguous();
   Tensor y = at::empty_like(x);
-  own->check_sizes(D, D);
-  QuantisedInputs workspace(*own, rows, D);
+  (*own)->check_sizes(D, D);
+  QuantisedInputs workspace(**own, rows, D);
   const int64_t* last_of = last.const_data_ptr<int64_t>();
   const int64_t* slot_of = slot.const_data_ptr<int64_t>();
   const float* from = data_or_null(x);
@@ -61,14 +63,14 @@ Tensor start_rows(const Tensor& mixed, const Tensor& last, const Tensor& slot, c
     for (int64_t r = 0; r < rows; r++)
       for (int64_t k = 0; k < D; k++) to[r * D + k] = from[last_of[r] * D + k] + of_slot[slot_of[r] * D + k];
     const InputRows inputs{.x = from, .count = rows, .width = D, .quantised = workspace};
-    product(inputs, *own, to, D, Epilogue::add);
+    product(inputs, **own, to, D, Epilogue::add);
   }
   return y;
 }
 
 // Features of hidden states: a change gated by the tokens before, if they are given; then the norm, if there is one
-Tensor finish_rows(const Tensor& hidden, const Tensor& before, const std::optional<PackedMatrixPtr>& gate,
-                   const std::optional<PackedMatrixPtr>& change, const Tensor& norm, double epsilon) {
+Tensor Drafter::finish(const Tensor& hidden, const Tensor& before, const Tensor& norm, double epsilon) const {
+  FALCON_PROFILE("falcon::finish");
   const int64_t D = hidden.size(-1);
   const int64_t rows = hidden.numel() / D;
   Tensor y = hidden.clone(at::MemoryFormat::Contiguous);
@@ -79,10 +81,8 @@ Tensor finish_rows(const Tensor& hidden, const Tensor& before, const std::option
   std::vector<float> gated(from ? rows * D : 0);
   std::optional<QuantisedInputs> workspace;
   if (from) {
-    TORCH_CHECK(gate && change, "tokens before, but no chain that reads them");
+    TORCH_CHECK(gate, "Drafter: tokens before, but no chain that reads them");
     (*gate)->check_sizes(2 * D, 2 * D);
-    (*change)->check_sizes(D, D);
-    TORCH_CHECK((*gate)->format == (*change)->format, "a chain of two formats");
     workspace.emplace(**gate, rows, 2 * D);
   }
   float* to = y.data_ptr<float>();
@@ -125,7 +125,8 @@ void find_top_k(const float* values, int64_t size, int64_t count, int64_t* top) 
 }  // namespace
 
 // The best outputs' indices of each row [rows, count], best first, of equals the first; and all outputs
-std::tuple<Tensor, Tensor> top_k(const Tensor& features, const PackedMatrixPtr& head, int64_t count) {
+std::tuple<Tensor, Tensor> top_k(const PackedMatrixPtr& head, const Tensor& features, int64_t count) {
+  FALCON_PROFILE("falcon::top_k");
   const int64_t D = features.size(-1);
   const int64_t rows = features.numel() / D;
   const int64_t outputs = head->outputs;
