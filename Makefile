@@ -6,6 +6,7 @@
 # make cost     what a forward costs by nodes and context (ARGS="shape=7b", "contexts=[0,2048,8000]")
 # make quality  show what bf16 and int8 weights cost in quality (ARGS as above)
 # make docs     write docs/cli from the commands' own help
+# make tables   write the figures of docs/benchmarks into the pages that show them
 
 PYTHON ?= python3
 VENV   := .venv
@@ -15,7 +16,7 @@ TORCH  := torch==2.13.0
 STAMP  := $(VENV)/.set-up
 KERNELS = $(wildcard falcon_cli/native/kernels/*.h falcon_cli/native/kernels/*.cpp)
 
-.PHONY: setup demo check lint types test fix cost docs profile quality torch
+.PHONY: setup demo check lint types test fix cost docs tables profile quality torch
 
 setup: $(STAMP)
 
@@ -41,16 +42,19 @@ fix: setup
 	$(VENV)/bin/clang-format -i $(KERNELS)
 
 profile: setup
-	$(PY) -m falcon_cli.bench.profile $(ARGS)
+	$(PY) -m falcon_cli.studies.profile $(ARGS)
 
 cost: setup
-	$(PY) -m falcon_cli.bench.cost $(ARGS)
+	$(PY) -m falcon_cli.studies.cost $(ARGS)
 
 quality: setup
-	$(PY) -m falcon_cli.bench.quality $(ARGS)
+	$(PY) -m falcon_cli.studies.quality $(ARGS)
 
 docs: setup
 	$(PY) tests/house/cli_pages.py
+
+tables: setup
+	$(PY) tests/house/tables.py
 
 # Set up once, and again when pyproject.toml changes. The constraint keeps the torch that is there.
 $(STAMP): pyproject.toml | $(PY)

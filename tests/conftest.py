@@ -185,7 +185,7 @@ def random_paths() -> Callable[..., list[tuple[int, ...]]]:
 @pytest.fixture(scope="session")
 def tiny_network() -> Callable[..., Any]:
     """Build a random drafter on a target's decoder: `tiny_network(decoder, k=3, mixer="linear")`, in its dtype."""
-    from falcon_cli.drafter.network import DrafterNetwork  # here: it imports transformers' attention
+    from falcon_cli.drafters.falcon.network import DrafterNetwork  # here: it imports transformers' attention
     from falcon_cli.recipe.distill import NetworkRecipe
 
     def build(decoder: Any, seed: int = 0, **recipe: Any) -> DrafterNetwork:
@@ -202,7 +202,7 @@ def tiny_network() -> Callable[..., Any]:
 @pytest.fixture(scope="session")
 def tiny_heads() -> Callable[..., Any]:
     """Build random Medusa heads on a target's decoder: `tiny_heads(decoder, k=3)`, in its dtype."""
-    from falcon_cli.baselines.medusa import MedusaNetwork
+    from falcon_cli.drafters.rivals.medusa import MedusaNetwork
     from falcon_cli.recipe.distill import MedusaRecipe
 
     def build(decoder: Any, seed: int = 0, **recipe: Any) -> MedusaNetwork:
@@ -218,7 +218,7 @@ def tiny_heads() -> Callable[..., Any]:
 @pytest.fixture(scope="session")
 def save_drafters(tiny_network: Callable[..., Any], tiny_heads: Callable[..., Any]) -> Callable[..., None]:
     """Save a random drafter of every method that is distilled, each in a folder of its name."""
-    from falcon_cli.drafter.checkpoint import save_drafter
+    from falcon_cli.drafters.saved.checkpoint import save_drafter
 
     def save(root: Path, target: Any, seed: int = 0) -> None:
         decoder = target.model.decoder

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from falcon_cli.bench.answers import answers
-from falcon_cli.bench.plots import speedup_chart
-from falcon_cli.bench.records import RecordLog, TurnRecord
-from falcon_cli.bench.report import markdown
+from falcon_cli.bench.figures.answers import answers
+from falcon_cli.bench.figures.records import RecordLog, TurnRecord
+from falcon_cli.bench.reports.plots import speedup_chart
+from falcon_cli.bench.reports.report import markdown
 from falcon_cli.errors import FalconError, UsageError
 from falcon_cli.recipe.load import dump, load_recipe
 from falcon_cli.recipe.provenance import provenance
@@ -25,7 +25,7 @@ from falcon_cli.sources import atomic_file
 
 
 @dataclass(frozen=True)
-class RunFolder:
+class BenchFolder:
     """An opened run folder."""
 
     path: Path
@@ -36,7 +36,7 @@ class RunFolder:
         return RecordLog(self.path / "records.jsonl")
 
     @classmethod
-    def open(cls, path: Path, recipe: BenchRecipe, argv: Sequence[str], resume: bool) -> "RunFolder":
+    def open(cls, path: Path, recipe: BenchRecipe, argv: Sequence[str], resume: bool) -> "BenchFolder":
         """Begin a run folder, or go on with one.
 
         Raises:

@@ -8,18 +8,20 @@ from typing import Any
 
 import torch
 
-from falcon_cli.bench.bandwidth import bandwidth_bound
-from falcon_cli.bench.certificate import Ids, certify, first_difference
-from falcon_cli.bench.folder import RunFolder
-from falcon_cli.bench.peers import check_peer, peer_answers
-from falcon_cli.bench.records import TurnRecord
-from falcon_cli.bench.runner import Contest, digest, method_answer
-from falcon_cli.bench.summary import BASELINE, summarise
+from falcon_cli.bench.figures.bandwidth import bandwidth_bound
+from falcon_cli.bench.figures.certificate import Ids, certify, first_difference
+from falcon_cli.bench.figures.records import TurnRecord
+from falcon_cli.bench.figures.summary import BASELINE, summarise
+from falcon_cli.bench.folder import BenchFolder
+from falcon_cli.bench.measuring.peers import check_peer, peer_answers
+from falcon_cli.bench.measuring.session import BenchmarkSession, digest, method_answer
 from falcon_cli.console import progress, say, warn
 from falcon_cli.data.datasets import Loaded, load
 from falcon_cli.data.prompts import Question
 from falcon_cli.errors import FalconError, UsageError
-from falcon_cli.methods import Choice, Kit, choose, default_methods
+from falcon_cli.methods.context import DraftingContext
+from falcon_cli.methods.defaults import default_methods
+from falcon_cli.methods.grammar import MethodChoice, choose, load_context
 from falcon_cli.recipe.provenance import provenance
 from falcon_cli.recipe.schema import BenchRecipe
 
@@ -32,14 +34,14 @@ def bench(recipe: BenchRecipe, argv: Sequence[str], out: Path | None = None, res
     """
     recipe = resolved(recipe)
     choices = _choices(recipe)
-    folder = RunFolder.open(out, recipe, argv, resume) if out else None
+    folder = BenchFolder.open(out, recipe, argv, resume) if out else None
     data = load(recipe.dataset, recipe.limit, recipe.keep_going)
     if data.skipped:
         warn(f"{data.name}: {data.skipped} malformed lines skipped")
-    contest = _contest(recipe, Kit.load(recipe, choices), choices)
-    questions = _fitting(contest, data, recipe.keep_going)
-    records = _measure(contest, questions, folder)
-    results = _document(recipe, contest, questions, records, argv)
+    session = _session(recipe, load_context(recipe, choices), choices)
+    questions = _fitting(session, data, recipe.keep_going)
+    records = _measure(session, questions, folder)
+    results = _document(recipe, session, questions, records, argv)
     if folder:
         folder.write(results, records)
     return results
@@ -50,11 +52,11 @@ def resolved(recipe: BenchRecipe) -> BenchRecipe:
     return replace(recipe, methods=recipe.methods or default_methods(recipe))
 
 
-def _choices(recipe: BenchRecipe) -> list[Choice]:
+def _choices(recipe: BenchRecipe) -> list[MethodChoice]:
     """The methods, the baseline first, each once."""
     for peer in recipe.peers:
         check_peer(peer, recipe.target)
-    called: dict[str, Choice] = {}
+    called: dict[str, MethodChoice] = {}
     for choice in map(choose, [BASELINE, *(recipe.methods or ())]):
         if called.setdefault(choice.name, choice) != choice or choice.name in recipe.peers:
             raise UsageError(f"two methods are called {choice.name}: give one another name, as in pld as LABEL")
@@ -63,17 +65,19 @@ def _choices(recipe: BenchRecipe) -> list[Choice]:
     return list(called.values())
 
 
-def _contest(recipe: BenchRecipe, kit: Kit, choices: Sequence[Choice]) -> Contest:
-    answers = {choice.name: method_answer(kit.target, choice.build(kit)) for choice in choices}
-    answers |= peer_answers(recipe.peers, recipe.target, kit.target)
-    return Contest(kit.target, answers, recipe.max_new_tokens, recipe.repeats, recipe.seed, recipe.template)
+def _session(recipe: BenchRecipe, context: DraftingContext, choices: Sequence[MethodChoice]) -> BenchmarkSession:
+    answers = {choice.name: method_answer(context.target, choice.build(context)) for choice in choices}
+    answers |= peer_answers(recipe.peers, recipe.target, context.target)
+    return BenchmarkSession(
+        context.target, answers, recipe.max_new_tokens, recipe.repeats, recipe.seed, recipe.template
+    )
 
 
-def _fitting(contest: Contest, data: Loaded, keep_going: bool) -> list[Question]:
+def _fitting(session: BenchmarkSession, data: Loaded, keep_going: bool) -> list[Question]:
     fitting = []
     for question in data.questions:
         try:
-            contest.check(question)
+            session.check(question)
             fitting.append(question)
         except FalconError as error:
             if not keep_going:
@@ -84,7 +88,7 @@ def _fitting(contest: Contest, data: Loaded, keep_going: bool) -> list[Question]
     return fitting
 
 
-def _measure(contest: Contest, questions: Sequence[Question], folder: RunFolder | None) -> list[TurnRecord]:
+def _measure(session: BenchmarkSession, questions: Sequence[Question], folder: BenchFolder | None) -> list[TurnRecord]:
     """Records of all questions, those that the folder already holds first."""
     wanted = {question.id for question in questions}
     done = [records for records in folder.log.read() if records[0].question_id in wanted] if folder else []
@@ -93,12 +97,12 @@ def _measure(contest: Contest, questions: Sequence[Question], folder: RunFolder 
         say(f"resuming: {len(known)} of {len(questions)} questions are already measured")
     todo = [question for question in questions if question.id not in known]
     if todo:
-        contest.warm_up(todo[0])
+        session.warm_up(todo[0])
     try:
         with progress("benchmarking", len(questions), "questions") as bar:
             bar.advance(len(known))
             for question in todo:
-                records = list(contest.ask(question))
+                records = list(session.ask(question))
                 if folder:
                     folder.log.append(records)
                 done.append(records)
@@ -112,18 +116,18 @@ def _measure(contest: Contest, questions: Sequence[Question], folder: RunFolder 
 
 def _document(
     recipe: BenchRecipe,
-    contest: Contest,
+    session: BenchmarkSession,
     questions: Sequence[Question],
     records: Sequence[TurnRecord],
     argv: Sequence[str],
 ) -> dict[str, Any]:
     """The results document, certificate included."""
-    target = contest.target
+    target = session.target
     figures = summarise(records, BASELINE, peers=recipe.peers, seed=recipe.seed)
     figures = {
-        kind: {name: group[name] for name in contest.answers if name in group} for kind, group in figures.items()
+        kind: {name: group[name] for name in session.answers if name in group} for kind, group in figures.items()
     }
-    _certify(contest, questions, records, recipe.peers, figures)
+    _certify(session, questions, records, recipe.peers, figures)
     return {
         "schema": 1,
         "target": recipe.target.model,
@@ -131,8 +135,8 @@ def _document(
         "prompts": len(questions),
         "settings": {
             "dtype": target.dtype,
-            "kernels": "torch" if target.model.engine is None else "native",
-            "weights": target.dtype if target.model.engine is None else target.model.engine.kind,
+            "kernels": "torch" if target.model.native is None else "native",
+            "weights": target.dtype if target.model.native is None else target.model.native.kind,
             "compiled_graphs": None if target.model.graphs is None else target.model.graphs.made,
             "device": str(target.model.device),
             "threads": torch.get_num_threads(),
@@ -150,7 +154,7 @@ def _document(
 
 
 def _certify(
-    contest: Contest,
+    session: BenchmarkSession,
     questions: Sequence[Question],
     records: Sequence[TurnRecord],
     peers: Sequence[str],
@@ -163,16 +167,16 @@ def _certify(
 
     def prompt_of(record: TurnRecord) -> Ids:
         earlier = [texts[record.method, record.repeat, record.question_id, turn] for turn in range(record.turn)]
-        return contest.prompt(by_id[record.question_id], record.turn, earlier)
+        return session.prompt(by_id[record.question_id], record.turn, earlier)
 
     def reference(prompt: Ids) -> Ids:
         key = digest(prompt)
         if key not in plain:  # the second turn after a first answer that differs
-            plain[key] = contest.answers[BASELINE](prompt, contest.max_new_tokens).ids
+            plain[key] = session.answers[BASELINE](prompt, session.max_new_tokens).ids
         return plain[key]
 
     own = [record for record in records if record.method not in peers]
-    for name, certificate in certify(own, contest.target.model, contest.target.dtype, prompt_of, reference).items():
+    for name, certificate in certify(own, session.target.model, session.target.dtype, prompt_of, reference).items():
         figures["methods"][name]["lossless"] = certificate.to_json()
     for peer in peers:
         theirs = [record for record in records if record.method == peer]

@@ -15,10 +15,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from falcon_cli.bench.folder import RunFolder, file_name, write_text
-from falcon_cli.bench.paper import drawn, markdown
+from falcon_cli.bench.folder import BenchFolder, file_name, write_text
+from falcon_cli.bench.reports.paper import drawn, markdown
+from falcon_cli.bench.reports.table import table
 from falcon_cli.bench.run import bench, failed_methods, resolved, to_json_line
-from falcon_cli.bench.table import table
 from falcon_cli.console import say, show
 from falcon_cli.data.datasets import load
 from falcon_cli.errors import UsageError
@@ -26,7 +26,7 @@ from falcon_cli.recipe.schema import BenchRecipe
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SuiteResult:
     """What a command has measured."""
 
     document: dict[str, Any]
@@ -47,7 +47,7 @@ class Outcome:
         ]
 
 
-def run(recipe: BenchRecipe, argv: Sequence[str], out: Path | None = None, resume: bool = False) -> Outcome:
+def run(recipe: BenchRecipe, argv: Sequence[str], out: Path | None = None, resume: bool = False) -> SuiteResult:
     """Run a benchmark, show each data set's table, then the paper's, and say what was written.
 
     Raises:
@@ -58,7 +58,7 @@ def run(recipe: BenchRecipe, argv: Sequence[str], out: Path | None = None, resum
         outcome = _several(recipe, argv, out, resume)
     else:
         results = bench(recipe, argv, out, resume)
-        outcome = Outcome(results, {results["dataset"]: results})
+        outcome = SuiteResult(results, {results["dataset"]: results})
         show(table(results))
     if recipe.table is not None:
         show(drawn(recipe.table, outcome.datasets))
@@ -67,20 +67,20 @@ def run(recipe: BenchRecipe, argv: Sequence[str], out: Path | None = None, resum
     return outcome
 
 
-def _several(recipe: BenchRecipe, argv: Sequence[str], out: Path | None, resume: bool) -> Outcome:
+def _several(recipe: BenchRecipe, argv: Sequence[str], out: Path | None, resume: bool) -> SuiteResult:
     if out is None:
         raise UsageError("several data sets need --out: the folder that keeps the run of each")
     if (out / "records.jsonl").is_file():
         raise UsageError(f"{out} holds the run of one data set: name another --out")
     plans = _plans(recipe)
     for name, plan in plans.items():  # before the first is measured for hours
-        RunFolder(out / name).holds_run(plan, resume)
+        BenchFolder(out / name).holds_run(plan, resume)
     datasets = {}
     for place, (name, plan) in enumerate(plans.items(), start=1):
         say(f"{name}: data set {place} of {len(plans)}")
         datasets[name] = _measured(plan, out / name, resume) or bench(plan, argv, out / name, resume)
         show(table(datasets[name]))
-    return Outcome({"schema": 1, "table": recipe.table, "datasets": datasets}, datasets)
+    return SuiteResult({"schema": 1, "table": recipe.table, "datasets": datasets}, datasets)
 
 
 def _plans(recipe: BenchRecipe) -> dict[str, BenchRecipe]:
@@ -96,11 +96,11 @@ def _plans(recipe: BenchRecipe) -> dict[str, BenchRecipe]:
 
 def _measured(plan: BenchRecipe, path: Path, resume: bool) -> dict[str, Any] | None:
     """The results of a data set that needs nothing more."""
-    folder = RunFolder(path)
+    folder = BenchFolder(path)
     return folder.results() if folder.holds_run(plan, resume) else None
 
 
-def _write(recipe: BenchRecipe, outcome: Outcome, out: Path) -> None:
+def _write(recipe: BenchRecipe, outcome: SuiteResult, out: Path) -> None:
     """The files over all data sets, and a line on what there is now; each run has written its own."""
     written = "report.md, results.json, speedup.png and answers/"
     if recipe.datasets:

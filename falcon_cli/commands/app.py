@@ -36,7 +36,7 @@ _WrongUsage: Any = (
 
 
 @app.callback()
-def common(debug: options.Debug = False, version: options.Version = False) -> None:
+def common(debug: options.DebugOption = False, version: options.VersionOption = False) -> None:
     """Options of every command."""
 
 

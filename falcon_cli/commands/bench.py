@@ -1,60 +1,53 @@
 """`falcon bench`."""
 
 import sys
+from typing import Any
 
 from falcon_cli.commands import options
 from falcon_cli.commands.compare import compare as compare_answers
 
-_NOT_OF_RECIPES = ("recipe", "set_", "out", "resume", "compare", "json")
 
-
+@options.with_options(options.TARGET, options.DRAFTING, options.RECIPE)
 def bench(
-    dataset: options.Dataset = None,
-    method: options.Methods = None,
-    peer: options.Peers = None,
-    limit: options.Limit = None,
-    repeats: options.Repeats = None,
-    seed: options.Seed = None,
-    max_new_tokens: options.MaxNewTokens = None,
-    out: options.Out = None,
-    resume: options.Resume = False,
-    compare: options.Compare = None,
-    json: options.Json = False,
-    keep_going: options.KeepGoing = None,
-    target: options.Target = None,
-    dtype: options.DType = None,
-    device: options.Device = None,
-    attention: options.Attention = None,
-    kernels: options.Kernels = None,
-    quantize: options.Quantize = None,
-    compile_: options.Compile = None,
-    threads: options.Threads = None,
-    revision: options.Revision = None,
-    trust_remote_code: options.TrustRemoteCode = None,
-    draft_model: options.DraftModel = None,
-    drafter: options.DrafterFolder = None,
-    tree: options.Tree = None,
-    template: options.Template = None,
-    recipe: options.RecipeFile = None,
-    set_: options.Set = None,
+    shared: options.SharedOptions,
+    dataset: options.DatasetOption = None,
+    method: options.MethodsOption = None,
+    peer: options.PeersOption = None,
+    limit: options.LimitOption = None,
+    repeats: options.RepeatsOption = None,
+    seed: options.SeedOption = None,
+    max_new_tokens: options.MaxNewTokensOption = None,
+    out: options.OutOption = None,
+    resume: options.ResumeOption = False,
+    compare: options.CompareOption = None,
+    json: options.JsonOption = False,
+    keep_going: options.KeepGoingOption = None,
 ) -> None:
     """Time methods against plain decoding on real prompts, and certify that their output is the target's own."""
-    given = {name: value for name, value in locals().items() if name not in _NOT_OF_RECIPES}
+    measured: dict[str, Any] = {"limit": limit, "repeats": repeats, "seed": seed, "max_new_tokens": max_new_tokens}
     if compare:
-        compare_answers(compare, {**given, "resume": resume}, recipe, set_, out, json)
+        unused = {"dataset": dataset, "method": method, "peer": peer, **measured, "resume": resume}
+        compare_answers(compare, shared, {**unused, "keep_going": keep_going}, out, json)
         return
     from falcon_cli.bench.suite import run
     from falcon_cli.console import emit
     from falcon_cli.errors import LossyOutputError, UsageError
-    from falcon_cli.recipe.load import load_recipe
     from falcon_cli.recipe.schema import BenchRecipe
 
     if resume and out is None:
         raise UsageError("--resume goes on with the run in a folder: name it with --out")
-    given |= {"methods": given.pop("method"), "peers": given.pop("peer"), "datasets": () if dataset else None}
-    plan = options.override(load_recipe(BenchRecipe, recipe, set_ or []), **given)
-    outcome = run(plan, sys.argv, out, resume)
+    datasets = () if dataset else None
+    recipe = shared.recipe(
+        BenchRecipe,
+        dataset=dataset,
+        datasets=datasets,
+        methods=method,
+        peers=peer,
+        keep_going=keep_going,
+        **measured,
+    )
+    result = run(recipe, sys.argv, out, resume)
     if json:
-        emit(outcome.to_json_line())
-    if failed := outcome.failed_methods():
+        emit(result.to_json_line())
+    if failed := result.failed_methods():
         raise LossyOutputError(f"not the target's own output: {', '.join(failed)}; --out keeps every divergence")

@@ -7,32 +7,24 @@ from typing import Any
 
 from falcon_cli.commands import options
 
-_TELLING = ("target", "revision", "trust_remote_code")
-"""Options that say whose tokenizer it is."""
+_TOKENIZER = ("target", "revision", "trust_remote_code", *options.RECIPE)
+"""Shared options that say whose tokenizer it is."""
 
 
 def compare(
-    files: list[str],
-    given: dict[str, Any],
-    recipe: Path | None,
-    changes: list[str] | None,
-    out: Path | None,
-    json: bool,
+    files: list[str], shared: options.SharedOptions, unused: dict[str, Any], out: Path | None, json: bool
 ) -> None:
-    """Hold answer files of Spec-Bench's format against the first of them; nothing is run."""
-    options.refuse(given, _TELLING, "--compare reads answer files and runs nothing")
-    from falcon_cli.bench.compare import compare as compared
-    from falcon_cli.bench.compare_report import compare_markdown, compare_table
+    """Compare answer files of Spec-Bench's format with the first of them; nothing is run."""
+    options.refuse({**unused, **shared.values}, _TOKENIZER, "--compare reads answer files and runs nothing")
+    from falcon_cli.bench.figures.compare import compare as compared
     from falcon_cli.bench.folder import write_text
+    from falcon_cli.bench.reports.compare_report import compare_markdown, compare_table
     from falcon_cli.bench.run import to_json_line
     from falcon_cli.console import emit, say, show, warn
-    from falcon_cli.recipe.load import load_recipe
     from falcon_cli.recipe.provenance import provenance
     from falcon_cli.recipe.schema import BenchRecipe
 
-    told = {name: given[name] for name in _TELLING}
-    plan = options.override(load_recipe(BenchRecipe, recipe, changes or []), **told)
-    comparison = compared(files, plan.target)
+    comparison = compared(files, shared.recipe(BenchRecipe).target)
     show(compare_table(comparison))
     for warning in comparison["warnings"]:
         warn(warning)

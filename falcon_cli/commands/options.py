@@ -1,7 +1,8 @@
-"""Every command-line option, once, and how options override a recipe."""
+"""Every command-line option, once; the groups that commands share; and how options override a recipe."""
 
-from collections.abc import Collection
-from dataclasses import fields, replace
+import inspect
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias, TypeVar
 
@@ -10,6 +11,7 @@ from typer import Argument, Exit, Option
 from falcon_cli import __version__
 from falcon_cli.console import emit
 from falcon_cli.errors import FalconError, UsageError
+from falcon_cli.spelling import did_you_mean
 
 R = TypeVar("R")
 Text: TypeAlias = str | None
@@ -34,52 +36,59 @@ def _show_version(wanted: bool) -> None:
         raise Exit
 
 
-Debug = Annotated[bool, Option("--debug", metavar="", help="Show the traceback of an error.")]
-Version = Annotated[
+DebugOption = Annotated[bool, Option("--debug", metavar="", help="Show the traceback of an error.")]
+VersionOption = Annotated[
     bool, Option("--version", metavar="", callback=_show_version, is_eager=True, help="Show the version and exit.")
 ]
 
-RecipeFile = Annotated[
+RecipeFileOption = Annotated[
     Path | None, _option("--recipe", "YAML recipe to start from; other options override it.", "FILE", _RECIPE)
 ]
-Set = Annotated[Texts, _option("--set", "Override one key of the recipe (repeatable).", "KEY=VALUE", _RECIPE)]
+SetOption = Annotated[Texts, _option("--set", "Override one key of the recipe (repeatable).", "KEY=VALUE", _RECIPE)]
 
-Target = Annotated[
+TargetOption = Annotated[
     Text,
     _option(
         "--target", "Built-in name, folder, .gguf file or hub id (default: smollm2-135m-instruct).", "MODEL", _TARGET
     ),
 ]
-DType = Annotated[
+DTypeOption = Annotated[
     Text, _option("--dtype", "auto, fp32, bf16, fp16 (default: auto: fp32 on a CPU, bf16 on a GPU).", "TYPE", _TARGET)
 ]
-Device = Annotated[
+DeviceOption = Annotated[
     Text, _option("--device", "auto, cpu, cuda, cuda:N (default: auto: a GPU if there is one).", "NAME", _TARGET)
 ]
-Attention = Annotated[
+AttentionOption = Annotated[
     Text,
     _option("--attention", "auto, sdpa, flash, flex (default: auto: flash where flash-attn runs).", "NAME", _TARGET),
 ]
-Kernels = Annotated[
+KernelsOption = Annotated[
     Text, _option("--kernels", "auto, native, torch (default: auto: native on AVX2 CPUs).", "NAME", _TARGET)
 ]
-Quantize = Annotated[
+QuantizeOption = Annotated[
     Text, _option("--quantize", "none, bf16, int8, int4 weights of native kernels (default: none).", "TYPE", _TARGET)
 ]
-Compile = Annotated[
+CompileOption = Annotated[
     Switch, _switch("--compile", "Score drafts by compiled graphs of fixed shapes (GPUs; slow to start).", _TARGET)
 ]
-Threads = Annotated[Number, _option("--threads", "CPU threads (default: PyTorch's choice).", "N", _TARGET)]
-Revision = Annotated[Text, _option("--revision", "Branch, tag or commit of a hub model.", "REF", _TARGET)]
-TrustRemoteCode = Annotated[Switch, _switch("--trust-remote-code", "Let a hub model run its own Python code.", _TARGET)]
-DraftModel = Annotated[Text, _option("--draft-model", "Small model of the same vocabulary, for sps.", "MODEL", _TARGET)]
-DrafterFolder = Annotated[
+ThreadsOption = Annotated[Number, _option("--threads", "CPU threads (default: PyTorch's choice).", "N", _TARGET)]
+RevisionOption = Annotated[Text, _option("--revision", "Branch, tag or commit of a hub model.", "REF", _TARGET)]
+TrustRemoteCodeOption = Annotated[
+    Switch, _switch("--trust-remote-code", "Let a hub model run its own Python code.", _TARGET)
+]
+DraftModelOption = Annotated[
+    Text, _option("--draft-model", "Small model of the same vocabulary, for sps.", "MODEL", _TARGET)
+]
+DrafterFolderOption = Annotated[
     Text,
     _option(
-        "--drafter", "Drafter's folder, for the method that it is for (default: the target's own).", "DIR", _TARGET
+        "--drafter",
+        "Folder of a trained drafter; its own config says for which method (default: the target's).",
+        "DIR",
+        _TARGET,
     ),
 ]
-Tree = Annotated[
+TreeOption = Annotated[
     Text,
     _option(
         "--tree",
@@ -88,20 +97,20 @@ Tree = Annotated[
         _TARGET,
     ),
 ]
-Template = Annotated[
+TemplateOption = Annotated[
     Text,
     _option(
         "--template", "Chat template: vicuna, llama-2 or a Jinja file (default: the tokenizer's own).", "NAME", _TARGET
     ),
 ]
 
-MaxNewTokens = Annotated[
+MaxNewTokensOption = Annotated[
     Number, _option("--max-new-tokens", "Longest answer in tokens (default: generate 256, bench 128).", "N", _ANSWERS)
 ]
-KeepGoing = Annotated[Switch, _switch("--keep-going", "Skip malformed lines and count them.", _ANSWERS)]
-Json = Annotated[bool, _switch("--json", "Print one JSON document as the last line of stdout.", _ANSWERS)]
+KeepGoingOption = Annotated[Switch, _switch("--keep-going", "Skip malformed lines and count them.", _ANSWERS)]
+JsonOption = Annotated[bool, _switch("--json", "Print one JSON document as the last line of stdout.", _ANSWERS)]
 
-Prompt = Annotated[
+PromptOption = Annotated[
     Text,
     Argument(
         metavar="PROMPT",
@@ -109,7 +118,7 @@ Prompt = Annotated[
         show_default=False,
     ),
 ]
-Method = Annotated[
+MethodOption = Annotated[
     Text,
     _option(
         "--method",
@@ -117,79 +126,156 @@ Method = Annotated[
         "NAME[:OPTION=VALUE,...]",
     ),
 ]
-System = Annotated[Text, _option("--system", "System message before the prompt.", "TEXT", _ANSWERS)]
-Raw = Annotated[Switch, _switch("--raw", "Continue plain text, without a chat template.", _ANSWERS)]
-Stop = Annotated[Texts, _option("--stop", "End the answer before this text (repeatable).", "TEXT", _ANSWERS)]
-Stream = Annotated[
+SystemOption = Annotated[Text, _option("--system", "System message before the prompt.", "TEXT", _ANSWERS)]
+RawOption = Annotated[Switch, _switch("--raw", "Continue plain text, without a chat template.", _ANSWERS)]
+StopOption = Annotated[Texts, _option("--stop", "End the answer before this text (repeatable).", "TEXT", _ANSWERS)]
+StreamOption = Annotated[
     Switch, _switch("--stream/--no-stream", "Write text as it comes (default: on a terminal).", _ANSWERS)
 ]
-ShowDraft = Annotated[bool, _switch("--show-draft", "Colour the text that was drafted and accepted.", _ANSWERS)]
-Jsonl = Annotated[
+ShowDraftOption = Annotated[bool, _switch("--show-draft", "Colour the text that was drafted and accepted.", _ANSWERS)]
+JsonlOption = Annotated[
     bool, _switch("--jsonl", "Read a JSON object a line (prompt or messages), write one a line.", _ANSWERS)
 ]
 
-Dataset = Annotated[
+DatasetOption = Annotated[
     Text,
     _option("--dataset", "mt-bench, humaneval, gsm8k, spec-bench, sharegpt or FILE.jsonl (default: mt-bench).", "NAME"),
 ]
-Methods = Annotated[
+MethodsOption = Annotated[
     Texts,
     _option(
         "--method",
         "ar, pld, lookahead, sps, medusa, eagle, falcon (repeatable; ar always runs) "
-        "(default: all that have what they need, but not sps).",
+        "(default: every method whose drafter is available, except sps).",
         "NAME[:OPTION=VALUE,...][ as LABEL]",
     ),
 ]
-Peers = Annotated[
+PeersOption = Annotated[
     Texts, _option("--peer", "Other engines in the same run: hf, hf-pld, llama-cpp (repeatable).", "NAME")
 ]
-Limit = Annotated[Number, _option("--limit", "Take N questions, evenly spaced over the data set.", "N")]
-Repeats = Annotated[Number, _option("--repeats", "Ask every question N times (default: 1).", "N")]
-Seed = Annotated[Number, _option("--seed", "For the order of the methods and the bootstrap (default: 0).", "N")]
-Out = Annotated[Path | None, _option("--out", "Folder for results, answers, report and picture.", "DIR", _ANSWERS)]
-Resume = Annotated[bool, _switch("--resume", "Go on with the run that --out holds.", _ANSWERS)]
-Compare = Annotated[
+LimitOption = Annotated[Number, _option("--limit", "Take N questions, evenly spaced over the data set.", "N")]
+RepeatsOption = Annotated[Number, _option("--repeats", "Ask every question N times (default: 1).", "N")]
+SeedOption = Annotated[Number, _option("--seed", "For the order of the methods and the bootstrap (default: 0).", "N")]
+OutOption = Annotated[
+    Path | None, _option("--out", "Folder for results, answers, report and picture.", "DIR", _ANSWERS)
+]
+ResumeOption = Annotated[bool, _switch("--resume", "Go on with the run that --out holds.", _ANSWERS)]
+CompareOption = Annotated[
     Texts,
     _option(
         "--compare",
-        "Run nothing: hold answer files, ours or Spec-Bench's, against the first one (repeatable).",
+        "Run nothing: compare answer files, falcon's or Spec-Bench's, with the first one (repeatable).",
         "FILE.jsonl",
         _ANSWERS,
     ),
 ]
 
-DistillRecipe = Annotated[
+DistillRecipeOption = Annotated[
     Path, Argument(metavar="RECIPE", help="YAML recipe, such as recipes/distill/smoke.yaml.", show_default=False)
 ]
-DistillOut = Annotated[Text, _option("--out", "Run folder (default: the recipe's, runs/distill).", "DIR")]
-DistillResume = Annotated[bool, _switch("--resume", "Go on with the run that the folder holds.", None)]
-DryRun = Annotated[bool, _switch("--dry-run", "Print the plan (tokens, disk, memory, steps, hours) and stop.", None)]
-DistillSeed = Annotated[Number, _option("--seed", "For weights, batches, noise and glances (default: 0).", "N")]
+DistillOutOption = Annotated[Text, _option("--out", "Run folder (default: the recipe's, runs/distill).", "DIR")]
+DistillResumeOption = Annotated[bool, _switch("--resume", "Go on with the run that the folder holds.", None)]
+DryRunOption = Annotated[
+    bool, _switch("--dry-run", "Print the plan (tokens, disk, memory, steps, hours) and stop.", None)
+]
+DistillSeedOption = Annotated[Number, _option("--seed", "For weights, batches, noise and glances (default: 0).", "N")]
 
-Drafters = Annotated[
+DraftersOption = Annotated[
     Texts,
     _option("--drafter", "Drafter's folder (repeatable, one for each k; default: the target's own).", "DIR", _TARGET),
 ]
-TuneDataset = Annotated[
+TuneDatasetOption = Annotated[
     Text, _option("--dataset", "Prompts to fit to: sharegpt, another name or FILE.jsonl (default: sharegpt).", "NAME")
 ]
-Prompts = Annotated[Number, _option("--prompts", "Prompts whose answers are looked at (default: 48).", "N")]
-TuneTokens = Annotated[Number, _option("--max-new-tokens", "Longest answer in tokens (default: 96).", "N")]
-Nodes = Annotated[Number, _option("--nodes", "Most drafted nodes of a tree (default: 64).", "N")]
-Cost = Annotated[
-    Text, _option("--cost", "Cost table of another machine, or measure: anew (default: as measured here).", "FILE")
+PromptsOption = Annotated[Number, _option("--prompts", "Prompts to calibrate on (default: 48).", "N")]
+TuneTokensOption = Annotated[Number, _option("--max-new-tokens", "Longest answer in tokens (default: 96).", "N")]
+NodesOption = Annotated[Number, _option("--nodes", "Most drafted nodes of a tree (default: 64).", "N")]
+CostOption = Annotated[
+    Text,
+    _option("--cost", "Cost table of another machine, or measure: measure again (default: as measured here).", "FILE"),
 ]
-Quick = Annotated[bool, _switch("--quick", "Fewer prompts and sizes: some three minutes.", None)]
-TuneOut = Annotated[Text, _option("--out", "Folder for tree, report and pictures.", "DIR", _ANSWERS)]
-TuneSeed = Annotated[Number, _option("--seed", "For the order in which trees are run (default: 0).", "N")]
+QuickOption = Annotated[bool, _switch("--quick", "Fewer prompts and tree sizes (about three minutes).", None)]
+TuneOutOption = Annotated[Text, _option("--out", "Folder for tree, report and pictures.", "DIR", _ANSWERS)]
+TuneSeedOption = Annotated[Number, _option("--seed", "For the order in which trees are run (default: 0).", "N")]
 
-_TARGET_NAMES = ("dtype", "device", "attention", "kernels", "quantize", "threads", "revision", "trust_remote_code")
-_OF_TARGET = {
-    "target": "model",
-    "compile_": "compile",
-    **{name: name for name in _TARGET_NAMES},
+TARGET: dict[str, Any] = {
+    "target": TargetOption,
+    "dtype": DTypeOption,
+    "device": DeviceOption,
+    "attention": AttentionOption,
+    "kernels": KernelsOption,
+    "quantize": QuantizeOption,
+    "compile_": CompileOption,
+    "threads": ThreadsOption,
+    "revision": RevisionOption,
+    "trust_remote_code": TrustRemoteCodeOption,
 }
+"""Which target, and how it is held: every command's. They go into the recipe's part `target`."""
+READING = {name: TARGET[name] for name in TARGET if name not in ("kernels", "quantize", "compile_")}
+"""The same for a command that reads whole texts, on torch's operators."""
+DRAFTING: dict[str, Any] = {
+    "draft_model": DraftModelOption,
+    "drafter": DrafterFolderOption,
+    "tree": TreeOption,
+    "template": TemplateOption,
+}
+"""What a command drafts with."""
+TEMPLATE = {"template": TemplateOption}
+RECIPE: dict[str, Any] = {"recipe": RecipeFileOption, "set_": SetOption}
+"""The recipe that the other options override."""
+
+_RENAMED = {"target": "model", "compile_": "compile"}
+"""Option of the target → its key in the recipe's part `target`, where they differ."""
+
+
+@dataclass(frozen=True)
+class SharedOptions:
+    """The values of the options that a command shares with others; None where an option was not given."""
+
+    values: Mapping[str, Any]
+
+    def recipe(self, kind: type[R], settings: Sequence[str] = (), path: Path | None = None, **own: Any) -> R:
+        """The command's recipe: read from the file, overridden by `--set`, then by the other options.
+
+        Args:
+            kind: The recipe's dataclass.
+            settings: `key=value` texts that `--set` overrides.
+            path: The recipe's file; None takes `--recipe`.
+            own: The command's own options by their keys in the recipe.
+
+        Raises:
+            UsageError: A value does not suit its key, or the recipe has no such key.
+            FalconError: The file cannot be read.
+        """
+        from falcon_cli.recipe.load import load_recipe
+
+        changes = [*settings, *(self.values.get("set_") or [])]
+        recipe = load_recipe(kind, path or self.values.get("recipe"), changes)
+        given = {name: value for name, value in self.values.items() if name not in RECIPE}
+        return override(recipe, **given, **own)
+
+
+def with_options(*groups: Mapping[str, Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the options of some groups, behind its own; it takes their values as `shared`."""
+    group = {name: option for part in groups for name, option in part.items()}
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        def run(**values: Any) -> None:
+            shared = SharedOptions({name: values.pop(name) for name in group})
+            command(shared=shared, **values)
+
+        own = [parameter for name, parameter in inspect.signature(command).parameters.items() if name != "shared"]
+        added = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=option)
+            for name, option in group.items()
+        ]
+        run.__name__, run.__doc__ = command.__name__, command.__doc__
+        keywords = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
+        run.__signature__ = inspect.Signature([*keywords, *added])  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in [*own, *added]}
+        return run
+
+    return decorate
 
 
 def refuse(given: dict[str, Any], kept: Collection[str], why: str) -> None:
@@ -209,17 +295,20 @@ def _is_absent(value: Any) -> bool:
 
 
 def override(recipe: R, **given: Any) -> R:
-    """The recipe with every option that was given (not None, not empty) put in; the target's go into `recipe.target`.
+    """The recipe with every option that was given (not None, not empty); the target's go into `recipe.target`.
 
     Raises:
-        UsageError: A value does not suit its key.
+        UsageError: A value does not suit its key, or the recipe has no such key.
     """
-    given = {key: value for key, value in given.items() if value is not None and value != []}
-    target = {_OF_TARGET[key]: given.pop(key) for key in list(given) if key in _OF_TARGET}
-    own: Any = recipe  # a dataclass
-    known = {field.name for field in fields(own)}
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items() if key in known}
+    given = {name: value for name, value in given.items() if value is not None and value != []}
+    target = {_RENAMED.get(name, name): given.pop(name) for name in list(given) if name in TARGET}
+    base: Any = recipe  # a dataclass
+    known = {field.name for field in fields(base)}
+    for name in given:
+        if name not in known:
+            raise UsageError(f"a {type(recipe).__name__} has no key {name}{did_you_mean(name, known)}")
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
     try:
-        return replace(own, target=replace(own.target, **target), **values)
+        return replace(base, target=replace(base.target, **target), **values)
     except FalconError as error:
         raise UsageError(str(error)) from error

@@ -24,7 +24,7 @@ _FREE = {"out", "training.save_minutes", "cache.max_gb", "cache.folder", "traini
 
 
 @dataclass(frozen=True)
-class RunFolder:
+class DistillFolder:
     """An opened run folder."""
 
     path: Path
@@ -65,7 +65,7 @@ class RunFolder:
         return self.path / "curves.png"
 
     @classmethod
-    def open(cls, recipe: DistillRecipe, argv: Sequence[str], resume: bool) -> "RunFolder":
+    def open(cls, recipe: DistillRecipe, argv: Sequence[str], resume: bool) -> "DistillFolder":
         """Begin a run folder, or go on with one.
 
         Raises:

@@ -6,12 +6,11 @@ from typing import TypeVar
 
 from accelerate import Accelerator
 
-from falcon_cli.console import progress, say
-from falcon_cli.distill.answers import greedy_answers, read_answers, target_answers
-from falcon_cli.distill.contamination import BenchPrompts
-from falcon_cli.distill.corpus import Corpus, Reader, split
-from falcon_cli.distill.folder import RunFolder
-from falcon_cli.distill.plan import duration
+from falcon_cli.console import duration, progress, say
+from falcon_cli.distill.corpus.answers import greedy_answers, read_answers, target_answers
+from falcon_cli.distill.corpus.contamination import BenchPrompts
+from falcon_cli.distill.corpus.reader import Corpus, Reader, split
+from falcon_cli.distill.folder import DistillFolder
 from falcon_cli.recipe.distill import DistillRecipe
 from falcon_cli.target.load import LoadedTarget
 
@@ -20,7 +19,9 @@ T = TypeVar("T")
 _TRIAL_TOKENS = 8
 
 
-def prepare(recipe: DistillRecipe, target: LoadedTarget, folder: RunFolder | None, accelerator: Accelerator) -> Corpus:
+def prepare(
+    recipe: DistillRecipe, target: LoadedTarget, folder: DistillFolder | None, accelerator: Accelerator
+) -> Corpus:
     """The texts to learn from and to measure on; without a folder (a dry run) nothing is answered.
 
     Raises:

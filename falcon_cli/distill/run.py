@@ -11,19 +11,25 @@ from accelerate import Accelerator
 from accelerate.utils import parse_flag_from_env
 
 from falcon_cli.console import say
-from falcon_cli.distill.batches import Schedule
-from falcon_cli.distill.corpus import Corpus
-from falcon_cli.distill.examiner import Examiner, Look
-from falcon_cli.distill.folder import RunFolder
-from falcon_cli.distill.lessons import Online, cached, check_disk, disk_bytes, held_out_lessons
-from falcon_cli.distill.optimizer import optimizers
-from falcon_cli.distill.plan import make_plan, peak_memory
+from falcon_cli.distill.corpus.reader import Corpus
+from falcon_cli.distill.estimate import estimate_run, peak_memory
+from falcon_cli.distill.features.batches import Schedule
+from falcon_cli.distill.features.source import (
+    OnlineFeatures,
+    cached_features,
+    check_disk,
+    disk_bytes,
+    held_out_features,
+)
+from falcon_cli.distill.folder import DistillFolder
 from falcon_cli.distill.prepare import prepare
-from falcon_cli.distill.pupil import Pupil
-from falcon_cli.distill.pupils import pupil_of
-from falcon_cli.distill.record import read_diary
-from falcon_cli.distill.sitting import Sitting
-from falcon_cli.distill.trainer import Course, Lessons, Trainer
+from falcon_cli.distill.students.student import Student
+from falcon_cli.distill.students.table import make_student
+from falcon_cli.distill.training.evaluator import Evaluation, HeldOutEvaluator
+from falcon_cli.distill.training.log import read_log
+from falcon_cli.distill.training.optimizer import optimizers
+from falcon_cli.distill.training.session import TrainingSession
+from falcon_cli.distill.training.trainer import FeatureSource, Trainer, TrainingTask
 from falcon_cli.errors import UsageError
 from falcon_cli.recipe.distill import DistillRecipe
 from falcon_cli.recipe.provenance import provenance
@@ -58,12 +64,12 @@ def _distilled(
     folder = None if dry_run else _opened(recipe, argv, resume, accelerator)
     target = load_target(_on_this_process(recipe, accelerator))
     corpus = prepare(recipe, target, folder, accelerator)
-    pupil = pupil_of(recipe, target, corpus.train)
-    say(pupil.told(corpus.held_out))
+    student = make_student(recipe, target, corpus.train)
+    say(student.describe(corpus.held_out))
     if spread:
-        target, pupil = sharded(target, accelerator.device, accelerator.num_processes), pupil.on(accelerator.device)
-    job = Job.of(recipe, target, corpus, pupil, accelerator)
-    plan = make_plan(recipe, target, pupil, corpus, job.steps, accelerator.num_processes)
+        target, student = sharded(target, accelerator.device, accelerator.num_processes), student.on(accelerator.device)
+    job = Job.of(recipe, target, corpus, student, accelerator)
+    plan = estimate_run(recipe, target, student, corpus, job.steps, accelerator.num_processes)
     for line in plan.lines():
         say(line)
     if folder is None:
@@ -78,13 +84,13 @@ class Job:
     recipe: DistillRecipe
     target: LoadedTarget
     corpus: Corpus
-    pupil: Pupil
+    student: Student
     accelerator: Accelerator
     steps: int
 
     @classmethod
     def of(
-        cls, recipe: DistillRecipe, target: LoadedTarget, corpus: Corpus, pupil: Pupil, accelerator: Accelerator
+        cls, recipe: DistillRecipe, target: LoadedTarget, corpus: Corpus, student: Student, accelerator: Accelerator
     ) -> "Job":
         """Size up; a cache that would be too large is refused here.
 
@@ -95,57 +101,57 @@ class Job:
             check_disk(disk_bytes(corpus.train, target.model.hidden_size, recipe.cache), recipe.cache)
         training = recipe.training
         schedule = Schedule([len(sample) for sample in corpus.train], training.batch_tokens, recipe.seed)
-        return cls(recipe, target, corpus, pupil, accelerator, training.steps or schedule.steps_of(training.epochs))
+        return cls(recipe, target, corpus, student, accelerator, training.steps or schedule.steps_of(training.epochs))
 
-    def run(self, folder: RunFolder, argv: Sequence[str]) -> dict[str, Any]:
+    def run(self, folder: DistillFolder, argv: Sequence[str]) -> dict[str, Any]:
         """Features, training, the last look; returns the summary."""
-        looks: list[Look] = []
-        examiner = Examiner(
+        evaluations: list[Evaluation] = []
+        evaluator = HeldOutEvaluator(
             self.target,
-            self.pupil,
-            held_out_lessons(self.target, self.corpus.held_out, self.recipe.cache.top),
+            self.student,
+            held_out_features(self.target, self.corpus.held_out, self.recipe.cache.top),
             self.corpus.held_out,
             self.recipe.training.decode_prompts,
         )
 
         def measure(step: int) -> dict[str, Any]:
-            looks.append(examiner.look())
-            return looks[-1].line
+            evaluations.append(evaluator.evaluate())
+            return evaluations[-1].line
 
         def checkpoint(step: int) -> None:
-            tree = looks[-1].tree if looks else examiner.look().tree
+            tree = evaluations[-1].tree if evaluations else evaluator.evaluate().tree
             self._save(folder, step, tree, argv)
 
-        sitting = Sitting(folder, self.pupil.network, measure, checkpoint)
-        trainer = Trainer(self._course(folder), self.pupil.network, self._optimizers(), self.accelerator)
-        rate = sitting.run(trainer)
+        session = TrainingSession(folder, self.student.network, measure, checkpoint)
+        trainer = Trainer(self._course(folder), self.student.network, self._optimizers(), self.accelerator)
+        rate = session.run(trainer)
         return self._summary(folder, rate)
 
-    def _course(self, folder: RunFolder) -> Course:
+    def _course(self, folder: DistillFolder) -> TrainingTask:
         train = self.corpus.train
-        lessons: Lessons
+        texts: FeatureSource
         if self.recipe.features == "disk":
             place = Path(self.recipe.cache.folder) if self.recipe.cache.folder else folder.features
-            lessons = cached(self.target, train, self.recipe, place, self.accelerator)
+            texts = cached_features(self.target, train, self.recipe, place, self.accelerator)
         else:
-            lessons = Online(self.target, train, self.recipe.cache.top)
-        return Course(
+            texts = OnlineFeatures(self.target, train, self.recipe.cache.top)
+        return TrainingTask(
             recipe=self.recipe,
-            pupil=self.pupil,
-            lessons=lessons,
+            student=self.student,
+            features=texts,
             lengths=[len(sample) for sample in train],
-            bearing=[self.pupil.bearing(sample.answer) for sample in train],
+            loss_positions=[self.student.loss_positions(sample.answer) for sample in train],
             steps=self.steps,
         )
 
     def _optimizers(self) -> list[torch.optim.Optimizer]:
-        return optimizers(self.pupil.network, self.recipe.training)
+        return optimizers(self.student.network, self.recipe.training)
 
-    def _save(self, folder: RunFolder, step: int, tree: TreeShape, argv: Sequence[str]) -> None:
+    def _save(self, folder: DistillFolder, step: int, tree: TreeShape, argv: Sequence[str]) -> None:
         """The checkpoint with its card and the tree that served the last held-out look best."""
         origin = provenance(argv)
-        looks = read_diary(folder.held_out)
-        last = looks[-1] if looks else {}
+        evaluations = read_log(folder.held_out)
+        last = evaluations[-1] if evaluations else {}
         training = {
             "command": shlex.join(origin["command"]),
             "data": ", ".join(Path(source).name for source in self.recipe.corpus.sources),
@@ -154,7 +160,7 @@ class Job:
             "tokens": sum(map(len, self.corpus.train)),
             "steps": step,
             "of": self.steps,
-            "csgd": self.recipe.csgd and self.pupil.k > 1 and self.recipe.method == "falcon",
+            "csgd": self.recipe.csgd and self.student.k > 1 and self.recipe.method == "falcon",
             "tokens per cycle, held out": None if last.get("tau") is None else round(1 + last["tau"], 2),
             "accuracy": {
                 f"pass {number}, slot {slot}": share
@@ -165,21 +171,21 @@ class Job:
             "cpu": origin["cpu"],
         }
         made_by = {"steps": step, "tau_foreseen": last.get("tau_foreseen"), "from": "falcon distill, held-out ranks"}
-        stored = StoredTree(self.pupil.k, tree, made_by)
-        self.pupil.save(folder.path / self.pupil.product, self.target, training, stored)
+        stored = StoredTree(self.student.k, tree, made_by)
+        self.student.save(folder.path / self.student.artifact, self.target, training, stored)
 
-    def _summary(self, folder: RunFolder, rate: float) -> dict[str, Any]:
-        steps, looks = read_diary(folder.metrics), read_diary(folder.held_out)
+    def _summary(self, folder: DistillFolder, rate: float) -> dict[str, Any]:
+        steps, evaluations = read_log(folder.metrics), read_log(folder.held_out)
         peak = peak_memory(self.target.model.device)
         say(f"trained {self.steps:,} steps at {rate:,.0f} tokens/s; peak memory {peak / 1e9:.2f} GB")
-        made = folder.path / self.pupil.product
-        say(f"the {self.pupil.product.replace('-', ' ')} is in {made}: falcon bench {self.pupil.usage(made)}")
+        made = folder.path / self.student.artifact
+        say(f"the {self.student.artifact.replace('-', ' ')} is in {made}: falcon bench {self.student.usage(made)}")
         return {
             "method": self.recipe.method,
             "drafter": str(made),
             "steps": self.steps,
             "loss": steps[-1]["loss"] if steps else None,
-            "held_out": looks[-1] if looks else None,
+            "held_out": evaluations[-1] if evaluations else None,
             "tokens_per_second": round(rate, 1),
             "peak_memory_bytes": peak,
         }
@@ -205,10 +211,10 @@ def check_sharded(recipe: DistillRecipe) -> None:
         raise UsageError(f"a target spread over processes (FSDP) only reads texts: set {', '.join(needed)}")
 
 
-def _opened(recipe: DistillRecipe, argv: Sequence[str], resume: bool, accelerator: Accelerator) -> RunFolder:
+def _opened(recipe: DistillRecipe, argv: Sequence[str], resume: bool, accelerator: Accelerator) -> DistillFolder:
     """The run folder; with several processes the first one opens it and the others follow."""
     main = accelerator.is_main_process
-    folder = RunFolder.open(recipe, argv, resume) if main else RunFolder(Path(recipe.out))
+    folder = DistillFolder.open(recipe, argv, resume) if main else DistillFolder(Path(recipe.out))
     accelerator.wait_for_everyone()
     return folder
 

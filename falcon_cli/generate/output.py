@@ -15,7 +15,7 @@ GREEN, RESET = "\x1b[32m", "\x1b[0m"
 class Output:
     """What to do with each piece of text, and with each whole answer."""
 
-    hear: Callable[[Piece], None]
+    piece: Callable[[Piece], None]
     answer: Callable[[Answer], None]
 
 

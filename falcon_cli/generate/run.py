@@ -10,7 +10,8 @@ from falcon_cli.decode.stats import Completion
 from falcon_cli.decode.stop import Stop
 from falcon_cli.generate.requests import Request, prompt_ids
 from falcon_cli.generate.text import Piece, TextStream
-from falcon_cli.methods import Kit, choose, default_method
+from falcon_cli.methods.defaults import default_method
+from falcon_cli.methods.grammar import choose, load_context
 from falcon_cli.recipe.schema import GenerateRecipe
 from falcon_cli.target.load import LoadedTarget
 
@@ -48,9 +49,9 @@ class Generator:
         choice = choose(recipe.method or default_method(recipe))
         choice.check(recipe)
         self.recipe = recipe
-        kit = Kit.load(recipe, [choice])
-        self.target: LoadedTarget = kit.target
-        self.drafter: Drafter = choice.build(kit)
+        context = load_context(recipe, [choice])
+        self.target: LoadedTarget = context.target
+        self.drafter: Drafter = choice.build(context)
 
     def answers(self, requests: Iterable[Request], listen: Listener = lambda piece: None) -> Iterator[Answer]:
         """Answer requests one by one, in order.

@@ -16,7 +16,7 @@ the kernels compute: norm, attention with rotary halves, norm, gated SiLU."""
 
 
 @dataclass(frozen=True)
-class Engine:
+class NativeLayers:
     """What a model's layers have been swapped for."""
 
     kind: WeightFormat
@@ -32,7 +32,7 @@ class Engine:
         return self.decoder is not None
 
 
-def swap_model(model: Any, format: WeightFormat) -> Engine:
+def swap_model(model: Any, format: WeightFormat) -> NativeLayers:
     """Put a causal LM's decoder and LM head on the kernels.
 
     Layers of other families keep their own attention and norms; only their linear layers are swapped.
@@ -47,7 +47,7 @@ def swap_model(model: Any, format: WeightFormat) -> Engine:
         model.set_output_embeddings(NativeLinear(head, format, keep=True))
     matrices = [module.matrix for module in model.modules() if isinstance(module, NativeLinear)]
     matrices += [] if decoder is None else decoder.matrices
-    return Engine(format, decoder, sum(matrix.bytes for matrix in matrices))
+    return NativeLayers(format, decoder, sum(matrix.bytes for matrix in matrices))
 
 
 def swap_inside(module: nn.Module, format: WeightFormat) -> None:

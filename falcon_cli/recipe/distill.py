@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 from falcon_cli.errors import FalconError
 from falcon_cli.recipe.schema import TargetRecipe, at_least, one_of
 
-Method = Literal["falcon", "eagle", "medusa", "sps"]
+TrainableMethod = Literal["falcon", "eagle", "medusa", "sps"]
 
 BENCH_SETS = ("mt-bench", "humaneval", "gsm8k")
 
@@ -219,7 +219,7 @@ class TrainingRecipe:
 class DistillRecipe:
     """A drafter for a target."""
 
-    method: Method = "falcon"
+    method: TrainableMethod = "falcon"
     """What learns: falcon or eagle (network), medusa (medusa), or a draft model for sps (draft_model)."""
     target: TargetRecipe = field(default_factory=TargetRecipe)
     corpus: CorpusRecipe = field(default_factory=CorpusRecipe)
@@ -261,7 +261,7 @@ class DistillRecipe:
         within(self, 0, 1, "glance", "pass_weight")
         one_of(self, "phases", ("drawn", "all"))
         one_of(self, "noise_kind", ("uniform", "gaussian"))
-        one_of(self, "method", get_args(Method))
+        one_of(self, "method", get_args(TrainableMethod))
         one_of(self, "answers", ("target", "dataset"))
         one_of(self, "features", ("disk", "online"))
         if self.method == "eagle" and not self.network.is_eagle:

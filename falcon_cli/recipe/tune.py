@@ -19,7 +19,7 @@ class TuneTreeRecipe:
     """Prompts, a data set's name or a .jsonl file; those that falcon distill holds out come first."""
     prompts: int = 48
     """Prompts that ranks are taken on."""
-    proof_prompts: int = 24
+    validation_prompts: int = 24
     """Other prompts, on which the best trees are run."""
     max_prompt_tokens: int = 512
     """Longer prompts are left out."""
@@ -49,10 +49,10 @@ class TuneTreeRecipe:
     def __post_init__(self) -> None:
         at_least(self, 1, "max_prompt_tokens", "nodes", "passes", "width", "rounds", "finalists")
         at_least(self, 2, "prompts", "max_new_tokens")
-        at_least(self, 0, "proof_prompts", "seed")
+        at_least(self, 0, "validation_prompts", "seed")
         if not self.contexts or min(self.contexts) < 1:
             raise FalconError("contexts must name at least one length, from 1")
 
 
-QUICK = ("prompts=16", "proof_prompts=8", "max_new_tokens=64", "rounds=5", "contexts=[256]", "nodes=32")
+QUICK = ("prompts=16", "validation_prompts=8", "max_new_tokens=64", "rounds=5", "contexts=[256]", "nodes=32")
 """What --quick sets where nothing else is said."""

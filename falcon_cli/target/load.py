@@ -9,7 +9,7 @@ import torch
 
 from falcon_cli.attention.backend import pick_backend
 from falcon_cli.console import say
-from falcon_cli.errors import FalconError, UsageError
+from falcon_cli.errors import FalconError, UsageError, first_line
 from falcon_cli.native.build import NoKernelsError, load_kernels
 from falcon_cli.native.packed_matrix import WeightFormat
 from falcon_cli.native.swap import swap_model
@@ -136,15 +136,15 @@ def _native_kind(recipe: TargetRecipe, device: torch.device, dtype: str) -> Weig
     return kind
 
 
-def _hooked(name: str, model: Any, attention: str, native: WeightFormat | None, compiled: bool) -> TargetModel:
+def _hooked(name: str, model: Any, attention: str, kind: WeightFormat | None, compiled: bool) -> TargetModel:
     """The target on our attention and cache, tried on two tokens: a model of another make says so here, not later."""
     try:
-        engine = None if native is None else swap_model(model, native)
-        target = TargetModel(model, attention, engine=engine, compiled=compiled)
+        layers = None if kind is None else swap_model(model, kind)
+        target = TargetModel(model, attention, native=layers, compiled=compiled)
         target.prefill(torch.zeros(2, dtype=torch.long, device=target.device))
     except (ValueError, TypeError, RuntimeError, AttributeError) as error:
-        kind = type(model).__name__
-        raise FalconError(f"{name}: a {kind} computes its attention in a way that falcon cannot take over") from error
+        family = type(model).__name__
+        raise FalconError(f"{name}: a {family} computes its attention in a way that falcon cannot take over") from error
     return target
 
 
@@ -166,8 +166,7 @@ def _from_transformers(where: str, recipe: TargetRecipe, dtype: torch.dtype) -> 
 
 
 def _why_not_loaded(where: str, error: Exception, what: str) -> str:
-    lines = str(error).strip().splitlines()
-    reason = lines[0] if lines else type(error).__name__
+    reason = first_line(error)
     if Path(where).exists():
         return f"{where}: cannot be loaded as {what} ({reason})"
     if "connect" in str(error).lower() or "offline" in str(error).lower():

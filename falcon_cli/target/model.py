@@ -16,7 +16,7 @@ from falcon_cli.core import WIDEST_DRAFT, Draft, Scores
 from falcon_cli.errors import FalconError
 from falcon_cli.kv_cache import StaticCache, cache_argument
 from falcon_cli.native.layer import NativeLinear
-from falcon_cli.native.swap import Engine
+from falcon_cli.native.swap import NativeLayers
 from falcon_cli.target.graphs import FixedReader
 
 
@@ -27,7 +27,7 @@ class TargetModel:
         model: `AutoModelForCausalLM` with a decoder and an LM head; its attention is switched to `attention`.
         attention: Name of the attention backend.
         chunk: Prompt tokens read in one forward.
-        engine: What its layers have been swapped for, if they have (`native/`).
+        native: The native kernels that its layers were swapped for, if they were.
         compiled: Score drafts by compiled graphs of fixed shapes (`graphs.py`); needs the attention sdpa.
     """
 
@@ -36,10 +36,10 @@ class TargetModel:
         model: Any,
         attention: str = "sdpa",
         chunk: int = 512,
-        engine: Engine | None = None,
+        native: NativeLayers | None = None,
         compiled: bool = False,
     ):
-        self.model, self.engine = model.eval().requires_grad_(False), engine
+        self.model, self.native = model.eval().requires_grad_(False), native
         self.backend, self.attention = attention, implementation(attention)
         self.model.set_attn_implementation(self.attention)
         self.decoder, self.head = model.get_decoder(), model.get_output_embeddings()
@@ -48,7 +48,7 @@ class TargetModel:
         self.sharded = False
         """Its layers are spread over processes: forwards must be run by all of them together."""
         self.device = self.head.weight.device
-        self.dtype: torch.dtype = self.head.weight.dtype if engine is None else torch.float32
+        self.dtype: torch.dtype = self.head.weight.dtype if native is None else torch.float32
         """Of features, logits and the cache."""
         config = model.config
         self.context_limit: int = config.max_position_embeddings
@@ -124,7 +124,7 @@ class TargetModel:
     @contextmanager
     def plain_transformers(self) -> Iterator[Any]:
         """The bare transformers model with its own attention, for peers that run on the same weights."""
-        assert self.engine is None, "native kernels have taken the model's layers: load the target with kernels torch"
+        assert self.native is None, "native kernels have taken the model's layers: load the target with kernels torch"
         self.model.set_attn_implementation("sdpa")
         try:
             yield self.model
@@ -133,8 +133,8 @@ class TargetModel:
 
     def weight_bytes(self) -> int:
         """Bytes of weights read to decode one token (the embedding only counts where the head is tied to it)."""
-        if self.engine is not None:
-            return self.engine.weight_bytes
+        if self.native is not None:
+            return self.native.weight_bytes
         embedding = self.model.get_input_embeddings().weight
         parameters = {id(p): p for p in self.model.parameters()}
         if embedding is not self.head.weight:
@@ -152,8 +152,8 @@ class TargetModel:
         self.cache.reserve(len(tokens_T))
         view = View(self.cache.length, depth_T, ancestors_TT)
         embedded_TD = self.model.get_input_embeddings()(tokens_T).to(self.dtype)
-        if self.engine is not None and self.engine.decoder is not None:
-            features_TD: Tensor = self.engine.decoder(embedded_TD, view, self.cache)
+        if self.native is not None and self.native.decoder is not None:
+            features_TD: Tensor = self.native.decoder(embedded_TD, view, self.cache)
             return features_TD
         if self.graphs is not None and ancestors_TT is not None:
             return self.graphs.read(embedded_TD, view, self.cache)

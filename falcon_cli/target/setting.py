@@ -31,8 +31,8 @@ class Setting:
         return cls(
             device=cpu() if on_cpu else torch.cuda.get_device_name(model.device),
             target=target.name,
-            weights=target.dtype if model.engine is None else model.engine.kind,
-            kernels="compiled" if model.graphs is not None else "torch" if model.engine is None else "native",
+            weights=target.dtype if model.native is None else model.native.kind,
+            kernels="compiled" if model.graphs is not None else "torch" if model.native is None else "native",
             threads=torch.get_num_threads() if on_cpu else 0,
         )
 

@@ -36,7 +36,7 @@ class _Line(NamedTuple):
     nodes: list[int]
 
 
-def sketch(shape: TreeShape, k: int, chances: Sequence[float] | None = None) -> str:
+def sketch(shape: TreeShape, k: int, probabilities: Sequence[float] | None = None) -> str:
     """Draw a tree for an 80-column terminal (a tree of more than 20 depths is wider).
 
     Args:
@@ -44,17 +44,17 @@ def sketch(shape: TreeShape, k: int, chances: Sequence[float] | None = None) -> 
         k: depths that a pass drafts.
         chances: how likely each node is reached, the root included; no figures or bars where None.
     """
-    if chances is not None and len(chances) != len(shape):
-        raise ValueError(f"{len(chances)} chances for {len(shape)} nodes")
+    if probabilities is not None and len(probabilities) != len(shape):
+        raise ValueError(f"{len(probabilities)} chances for {len(shape)} nodes")
     children: defaultdict[int, list[int]] = defaultdict(list)
     for node, parent in enumerate(shape.parents):
         if node:
             children[parent].append(node)
     widest = _LABEL + _STEP * shape.height + len("00–00")
-    together = max(1, (_COLUMNS - widest) // _FIELD) if chances is not None else len(shape)
+    together = max(1, (_COLUMNS - widest) // _FIELD) if probabilities is not None else len(shape)
     lines = [_Line("  root", []), *_below(shape, k, children, 0, "  ", together)]
     width = max(len(line.drawing) for line in lines)
-    drawn = [line.drawing + _figures(line, chances, width) for line in lines]
+    drawn = [line.drawing + _figures(line, probabilities, width) for line in lines]
     return "\n".join([*_head(shape.height, k), *drawn])
 
 
@@ -99,21 +99,21 @@ def _runs(shape: TreeShape, children: dict[int, list[int]], siblings: list[int],
         yield run
 
 
-def _figures(line: _Line, chances: Sequence[float] | None, width: int) -> str:
+def _figures(line: _Line, probabilities: Sequence[float] | None, width: int) -> str:
     """What stands right of the drawing: a chance and its bar, or the chances of a run."""
-    if chances is None or not line.nodes:
+    if probabilities is None or not line.nodes:
         return ""
     gap = " " * (width - len(line.drawing) + 1)
-    text = gap + "".join(percent(chances[node]).rjust(_FIELD) for node in line.nodes)
+    text = gap + "".join(percent(probabilities[node]).rjust(_FIELD) for node in line.nodes)
     if len(line.nodes) > 1:
         return text
-    bar = _bar(chances[line.nodes[0]], min(_BAR, _COLUMNS - width - 1 - _FIELD - 2))
+    bar = _bar(probabilities[line.nodes[0]], min(_BAR, _COLUMNS - width - 1 - _FIELD - 2))
     return f"{text}  {bar}".rstrip()
 
 
-def percent(chance: float) -> str:
+def percent(probability: float) -> str:
     """A chance in whole percent; what is there but rounds to nothing is `<1 %`."""
-    return "<1 %" if 0 < chance <= 0.005 else f"{chance:.0%}".replace("%", " %")
+    return "<1 %" if 0 < probability <= 0.005 else f"{probability:.0%}".replace("%", " %")
 
 
 def _bar(share: float, columns: int) -> str:

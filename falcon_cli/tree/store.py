@@ -21,7 +21,7 @@ from falcon_cli.tree.shape import Path, TreeShape
 
 
 @dataclass(frozen=True)
-class Copying:
+class CopyPolicy:
     """How to copy where the text repeats itself."""
 
     ngram: int
@@ -39,7 +39,7 @@ class StoredTree:
     k: int
     shape: TreeShape
     made_by: dict[str, Any] = field(default_factory=dict)
-    copying: Copying | None = None
+    copying: CopyPolicy | None = None
     """What was found best; None where nobody looked."""
 
     @property
@@ -101,11 +101,11 @@ def load_tree(file: File, k: int, max_rank: int | None = None) -> StoredTree:
         raise FalconError(f"{file}: {error}") from error
 
 
-def _copying(entry: Any, max_rank: int | None) -> Copying:
+def _copying(entry: Any, max_rank: int | None) -> CopyPolicy:
     ngram, tokens, paths = (entry.get(key) if isinstance(entry, dict) else None for key in ("ngram", "tokens", "paths"))
     if type(ngram) is not int or type(tokens) is not int or ngram < 1 or tokens < 0 or not _are_paths(paths):
         raise FalconError('copying wants {"ngram": 2, "tokens": 3, "paths": [[0], [1]]}')
-    return Copying(ngram, tokens, TreeShape.from_paths(paths, max_rank))
+    return CopyPolicy(ngram, tokens, TreeShape.from_paths(paths, max_rank))
 
 
 def _are_paths(paths: Any) -> TypeGuard[list[Path]]:

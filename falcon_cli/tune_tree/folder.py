@@ -21,9 +21,9 @@ from falcon_cli.recipe.tune import TuneTreeRecipe
 from falcon_cli.sources import append_line, atomic_file, disk_errors, home, whole_lines
 from falcon_cli.target.model import TargetModel
 from falcon_cli.tree.shape import TreeShape
-from falcon_cli.tree.store import Copying
-from falcon_cli.tune_tree.calibration import GreedyText
-from falcon_cli.tune_tree.ranks import RankPath, WatchedText, Witness
+from falcon_cli.tree.store import CopyPolicy
+from falcon_cli.tune_tree.measure.ranks import RankedText, RankPath, RankProbe
+from falcon_cli.tune_tree.measure.texts import GreedyText
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class TuningFolder:
         """The log of the target's answers."""
         return self.path / "answers.jsonl"
 
-    def proof(self, contenders: Mapping[str, TreeShape | Copying]) -> Path:
+    def proof(self, contenders: Mapping[str, TreeShape | CopyPolicy]) -> Path:
         """The log of their runs."""
         plan = sorted((name, repr(one)) for name, one in contenders.items())
         return self.path / f"proof-{hashlib.sha256(repr(plan).encode()).hexdigest()[:8]}.jsonl"
@@ -76,37 +76,37 @@ class TuningFolder:
         with atomic_file(self.path / name) as unfinished:
             unfinished.write_text(text, encoding="utf-8")
 
-    def watched(
+    def ranked(
         self,
         drafter: str,
-        witness: Witness,
+        probe: RankProbe,
         texts: Sequence[GreedyText],
         target: TargetModel,
         tick: Callable[[], None],
-    ) -> tuple[WatchedText, ...]:
+    ) -> tuple[RankedText, ...]:
         """A drafter's rank paths on every text; those that the folder holds are not taken again."""
         log = self.path / f"ranks-{drafter}.jsonl"
         known = {entry["text"]: entry for entry in map(json.loads, whole_lines(log))}
         found = []
         for text in texts:
-            name = _name(text, witness)
+            name = _name(text, probe)
             if name not in known:
-                seen = witness.watch(target, text.prompt.ids, text.answer)
+                seen = probe.probe(target, text.prompt.ids, text.answer)
                 known[name] = {
                     "text": name,
                     "context": seen.context,
                     "ranks": [one.ranks for one in seen.paths],
-                    "open": [place for place, one in enumerate(seen.paths) if not one.whole],
+                    "open": [place for place, one in enumerate(seen.paths) if not one.complete],
                 }
                 with disk_errors(self.path):
                     append_line(log, json.dumps(known[name], separators=(",", ":")))
             entry, ends = known[name], set(known[name]["open"])
             paths = tuple(RankPath(tuple(ranks), place not in ends) for place, ranks in enumerate(entry["ranks"]))
-            found.append(WatchedText(entry["context"], paths))
+            found.append(RankedText(entry["context"], paths))
             tick()
         return tuple(found)
 
 
-def _name(text: GreedyText, witness: Witness) -> str:
-    words = (text.prompt.ids, text.answer, witness.depth, witness.width)
+def _name(text: GreedyText, probe: RankProbe) -> str:
+    words = (text.prompt.ids, text.answer, probe.depth, probe.width)
     return hashlib.sha256(repr(words).encode()).hexdigest()[:16]

@@ -6,45 +6,45 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from falcon_cli.baselines.autoregressive import Autoregressive
-from falcon_cli.baselines.pld import PldOptions
 from falcon_cli.console import progress, say, warn
 from falcon_cli.core import Drafter
-from falcon_cli.drafter.checkpoint import SavedDrafter, load_drafter, read_config
-from falcon_cli.drafter.choice import default_tree_of, drafter_folder, drafter_of
-from falcon_cli.drafter.copying import NGRAM
-from falcon_cli.drafter.dynamic import DynamicFalcon
-from falcon_cli.drafter.propose import Falcon
-from falcon_cli.drafter.tree_drafter import TreeDrafter
-from falcon_cli.drafter.tuned import drafter_name, find_tree, tuned_file
+from falcon_cli.drafters.falcon.dynamic import DynamicFalcon
+from falcon_cli.drafters.falcon.propose import Falcon
+from falcon_cli.drafters.rivals.autoregressive import Autoregressive
+from falcon_cli.drafters.rivals.pld import PldOptions
+from falcon_cli.drafters.saved.checkpoint import SavedDrafter, load_drafter, read_config
+from falcon_cli.drafters.saved.choice import default_tree_of, drafter_folder, drafter_of
+from falcon_cli.drafters.saved.tuned import drafter_name, find_tree, tuned_file
+from falcon_cli.drafters.shared.copy_first import NGRAM
+from falcon_cli.drafters.shared.tree_drafter import TreeDrafter
 from falcon_cli.errors import FalconError, UsageError
-from falcon_cli.methods import copying
+from falcon_cli.methods.build import with_copies
 from falcon_cli.native.build import version
 from falcon_cli.recipe.tune import TuneTreeRecipe
 from falcon_cli.sources import home
 from falcon_cli.target.load import LoadedTarget, load_target
 from falcon_cli.target.setting import Setting
 from falcon_cli.tree.shape import TreeShape
-from falcon_cli.tree.store import Copying, StoredTree, save_tree
-from falcon_cli.tune_tree.calibration import NEEDED, GreedyText, Prompt, answers_to, prompts_of, share_out
-from falcon_cli.tune_tree.copies import Beside, Copier, copiers, copies_in, expected
-from falcon_cli.tune_tree.copies import name_of as name_of_copier
-from falcon_cli.tune_tree.cost import CostTable, load_costs, save_costs
+from falcon_cli.tree.store import CopyPolicy, StoredTree, save_tree
 from falcon_cli.tune_tree.folder import TuningFolder
-from falcon_cli.tune_tree.measure import Rounds, draft_costs, rest_cost, verify_costs, with_aftermath
-from falcon_cli.tune_tree.optimum import cross_validated
-from falcon_cli.tune_tree.proof import PLAIN, prove
-from falcon_cli.tune_tree.ranks import Witness, tokens_per_cycle
-from falcon_cli.tune_tree.results import BUILT_IN, COPIES_SO_FAR, CURRENT, DYNAMIC, Tuning
-from falcon_cli.tune_tree.search import (
-    Candidate,
-    Drafting,
+from falcon_cli.tune_tree.measure.cost_table import CostTable, load_costs, save_costs
+from falcon_cli.tune_tree.measure.costs import Rounds, draft_costs, rest_cost, verify_costs, with_interference
+from falcon_cli.tune_tree.measure.ranks import RankProbe, tokens_per_cycle
+from falcon_cli.tune_tree.measure.texts import NEEDED, CalibrationPrompt, GreedyText, answers_to, prompts_of, share_out
+from falcon_cli.tune_tree.measure.validation import PLAIN, validate
+from falcon_cli.tune_tree.report.document import BUILT_IN, COPIES_SO_FAR, CURRENT, DYNAMIC, Tuning
+from falcon_cli.tune_tree.search.candidates import (
+    DrafterProfile,
+    TreeCandidate,
     candidates,
     finalists,
-    foreseen,
+    predicted,
     priced,
     unlike,
 )
+from falcon_cli.tune_tree.search.copies import CopyCandidate, FallbackTree, copies_in, copy_candidates, expected
+from falcon_cli.tune_tree.search.copies import name_of as name_of_copier
+from falcon_cli.tune_tree.search.probabilities import cross_validated
 
 MEASURE = "measure"
 _TRUSTED = 1.2
@@ -100,33 +100,33 @@ def _tune(
     now = Autoregressive(target.model.device) if current.plain else first.drafter.with_tree(current.shape)
     with progress("answering", len(calibration), "prompts") as bar:
         texts = answers_to(calibration, target, now, recipe.max_new_tokens, folder.answers, bar.advance)
-    draftings = {}
+    profiles = {}
     with progress("ranking", len(texts) * len(entries), "answers") as bar:
         for k, entry in entries.items():
             depth = k * entry.drafter.most_passes(recipe.passes)
-            witness = Witness(entry.drafter, depth, recipe.width)
-            watched = folder.watched(entry.name, witness, texts, target.model, bar.advance)
-            _check_enough([path.whole for text in watched for path in text.paths])
-            weight = cross_validated(watched, depth, witness.width, k)
-            draftings[k] = Drafting(k, entry.drafter.chained, watched, witness.width, weight)
+            probe = RankProbe(entry.drafter, depth, recipe.width)
+            ranked = folder.ranked(entry.name, probe, texts, target.model, bar.advance)
+            _check_enough([path.complete for text in ranked for path in text.paths])
+            weight = cross_validated(ranked, depth, probe.width, k)
+            profiles[k] = DrafterProfile(k, entry.drafter.chained, ranked, probe.width, weight)
     context = sum(len(one.prompt.ids) + len(one.answer) / 2 for one in texts) / len(texts)
     table = table or _costs(recipe, target, setting, entries)
     _check_prices(table, entries)
     found = [
         one
-        for k, drafting in draftings.items()
-        for one in foreseen(
-            drafting,
-            candidates(drafting, table, context, recipe.nodes, entries[k].drafter.most_passes(recipe.passes)),
+        for k, profile in profiles.items()
+        for one in predicted(
+            profile,
+            candidates(profile, table, context, recipe.nodes, entries[k].drafter.most_passes(recipe.passes)),
         )
     ]
     best = finalists(found, recipe.finalists)
-    others: dict[str, Candidate] = {}
+    others: dict[str, TreeCandidate] = {}
     for name, tree in ((BUILT_IN, StoredTree(current.k, default_tree_of(first.saved))), (CURRENT, current)):
         if tree.shape.paths and tree.shape not in [one.shape for one in (*best, *others.values()) if one.k == tree.k]:
-            others[name] = _priced(tree, draftings[tree.k], table, context)
-    tuning = Tuning(recipe, setting, table, context, draftings, tuple(found), tuple(best), others, folder.path)
-    tuning = replace(tuning, copiers=_copiers(tuning, entries, texts, current))
+            others[name] = _priced(tree, profiles[tree.k], table, context)
+    tuning = Tuning(recipe, setting, table, context, profiles, tuple(found), tuple(best), others, folder.path)
+    tuning = replace(tuning, copy_candidates=_copiers(tuning, entries, texts, current))
     if table.device == setting.device and proof:
         tuning = _proved(tuning, entries, target, proof, folder)
     return _kept(tuning, entries, argv)
@@ -134,48 +134,57 @@ def _tune(
 
 def _copiers(
     tuning: Tuning, entries: dict[int, Entry], texts: Sequence[GreedyText], current: StoredTree
-) -> dict[str, Copier]:
+) -> dict[str, CopyCandidate]:
     """Ways of copying beside Falcon that are worth a run, and the one that copy=auto took before."""
     if next(iter(entries.values())).saved.method != "falcon":
         return {}
     table, context, found = tuning.table, tuning.context, tuning.found
-    ways = [one for drafting in tuning.draftings.values() for one in copiers(drafting, found, texts, table, context)]
+    ways = [
+        one for profile in tuning.profiles.values() for one in copy_candidates(profile, found, texts, table, context)
+    ]
     best = {name_of_copier(one): one for one in unlike(ways, tuning.recipe.finalists, lambda one: one.copying.ngram)}
-    now = current.copying or Copying(NGRAM, PldOptions.length, current.shape)
-    beside = Beside.of(tuning.draftings[current.k], now.shape, table, context)
+    now = current.copying or CopyPolicy(NGRAM, PldOptions.length, current.shape)
+    fallback = FallbackTree.of(tuning.profiles[current.k], now.shape, table, context)
     copies = [copies_in(text, now.ngram) for text in texts]
-    so_far = expected(beside, copies, (now.ngram, max(1, now.tokens)), table, context)
+    so_far = expected(fallback, copies, (now.ngram, max(1, now.tokens)), table, context)
     return best if so_far in best.values() else {**best, COPIES_SO_FAR: so_far}
 
 
 def _proved(
-    tuning: Tuning, entries: dict[int, Entry], target: LoadedTarget, prompts: Sequence[Prompt], folder: TuningFolder
+    tuning: Tuning,
+    entries: dict[int, Entry],
+    target: LoadedTarget,
+    prompts: Sequence[CalibrationPrompt],
+    folder: TuningFolder,
 ) -> Tuning:
     """The tuning with its trees run for real."""
     contenders: dict[str, Drafter] = {PLAIN: Autoregressive(target.model.device)}
     for name, one in tuning.contenders.items():
         contenders[name] = entries[one.k].drafter.with_tree(one.shape)
     for one in tuning.finalists[:1]:
-        if isinstance(entries[one.k].drafter, Falcon):
-            contenders[DYNAMIC] = entries[one.k].drafter.with_tree(one.shape, kind=DynamicFalcon)
-    for name, way in tuning.copiers.items():
-        beside = entries[way.k].drafter.with_tree(way.copying.shape) if way.nodes else contenders[PLAIN]
-        contenders[name] = copying(beside, way.copying, target)
+        if isinstance(drafter := entries[one.k].drafter, Falcon):
+            contenders[DYNAMIC] = DynamicFalcon.of(drafter, one.shape)
+    for name, way in tuning.copy_candidates.items():
+        fallback = entries[way.k].drafter.with_tree(way.copying.shape) if way.nodes else contenders[PLAIN]
+        contenders[name] = with_copies(fallback, way.copying, target)
     shapes = {name: one.shape for name, one in tuning.contenders.items()}
-    recipe, log = tuning.recipe, folder.proof(shapes | {name: one.copying for name, one in tuning.copiers.items()})
+    recipe, log = (
+        tuning.recipe,
+        folder.proof(shapes | {name: one.copying for name, one in tuning.copy_candidates.items()}),
+    )
     with progress("proving", len(prompts), "prompts") as bar:
-        measured = prove(contenders, prompts, target, recipe.max_new_tokens, recipe.seed, log, bar.advance)
+        measured = validate(contenders, prompts, target, recipe.max_new_tokens, recipe.seed, log, bar.advance)
     tuning = replace(tuning, measured=measured)
     _check_quiet(tuning)
     return tuning
 
 
-def _priced(tree: StoredTree, drafting: Drafting, table: CostTable, context: float) -> Candidate:
+def _priced(tree: StoredTree, profile: DrafterProfile, table: CostTable, context: float) -> TreeCandidate:
     """A tree that was not made of these texts."""
-    odds = drafting.odds(tree.shape.height)
-    chances = (1.0, *(odds.chance(path) for path in tree.shape.paths))
-    one = priced(tree.shape, chances, drafting, table, context)
-    return replace(one, tokens_per_cycle=tokens_per_cycle(drafting.texts, tree.shape))
+    path_probabilities = profile.probabilities(tree.shape.height)
+    probabilities = (1.0, *(path_probabilities.probability(path) for path in tree.shape.paths))
+    one = priced(tree.shape, probabilities, profile, table, context)
+    return replace(one, tokens_per_cycle=tokens_per_cycle(profile.texts, tree.shape))
 
 
 def _kept(tuning: Tuning, entries: dict[int, Entry], argv: Sequence[str]) -> Tuning:
@@ -263,13 +272,13 @@ def _costs(recipe: TuneTreeRecipe, target: LoadedTarget, setting: Setting, entri
             rest=rest_cost(target.model),
             made_by={"measured": date.today().isoformat(), "rounds": plan.rounds, "setting": str(setting)},
         )
-        table = with_aftermath(table, target.model, drafters, contexts[len(contexts) // 2])
+        table = with_interference(table, target.model, drafters, contexts[len(contexts) // 2])
     save_costs(kept, table)
     return load_costs(kept)  # rounded, as it will be read again
 
 
-def _check_enough(whole: Sequence[bool]) -> None:
-    drafts = sum(whole)
+def _check_enough(complete: Sequence[bool]) -> None:
+    drafts = sum(complete)
     if drafts < NEEDED:
         raise FalconError(
             f"the calibration text gives {drafts} drafts, and a stable tree takes {NEEDED}: raise --prompts or "

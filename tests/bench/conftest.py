@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from falcon_cli.bench.records import TurnRecord
-from falcon_cli.bench.summary import summarise
+from falcon_cli.bench.figures.records import TurnRecord
+from falcon_cli.bench.figures.summary import summarise
 from falcon_cli.decode.stats import Completion, Cycle
 
 PEERS = ("hf", "hf-pld")

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from falcon_cli.bench.folder import RunFolder, file_name
+from falcon_cli.bench.folder import BenchFolder, file_name
 from falcon_cli.errors import FalconError, UsageError
 from falcon_cli.recipe.schema import BenchRecipe
 
@@ -13,7 +13,7 @@ RECIPE = BenchRecipe(limit=3)
 
 
 def test_a_new_folder_holds_recipe_and_provenance(tmp_path):
-    folder = RunFolder.open(tmp_path / "deep" / "run", RECIPE, ["falcon", "bench"], resume=False)
+    folder = BenchFolder.open(tmp_path / "deep" / "run", RECIPE, ["falcon", "bench"], resume=False)
     assert json.loads((folder.path / "provenance.json").read_text())["command"] == ["falcon", "bench"]
     assert "limit: 3" in (folder.path / "recipe.yaml").read_text()
 
@@ -21,27 +21,27 @@ def test_a_new_folder_holds_recipe_and_provenance(tmp_path):
 @pytest.fixture
 def begun(tmp_path, records):
     """A folder whose first question is measured."""
-    folder = RunFolder.open(tmp_path, RECIPE, ["falcon"], resume=False)
+    folder = BenchFolder.open(tmp_path, RECIPE, ["falcon"], resume=False)
     folder.log.append([record for record in records if record.question_id == records[0].question_id])
     return folder
 
 
 def test_a_folder_with_a_run_needs_resume(tmp_path, begun):
     with pytest.raises(UsageError, match="--resume"):
-        RunFolder.open(tmp_path, RECIPE, ["falcon"], resume=False)
-    assert RunFolder.open(tmp_path, RECIPE, ["falcon"], resume=True).path == tmp_path
+        BenchFolder.open(tmp_path, RECIPE, ["falcon"], resume=False)
+    assert BenchFolder.open(tmp_path, RECIPE, ["falcon"], resume=True).path == tmp_path
 
 
 def test_resuming_with_other_settings_names_them(tmp_path, begun):
     with pytest.raises(UsageError, match=r"\(max_new_tokens, seed changed\)"):
-        RunFolder.open(tmp_path, replace(RECIPE, seed=4, max_new_tokens=9), ["falcon"], resume=True)
+        BenchFolder.open(tmp_path, replace(RECIPE, seed=4, max_new_tokens=9), ["falcon"], resume=True)
 
 
 def test_what_is_shown_of_a_run_may_change(tmp_path, begun):
     view = replace(RECIPE, datasets=("gsm8k", "mt-bench"), table=2)
-    assert RunFolder.open(tmp_path, view, ["falcon"], resume=True).log.read()
+    assert BenchFolder.open(tmp_path, view, ["falcon"], resume=True).log.read()
     assert begun.holds_run(view, resume=True)
-    assert not RunFolder(tmp_path / "elsewhere").holds_run(view, resume=False)
+    assert not BenchFolder(tmp_path / "elsewhere").holds_run(view, resume=False)
 
 
 def test_results_are_those_of_a_whole_run(tmp_path, begun, results):
@@ -57,27 +57,27 @@ def test_results_are_those_of_a_whole_run(tmp_path, begun, results):
 def test_results_of_several_data_sets_are_not_overwritten(tmp_path):
     (tmp_path / "results.json").write_text('{"schema": 1, "table": 1, "datasets": {}}')
     with pytest.raises(UsageError, match="holds the results of several data sets: name another --out"):
-        RunFolder.open(tmp_path, RECIPE, ["falcon"], resume=True)
+        BenchFolder.open(tmp_path, RECIPE, ["falcon"], resume=True)
 
 
 def test_a_run_that_measured_nothing_binds_nobody(tmp_path):
-    RunFolder.open(tmp_path, RECIPE, ["falcon"], resume=False)
-    folder = RunFolder.open(tmp_path, replace(RECIPE, seed=4), ["falcon"], resume=False)
+    BenchFolder.open(tmp_path, RECIPE, ["falcon"], resume=False)
+    folder = BenchFolder.open(tmp_path, replace(RECIPE, seed=4), ["falcon"], resume=False)
     assert "seed: 4" in (folder.path / "recipe.yaml").read_text()
 
 
 def test_resume_of_an_empty_folder_begins(tmp_path):
-    assert RunFolder.open(tmp_path, RECIPE, ["falcon"], resume=True).log.read() == []
+    assert BenchFolder.open(tmp_path, RECIPE, ["falcon"], resume=True).log.read() == []
 
 
 def test_a_file_in_the_folders_place_is_one_clear_error(tmp_path):
     (tmp_path / "run").write_text("")
     with pytest.raises(FalconError, match="run"):
-        RunFolder.open(tmp_path / "run", RECIPE, ["falcon"], resume=False)
+        BenchFolder.open(tmp_path / "run", RECIPE, ["falcon"], resume=False)
 
 
 def test_everything_is_written_and_answers_are_one_file_a_method(tmp_path, results, records):
-    folder = RunFolder.open(tmp_path, RECIPE, ["falcon"], resume=False)
+    folder = BenchFolder.open(tmp_path, RECIPE, ["falcon"], resume=False)
     document = {**results, "machine": {**results["machine"], "command": ["falcon", "bench", "--set", "a=b c"]}}
     folder.write(document, records)
     assert json.loads((tmp_path / "results.json").read_text()) == json.loads(json.dumps(document))

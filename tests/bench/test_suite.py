@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from falcon_cli.bench import suite
-from falcon_cli.bench.folder import RunFolder
-from falcon_cli.bench.suite import Outcome, run
+from falcon_cli.bench.folder import BenchFolder
+from falcon_cli.bench.suite import SuiteResult, run
 from falcon_cli.errors import UsageError
 from falcon_cli.recipe.schema import BenchRecipe
 
@@ -34,7 +34,7 @@ def measured(monkeypatch, results, records):
     done = []
 
     def bench(plan, argv, out, resume):
-        folder = RunFolder.open(out, plan, argv, resume)
+        folder = BenchFolder.open(out, plan, argv, resume)
         done.append(out.name)
         document = {**results, "dataset": plan.dataset, "machine": {**results["machine"], "command": list(argv)}}
         for question in dict.fromkeys(record.question_id for record in records):
@@ -93,7 +93,7 @@ def test_runs_of_one_and_of_several_data_sets_do_not_share_a_folder(recipe, data
     run(recipe, ARGV, tmp_path / "several")
     single = replace(recipe, datasets=(), dataset=data[0])
     with pytest.raises(UsageError, match="several holds the results of several data sets: name another --out"):
-        RunFolder.open(tmp_path / "several", single, ARGV, resume=True)
+        BenchFolder.open(tmp_path / "several", single, ARGV, resume=True)
     suite.bench(single, ARGV, tmp_path / "one", False)
     with pytest.raises(UsageError, match="one holds the run of one data set: name another --out"):
         run(recipe, ARGV, tmp_path / "one", resume=True)
@@ -134,6 +134,6 @@ def test_one_data_set_is_an_ordinary_run_with_the_table_if_it_is_wanted(recipe, 
 
 
 def test_failures_name_their_data_set_where_there_are_several(results):
-    assert Outcome({}, {"mt-bench": results}).failed_methods() == ["pld"]
-    both = Outcome({}, {"mt-bench": results, "gsm8k": results})
+    assert SuiteResult({}, {"mt-bench": results}).failed_methods() == ["pld"]
+    both = SuiteResult({}, {"mt-bench": results, "gsm8k": results})
     assert both.failed_methods() == ["pld on mt-bench", "pld on gsm8k"]

@@ -42,7 +42,7 @@ def falcon(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], 
     monkeypatch.setenv("FALCON_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.delenv("FALCON_DATA", raising=False)
-    monkeypatch.setattr("falcon_cli.bench.bandwidth.BUFFER_BYTES", 1 << 20)
+    monkeypatch.setattr("falcon_cli.bench.figures.bandwidth.BUFFER_BYTES", 1 << 20)
 
     def call(*words: object, stdin: str | bytes = "") -> Outcome:
         piped = stdin.encode() if isinstance(stdin, str) else stdin

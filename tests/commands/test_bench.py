@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from falcon_cli.bench import runner
+from falcon_cli.bench.measuring import session as runner
 from falcon_cli.core import Verdict
 from falcon_cli.decode import loop
 from falcon_cli.decode.verify import verify
@@ -172,7 +172,7 @@ def test_a_torn_last_line_is_survived(bench, tmp_path):
 
 def test_ctrl_c_keeps_finished_questions_and_resume_goes_on(bench, tmp_path, monkeypatch):
     bench("--out", tmp_path / "whole")
-    ask = runner.Contest.ask
+    ask = runner.BenchmarkSession.ask
 
     def interrupted(contest, question):
         if question.id == "9":
@@ -181,7 +181,7 @@ def test_ctrl_c_keeps_finished_questions_and_resume_goes_on(bench, tmp_path, mon
 
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(runner.Contest, "ask", interrupted)
+        patch.setattr(runner.BenchmarkSession, "ask", interrupted)
         stopped = bench("--out", out)
     assert stopped.code == 130
     *_, kept, last = stopped.err.splitlines()

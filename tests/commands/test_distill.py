@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from falcon_cli.distill.record import read_diary
+from falcon_cli.distill.training.log import read_log
 
 SMALL = [
     "corpus.held_out=2",
@@ -206,7 +206,7 @@ def launch(words, tmp_path):
 
 
 def wait_for_steps(run, process, count):
-    while len(read_diary(run / "metrics.jsonl")) < count:
+    while len(read_log(run / "metrics.jsonl")) < count:
         assert process.poll() is None, process.stderr.read().decode()
         time.sleep(0.02)
 
@@ -226,7 +226,7 @@ def test_killed_or_stopped_by_ctrl_c_a_run_goes_on_to_the_same_losses(words, tmp
         process = launch([*words(*long, out=out), *more], tmp_path)
         assert process.wait(timeout=120) == 0, process.stderr.read().decode()
     losses = [
-        [(line["step"], line["loss"]) for line in read_diary(tmp_path / out / "metrics.jsonl")]
+        [(line["step"], line["loss"]) for line in read_log(tmp_path / out / "metrics.jsonl")]
         for out in ("run", "straight")
     ]
     assert len(losses[0]) == 40
@@ -244,7 +244,7 @@ def test_two_processes_train_as_one(words, tmp_path):
         done = subprocess.run(line, capture_output=True, text=True, env=environment, timeout=240, check=False)
         assert done.returncode == 0, done.stderr
         told[out] = done.stderr
-    losses = {out: [line["loss"] for line in read_diary(tmp_path / out / "metrics.jsonl")] for out in told}
+    losses = {out: [line["loss"] for line in read_log(tmp_path / out / "metrics.jsonl")] for out in told}
     assert losses["two"] == pytest.approx(losses["one"], rel=1e-4)
     assert told["two"].count("corpus: ") == 1  # only the first process speaks
     assert (tmp_path / "two" / "answers.1.jsonl").is_file()
@@ -260,7 +260,7 @@ def test_a_target_spread_over_processes_teaches_the_same(words, tmp_path):
         done = subprocess.run(line, capture_output=True, text=True, env=environment | own, timeout=240, check=False)
         assert done.returncode == 0, done.stderr
     whole, spread = (
-        [line["loss"] for line in read_diary(tmp_path / out / "metrics.jsonl")] for out in ("whole", "spread")
+        [line["loss"] for line in read_log(tmp_path / out / "metrics.jsonl")] for out in ("whole", "spread")
     )
     assert spread == pytest.approx(whole, rel=1e-5)
     line = [*command, "falcon_cli", *map(str, words("answers=target", out="refused"))]

@@ -1,6 +1,16 @@
+import inspect
+
 import pytest
 
-from falcon_cli.commands.options import override, refuse
+from falcon_cli.commands.options import (
+    LimitOption,
+    OutOption,
+    SeedOption,
+    SharedOptions,
+    override,
+    refuse,
+    with_options,
+)
 from falcon_cli.errors import UsageError
 from falcon_cli.recipe.schema import BenchRecipe, GenerateRecipe
 
@@ -30,6 +40,35 @@ def test_options_of_the_target_go_into_its_part():
 def test_a_value_that_does_not_suit_is_wrong_usage(given, message):
     with pytest.raises(UsageError, match=message):
         override(GenerateRecipe(), **given)
+
+
+def test_an_option_that_the_recipe_does_not_know_is_an_error_and_never_dropped():
+    with pytest.raises(
+        UsageError, match=r"a GenerateRecipe has no key max_new_token \(did you mean max_new_tokens\?\)"
+    ):
+        override(GenerateRecipe(), max_new_token=3)
+    override(GenerateRecipe(), max_new_token=None)
+
+
+def test_a_command_takes_its_own_options_first_and_shared_ones_behind_them():
+    seen = {}
+
+    @with_options({"seed": SeedOption}, {"limit": LimitOption})
+    def command(shared: SharedOptions, out: OutOption = None) -> None:
+        """What it does."""
+        seen.update(out=out, **shared.values)
+
+    assert list(inspect.signature(command).parameters) == ["out", "seed", "limit"]
+    assert command.__doc__ == "What it does."
+    command(out="here", seed=3, limit=None)
+    assert seen == {"out": "here", "seed": 3, "limit": None}
+
+
+def test_the_recipe_is_the_file_then_set_then_the_options(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("limit: 1\nseed: 1\nrepeats: 4\ntarget: {threads: 3}\n")
+    shared = SharedOptions({"recipe": tmp_path / "recipe.yaml", "set_": ["limit=2", "seed=2"], "threads": 5})
+    recipe = shared.recipe(BenchRecipe, settings=("seed=9", "max_new_tokens=7"), limit=3)
+    assert (recipe.limit, recipe.seed, recipe.repeats, recipe.max_new_tokens, recipe.target.threads) == (3, 2, 4, 7, 5)
 
 
 def test_options_that_do_not_belong_are_refused_by_their_names():

@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from falcon_cli.drafter.checkpoint import save_drafter
+from falcon_cli.drafters.saved.checkpoint import save_drafter
 from falcon_cli.recipe.schema import TargetRecipe
 from falcon_cli.target.load import load_target
 
 LITTLE = ("--kernels", "torch", "--prompts", "6", "--max-new-tokens", "24", "--nodes", "6")
-LESS = [word for key in ("proof_prompts=3", "rounds=2", "contexts=[32]", "passes=2") for word in ("--set", key)]
+LESS = [word for key in ("validation_prompts=3", "rounds=2", "contexts=[32]", "passes=2") for word in ("--set", key)]
 
 
 @pytest.fixture

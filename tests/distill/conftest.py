@@ -8,11 +8,11 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from falcon_cli.distill.features import lessons
-from falcon_cli.distill.optimizer import optimizers
-from falcon_cli.distill.pupils import pupil_of
-from falcon_cli.distill.sample import Sample
-from falcon_cli.distill.trainer import Course, Trainer
+from falcon_cli.distill.corpus.sample import Sample
+from falcon_cli.distill.features.extract import extract
+from falcon_cli.distill.students.table import make_student
+from falcon_cli.distill.training.optimizer import optimizers
+from falcon_cli.distill.training.trainer import Trainer, TrainingTask
 from falcon_cli.recipe.distill import DistillRecipe, LossRecipe, NetworkRecipe, TrainingRecipe
 from falcon_cli.target.load import LoadedTarget
 from falcon_cli.target.model import TargetModel
@@ -22,38 +22,38 @@ VOCAB = 48
 
 @dataclass
 class InMemory:
-    """Lessons in a list."""
+    """Features in a list."""
 
-    lessons: list[Any]
+    texts: list[Any]
     asked: list[list[int]] = field(default_factory=list)
 
     def fetch(self, numbers):
         self.asked.append(list(numbers))
-        return [self.lessons[number] for number in numbers]
+        return [self.texts[number] for number in numbers]
 
 
 @dataclass
-class Classroom:
+class TrainingSetup:
     """Everything a training test needs."""
 
     recipe: DistillRecipe
     target: LoadedTarget
     samples: list[Sample]
-    pupil: Any
-    lessons: InMemory
+    student: Any
+    features: InMemory
 
     def trainer(self, accelerator: Accelerator | None = None) -> Trainer:
         """A trainer of this pupil."""
-        course = Course(
+        task = TrainingTask(
             self.recipe,
-            self.pupil,
-            self.lessons,
+            self.student,
+            self.features,
             [len(sample) for sample in self.samples],
-            [self.pupil.bearing(sample.answer) for sample in self.samples],
+            [self.student.loss_positions(sample.answer) for sample in self.samples],
             self.recipe.training.steps,
         )
-        made = optimizers(self.pupil.network, self.recipe.training)
-        return Trainer(course, self.pupil.network, made, accelerator or Accelerator(cpu=True))
+        made = optimizers(self.student.network, self.recipe.training)
+        return Trainer(task, self.student.network, made, accelerator or Accelerator(cpu=True))
 
     def trained(self, steps: int) -> list[float]:
         """The losses of the first steps."""
@@ -85,8 +85,8 @@ def tiny_target(tiny_model: Callable[..., Any], byte_tokenizer: Any) -> LoadedTa
 
 
 @pytest.fixture
-def classroom(tiny_target: LoadedTarget) -> Callable[..., Classroom]:
-    """Build one: `classroom(k=2, csgd=False, draft_vocab_size=20, steps=10)`."""
+def training_setup(tiny_target: LoadedTarget) -> Callable[..., TrainingSetup]:
+    """Build one: `training_setup(k=2, csgd=False, draft_vocab_size=20, steps=10)`."""
 
     def build(
         k: int = 2,
@@ -96,7 +96,7 @@ def classroom(tiny_target: LoadedTarget) -> Callable[..., Classroom]:
         micro_tokens: int = 512,
         optimizer: Any = "adamw",
         **own: Any,
-    ) -> Classroom:
+    ) -> TrainingSetup:
         training = TrainingRecipe(
             steps=steps,
             batch_tokens=96,
@@ -112,8 +112,8 @@ def classroom(tiny_target: LoadedTarget) -> Callable[..., Classroom]:
             **own,
         )
         samples = texts()
-        found = dict(lessons(tiny_target.model, samples, 8, torch.float32))
-        pupil = pupil_of(recipe, tiny_target, samples)
-        return Classroom(recipe, tiny_target, samples, pupil, InMemory([found[n] for n in range(len(samples))]))
+        found = dict(extract(tiny_target.model, samples, 8, torch.float32))
+        student = make_student(recipe, tiny_target, samples)
+        return TrainingSetup(recipe, tiny_target, samples, student, InMemory([found[n] for n in range(len(samples))]))
 
     return build

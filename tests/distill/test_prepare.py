@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from accelerate import Accelerator
 
+from falcon_cli.console import duration
 from falcon_cli.distill import prepare as module
-from falcon_cli.distill.folder import RunFolder
-from falcon_cli.distill.plan import duration
+from falcon_cli.distill.folder import DistillFolder
 from falcon_cli.distill.prepare import prepare
 from falcon_cli.recipe.distill import AnswersRecipe, CorpusRecipe, DistillRecipe
 from falcon_cli.recipe.schema import TargetRecipe
@@ -26,7 +26,7 @@ def ready(chat_target, tmp_path):
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     corpus = CorpusRecipe(sources=(str(path),), held_out=2, min_answer_tokens=2, exclude=())
     target = load_target(TargetRecipe(str(chat_target), kernels="torch"))
-    return DistillRecipe(corpus=corpus, generation=AnswersRecipe(8, 4)), target, RunFolder(Path(tmp_path))
+    return DistillRecipe(corpus=corpus, generation=AnswersRecipe(8, 4)), target, DistillFolder(Path(tmp_path))
 
 
 def test_the_corpus_own_answers_are_taken(ready, capsys):

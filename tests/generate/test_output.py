@@ -16,8 +16,8 @@ def answer():
 
 
 def played(output, answer):
-    output.hear(Piece("h", False))
-    output.hear(Piece("é!", True))
+    output.piece(Piece("h", False))
+    output.piece(Piece("é!", True))
     output.answer(answer)
 
 

@@ -1,7 +1,7 @@
 import pytest
 
 from falcon_cli.decode.stats import Completion, Cycle
-from falcon_cli.drafter.checkpoint import save_drafter
+from falcon_cli.drafters.saved.checkpoint import save_drafter
 from falcon_cli.errors import FalconError, UsageError
 from falcon_cli.generate.requests import single
 from falcon_cli.generate.run import Generator, statistics
@@ -34,7 +34,7 @@ def test_the_listener_hears_the_answers_text(generator):
 
 
 def test_the_method_is_checked_before_the_target_is_loaded(monkeypatch):
-    monkeypatch.setattr("falcon_cli.methods.load_target", lambda recipe: pytest.fail("loaded"))
+    monkeypatch.setattr("falcon_cli.methods.context.load_target", lambda recipe: pytest.fail("loaded"))
     for method in ("sps", "nothing", "pld:length=0"):
         with pytest.raises(UsageError):
             Generator(GenerateRecipe(method=method))

@@ -1,18 +1,29 @@
-"""What the documents point to is there, and the tables they repeat are those of the code."""
+"""What the documents point to is there, pages are short, and the tables they repeat are those of the code."""
 
 import re
 from dataclasses import fields
+from datetime import date
 from pathlib import Path
 
 import pytest
 
 from falcon_cli.data.datasets import DATASETS
-from falcon_cli.methods import METHODS
+from falcon_cli.methods.table import METHODS
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 CODE = re.compile(r"```.*?```|`[^`]*`", re.DOTALL)
+GUIDES = ("README.md", *(f"docs/{page}.md" for page in ("generate", "bench", "distill", "tune-tree")))
+EXPLANATIONS = tuple(
+    f"docs/{page}.md"
+    for page in ("architecture", "methods", "measuring", "kernels", "training", "scaling", "data", "notation")
+)
+FOR_CONTRIBUTORS = ("CONTRIBUTING.md", "CHANGELOG.md", "docs/first-hour.md", "docs/extending.md")
+GUIDE_WORDS, ALL_WORDS = 600, 10_000
+BENCHMARKS, LAB = ROOT / "docs" / "benchmarks", ROOT / "docs" / "lab"
+ENTRIES = sorted(path for path in LAB.iterdir() if path.name != "README.md")
+CAMPAIGNS = sorted(path for path in BENCHMARKS.iterdir() if path.is_dir())
 
 
 def name(path: Path) -> str:
@@ -26,9 +37,52 @@ def anchors(path: Path) -> set[str]:
 
 
 def test_the_main_pages_are_there():
-    wanted = {"README.md", "CONTRIBUTING.md", "CHANGELOG.md"}
-    wanted |= {f"docs/{page}.md" for page in ("architecture", "notation", "methods", "measuring", "data")}
-    assert wanted <= {name(path) for path in PAGES}
+    assert {*GUIDES, *EXPLANATIONS, *FOR_CONTRIBUTORS} <= {name(path) for path in PAGES}
+
+
+def test_the_readme_leads_to_every_page():
+    linked = {place.split("#")[0] for place in LINK.findall((ROOT / "README.md").read_text())}
+    told = {page for page in map(name, PAGES) if page.count("/") <= 1} - {"README.md"}
+    assert told <= linked
+
+
+def words(path: Path) -> int:
+    return len(path.read_text().split())
+
+
+@pytest.mark.parametrize("page", GUIDES)
+def test_a_guide_is_short(page):
+    assert words(ROOT / page) <= GUIDE_WORDS
+
+
+def test_all_pages_together_are_short():
+    counted = [path for path in PAGES if not path.is_relative_to(BENCHMARKS) and not path.is_relative_to(LAB)]
+    assert sum(map(words, counted)) <= ALL_WORDS, {name(path): words(path) for path in counted}
+
+
+@pytest.mark.parametrize("path", ENTRIES, ids=name)
+def test_an_entry_of_the_notebook_is_dated_and_says_where_and_why(path):
+    dated = re.fullmatch(r"(\d{4}-\d{2}-\d{2})-[a-z0-9-]+\.md", path.name)
+    assert dated
+    date.fromisoformat(dated[1])
+    title, head = path.read_text().split("\n\n")[:2]
+    assert title.startswith("# ")
+    assert re.findall(r"^- \*\*(\w+):\*\* ", head, re.MULTILINE) == ["Date", "Machine", "Asked"]
+    assert dated[1] in head
+
+
+def test_the_notebook_lists_its_entries():
+    listed = re.findall(r"^- \[([\d-]+)\]\(([^)]+)\): \w", (LAB / "README.md").read_text(), re.MULTILINE)
+    assert sorted(listed) == [(path.name[:10], path.name) for path in ENTRIES]
+
+
+@pytest.mark.parametrize("folder", CAMPAIGNS, ids=name)
+def test_a_campaign_is_a_readme_its_results_and_the_charts_that_are_shown(folder):
+    held = {path.name for path in folder.rglob("*")}
+    charts = {path.name for path in folder.rglob("*") if path.suffix in (".png", ".svg")}
+    assert held - charts == {"README.md", "results.json"}
+    shown = {Path(link).name for path in PAGES for link in LINK.findall(path.read_text()) if folder.name in link}
+    assert charts <= shown
 
 
 @pytest.mark.parametrize("path", PAGES, ids=name)

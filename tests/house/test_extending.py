@@ -9,7 +9,9 @@ import torch
 from falcon_cli.decode.loop import complete
 from falcon_cli.decode.stop import Stop
 from falcon_cli.errors import UsageError
-from falcon_cli.methods import METHODS, Kit, Method, choose
+from falcon_cli.methods.context import DraftingContext
+from falcon_cli.methods.grammar import choose
+from falcon_cli.methods.table import METHODS, Method
 from falcon_cli.recipe.schema import TargetRecipe
 from falcon_cli.target.load import load_target
 
@@ -20,17 +22,18 @@ PAGE = (Path(__file__).parents[2] / "docs" / "extending.md").read_text()
 def bigram(monkeypatch):
     """The example's file, executed, and its line put into the table."""
     file, line = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    names = {"Method": Method, "__name__": "falcon_cli.baselines.bigram"}
+    names = {"Method": Method, "__name__": "falcon_cli.drafters.rivals.bigram"}
     exec(compile(file, "bigram.py", "exec", dont_inherit=True), names)
-    monkeypatch.setattr("falcon_cli.methods.METHODS", METHODS | eval(f"{{{line}}}", names))
+    monkeypatch.setitem(METHODS, "bigram", eval(f"{{{line}}}", names)["bigram"])
     return names
 
 
 def test_the_example_drafts_and_is_lossless(bigram, chat_target):
-    kit = Kit(load_target(TargetRecipe(str(chat_target), kernels="torch")))
+    context = DraftingContext(load_target(TargetRecipe(str(chat_target), kernels="torch")))
     prompt = torch.randint(200, (40,), generator=torch.Generator().manual_seed(1)).tolist()
     plain, drafted = (
-        complete(kit.target.model, choose(name).build(kit), prompt, Stop((), 60)) for name in ("ar", "bigram:length=2")
+        complete(context.target.model, choose(name).build(context), prompt, Stop((), 60))
+        for name in ("ar", "bigram:length=2")
     )
     assert drafted.ids == plain.ids
     assert sum(cycle.accepted for cycle in drafted.cycles) > 0

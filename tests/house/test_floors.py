@@ -1,13 +1,21 @@
 """The house's floors: imports only go down, and in one form.
 
-7  commands
+7  commands studies
 6  distill tune_tree bench generate
 5  methods
-4  drafter baselines
-3  target layers decode             decode knows neither target nor drafter
+4  drafters
+3  target decode                    decode knows neither target nor drafters
 2  core kv_cache attention native data
 1  tree recipe sources console
-0  errors seeding spelling
+0  errors spelling
+
+Wings have inner floors, from the lowest up:
+
+drafters   shared · falcon · rivals · saved
+methods    context · build · table · grammar defaults
+distill    folder · corpus · features · objective · students · training · estimate prepare · run
+bench      figures · measuring · reports · folder · run · suite
+tune_tree  measure · search · folder entries result · report · run
 """
 
 import ast
@@ -19,17 +27,37 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "falcon_cli"
 FLOORS = [
-    {"falcon_cli", "errors", "seeding", "spelling"},
+    {"falcon_cli", "errors", "spelling"},
     {"tree", "recipe", "sources", "console"},
     {"core", "kv_cache", "attention", "native", "data"},
-    {"target", "layers", "decode"},
-    {"drafter", "baselines"},
+    {"target", "decode"},
+    {"drafters"},
     {"methods"},
     {"distill", "tune_tree", "bench", "generate"},
-    {"commands", "__main__"},
+    {"commands", "studies", "__main__"},
 ]
+INNER = {
+    "drafters": [{"shared"}, {"falcon"}, {"rivals"}, {"saved"}],
+    "methods": [{"context"}, {"build"}, {"table"}, {"grammar", "defaults"}],
+    "distill": [
+        {"folder"},
+        {"corpus"},
+        {"features"},
+        {"objective"},
+        {"students"},
+        {"training"},
+        {"estimate", "prepare"},
+        {"run"},
+    ],
+    "bench": [{"figures"}, {"measuring"}, {"reports"}, {"folder"}, {"run"}, {"suite"}],
+    "tune_tree": [{"measure"}, {"search"}, {"folder", "entries", "result"}, {"report"}, {"run"}],
+}
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-FORBIDDEN = {("decode", "target"), ("decode", "drafter"), ("decode", "baselines")}
+INNER_FLOOR_OF = {
+    (wing, room): floor for wing, floors in INNER.items() for floor, rooms in enumerate(floors) for room in rooms
+}
+MOST_FILES = 12
+FORBIDDEN = {("decode", "target"), ("decode", "drafters")}
 
 
 def module_name(path: Path) -> str:
@@ -55,6 +83,12 @@ class Import(NamedTuple):
 def room(module: str) -> str:
     """The folder, or the file right under the package, that a module lives in."""
     return module.split(".")[1] if "." in module else module
+
+
+def inner(module: str) -> tuple[str, str] | None:
+    """The room of a wing with inner floors that a module lives in."""
+    parts = module.split(".")
+    return (parts[1], parts[2]) if len(parts) > 2 and parts[1] in INNER else None
 
 
 def imports(module: str, source: str) -> Iterator[Import]:
@@ -88,12 +122,38 @@ def test_imports_never_go_up():
     assert [str(found) for found in ups] == []
 
 
+def test_every_room_of_a_wing_has_an_inner_floor():
+    assert {inner(module) for module in MODULES} - {None} <= INNER_FLOOR_OF.keys()
+
+
+def test_imports_inside_a_wing_never_go_up():
+    pairs = [(found, inner(found.module), inner(found.goal)) for found in ALL if found.well_formed]
+    inside = [(found, here, there) for found, here, there in pairs if here and there and here[0] == there[0]]
+    assert inside
+    assert [str(found) for found, here, there in inside if INNER_FLOOR_OF[there] > INNER_FLOOR_OF[here]] == []
+
+
+@pytest.mark.parametrize("folder", sorted({path.parent for path in MODULES.values()}), ids=lambda path: path.name)
+def test_a_folder_can_be_taken_in_at_a_glance(folder):
+    assert len(list(folder.glob("*.py"))) <= MOST_FILES
+
+
 def test_decode_knows_the_target_and_the_drafter_only_by_protocol():
     assert [str(found) for found in ALL if (room(found.module), room(found.goal)) in FORBIDDEN] == []
 
 
-def test_modules_import_in_no_circle():
-    goals = {module: {found.goal for found in ALL if found.module == module} for module in MODULES}
+def folder(module: str) -> str:
+    """The folder of a module; a file right inside a wing with rooms counts as a room of its own."""
+    depth = 3 if room(module) in INNER else 2
+    return ".".join(module.split(".")[:depth])
+
+
+@pytest.mark.parametrize("place", [lambda module: module, folder, room], ids=["modules", "folders", "rooms"])
+def test_imports_go_in_no_circle(place):
+    goals: dict[str, set[str]] = {}
+    for found in ALL:
+        goals.setdefault(place(found.module), set()).add(place(found.goal))
+    goals = {start: {goal for goal in ends if goal != start} for start, ends in goals.items()}
     done: set[str] = set()
 
     def visit(module: str, way: tuple[str, ...]) -> None:
@@ -103,8 +163,8 @@ def test_modules_import_in_no_circle():
                 visit(goal, (*way, module))
             done.add(module)
 
-    for module in MODULES:
-        visit(module, ())
+    for start in goals:
+        visit(start, ())
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,10 @@ import torch
 from falcon_cli.core import Draft
 from falcon_cli.decode.loop import complete
 from falcon_cli.decode.stop import Stop
-from falcon_cli.drafter.checkpoint import FORMS
-from falcon_cli.methods import METHODS, Kit, choose
+from falcon_cli.drafters.saved.trained import TRAINED
+from falcon_cli.methods.context import DraftingContext
+from falcon_cli.methods.grammar import choose
+from falcon_cli.methods.table import METHODS
 from falcon_cli.target.load import LoadedTarget
 from falcon_cli.target.model import TargetModel
 
@@ -93,7 +95,7 @@ def kit(tiny_model, save_drafters, tmp_path_factory):
         draft = disturbed(tiny_model(family, seed), 0.05) if near else tiny_model("llama-mha", seed + 100)
         target, root = loaded(tiny_model(family, seed)), tmp_path_factory.mktemp("drafters")
         save_drafters(root, target, seed)
-        return Kit(target, loaded(draft), str(root))
+        return DraftingContext(target, loaded(draft), str(root))
 
     return build
 
@@ -101,7 +103,7 @@ def kit(tiny_model, save_drafters, tmp_path_factory):
 def built(kit, choice):
     """The drafter of a choice, its folder the one of its method."""
     method = choice.partition(":")[0]
-    return choose(choice).build(replace(kit, drafter=f"{kit.drafter}/{method if method in FORMS else 'falcon'}"))
+    return choose(choice).build(replace(kit, drafter=f"{kit.drafter}/{method if method in TRAINED else 'falcon'}"))
 
 
 def run(kit, choice, prompt, new, stop_ids=()):

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from falcon_cli.baselines.autoregressive import Autoregressive
 from falcon_cli.decode.loop import complete
 from falcon_cli.decode.stop import Stop
-from falcon_cli.drafter.propose import Falcon
+from falcon_cli.drafters.falcon.propose import Falcon
+from falcon_cli.drafters.rivals.autoregressive import Autoregressive
 from falcon_cli.target.model import TargetModel
 from falcon_cli.tree.shape import TreeShape
 

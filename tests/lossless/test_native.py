@@ -7,7 +7,8 @@ import torch
 
 from falcon_cli.decode.loop import complete
 from falcon_cli.decode.stop import Stop
-from falcon_cli.methods import Kit, choose
+from falcon_cli.methods.context import DraftingContext
+from falcon_cli.methods.grammar import choose
 from falcon_cli.recipe.schema import TargetRecipe
 from falcon_cli.target.load import load_target
 
@@ -27,7 +28,7 @@ def drafters(chat_target, save_drafters, tmp_path_factory):
 @pytest.mark.parametrize("quantize", ["none", "bf16", "int8", "int4"])
 def test_every_method_is_exact_on_every_kind_of_weights(chat_target, drafters, quantize):
     target = load_target(TargetRecipe(str(chat_target), quantize=quantize, kernels="native"))
-    kit = Kit(target, load_target(TargetRecipe(str(chat_target), kernels="torch")))
+    kit = DraftingContext(target, load_target(TargetRecipe(str(chat_target), kernels="torch")))
     generator = torch.Generator().manual_seed(3)
     for length in (1, 7, 60):
         prompt = torch.randint(200, (length,), generator=generator).tolist()

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from falcon_cli.bench.run import bench
-from falcon_cli.distill.record import read_diary
 from falcon_cli.distill.run import distill
+from falcon_cli.distill.training.log import read_log
 from falcon_cli.recipe.distill import DistillRecipe
 from falcon_cli.recipe.load import load_recipe
 from falcon_cli.recipe.schema import BenchRecipe
@@ -25,7 +25,7 @@ def run(tmp_path_factory):
 
 def test_it_learns(run):
     summary, out = run
-    losses = [line["loss"] for line in read_diary(out / "metrics.jsonl")]
+    losses = [line["loss"] for line in read_log(out / "metrics.jsonl")]
     assert len(losses) == 30
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
     assert summary["held_out"]["top1"][0][0] > 0.02  # one in fifty by then; by chance it is one in thousands

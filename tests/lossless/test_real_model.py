@@ -5,12 +5,13 @@ from dataclasses import replace
 
 import pytest
 
-from falcon_cli.bench.peers import generate
+from falcon_cli.bench.measuring.peers import generate
 from falcon_cli.bench.run import bench
 from falcon_cli.data.chat import render
 from falcon_cli.decode.loop import complete
 from falcon_cli.decode.stop import Stop
-from falcon_cli.methods import Kit, choose
+from falcon_cli.methods.context import DraftingContext
+from falcon_cli.methods.grammar import choose
 from falcon_cli.recipe.schema import BenchRecipe, TargetRecipe
 from falcon_cli.target.load import load_target
 
@@ -33,7 +34,9 @@ def run(tmp_path_factory):
 
 def ask(target, method, question, tokens):
     prompt = render(target.tokenizer, [{"role": "user", "content": question}])
-    return prompt, complete(target.model, choose(method).build(Kit(target)), prompt, Stop(target.stop_ids, tokens))
+    return prompt, complete(
+        target.model, choose(method).build(DraftingContext(target)), prompt, Stop(target.stop_ids, tokens)
+    )
 
 
 def test_it_knows_the_capital_of_france(target):

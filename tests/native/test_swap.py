@@ -14,14 +14,14 @@ PROMPT = torch.arange(3, 24)
 
 def native_target(tiny_model, kind, family="llama-gqa", **changes):
     model = tiny_model(family, 4, dtype=torch.float32, **changes)
-    return TargetModel(model, engine=swap_model(model, kind))
+    return TargetModel(model, native=swap_model(model, kind))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("family", ["llama-gqa", "llama-tied", "mistral", "qwen2", "qwen3"])
 def test_a_tree_scores_bit_for_bit_like_its_tokens_one_by_one(tiny_model, random_parents, kind, family):
     target = native_target(tiny_model, kind, family)
-    assert target.engine.exact
+    assert target.native.exact
     generator = torch.Generator().manual_seed(len(family))
     for nodes in (2, 7, 13, 40):
         parents = random_parents(nodes, generator)
@@ -48,15 +48,15 @@ def test_the_swapped_model_says_what_the_model_says(tiny_model, kind, near):
 
 def test_prompts_are_read_alike_in_any_pieces(tiny_model):
     model = tiny_model("llama-gqa", 4, dtype=torch.float32)
-    engine = swap_model(model, "fp32")
-    whole = TargetModel(model, engine=engine).prefill(PROMPT)
-    pieces = TargetModel(model, chunk=4, engine=engine).prefill(PROMPT)
+    native = swap_model(model, "fp32")
+    whole = TargetModel(model, native=native).prefill(PROMPT)
+    pieces = TargetModel(model, chunk=4, native=native).prefill(PROMPT)
     assert torch.equal(whole.features_TD, pieces.features_TD)
 
 
 def test_weights_loaded_in_bf16_are_scored_in_fp32(tiny_model):
     model = tiny_model("llama-gqa", 4, dtype=torch.bfloat16)
-    target = TargetModel(model, engine=swap_model(model, "bf16"))
+    target = TargetModel(model, native=swap_model(model, "bf16"))
     scores = target.prefill(PROMPT)
     assert scores.logits_TV.dtype == scores.features_TD.dtype == target.cache.buffer_PCBGSH.dtype == torch.float32
     assert torch.isfinite(scores.logits_TV).all()
@@ -66,8 +66,8 @@ def test_weights_loaded_in_bf16_are_scored_in_fp32(tiny_model):
 def test_layers_that_the_kernels_do_not_compute_keep_their_attention(tiny_model, family):
     model = tiny_model(family, 4, dtype=torch.float32)
     plain = TargetModel(tiny_model(family, 4, dtype=torch.float32)).prefill(PROMPT)
-    target = TargetModel(model, engine=swap_model(model, "fp32"))
-    assert not target.engine.exact
+    target = TargetModel(model, native=swap_model(model, "fp32"))
+    assert not target.native.exact
     assert not any(isinstance(module, PackedLayer) for module in model.modules())
     assert isinstance(model.get_decoder().layers[0].mlp.up_proj, NativeLinear)
     torch.testing.assert_close(target.prefill(PROMPT).logits_TV, plain.logits_TV, rtol=1e-4, atol=1e-4)
@@ -76,12 +76,12 @@ def test_layers_that_the_kernels_do_not_compute_keep_their_attention(tiny_model,
 def test_other_activations_are_not_taken_for_silu(tiny_model):
     target = native_target(tiny_model, "fp32", hidden_act="gelu")
     plain = TargetModel(tiny_model("llama-gqa", 4, dtype=torch.float32, hidden_act="gelu")).prefill(PROMPT)
-    assert not target.engine.exact
+    assert not target.native.exact
     torch.testing.assert_close(target.prefill(PROMPT).logits_TV, plain.logits_TV, rtol=1e-4, atol=1e-4)
 
 
 def test_bytes_are_those_of_the_packed_weights(tiny_model):
-    sizes = {kind: native_target(tiny_model, kind).engine.weight_bytes for kind in KINDS}
+    sizes = {kind: native_target(tiny_model, kind).native.weight_bytes for kind in KINDS}
     assert sizes["fp32"] == 2 * sizes["bf16"]
     assert sizes["bf16"] / 2 < sizes["int8"] < sizes["bf16"]  # scales
     assert sizes["int4"] < sizes["int8"]

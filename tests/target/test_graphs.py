@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from falcon_cli.baselines.pld import PldOptions, PromptLookup
 from falcon_cli.core import Draft
 from falcon_cli.decode.loop import complete
 from falcon_cli.decode.stop import Stop
+from falcon_cli.drafters.rivals.pld import PldOptions, PromptLookup
 from falcon_cli.errors import FalconError
 from falcon_cli.recipe.schema import TargetRecipe
 from falcon_cli.target import graphs
@@ -92,7 +92,7 @@ def test_without_a_compiler_decoding_goes_on_with_a_warning(tiny_model, monkeypa
 
 def test_a_recipe_asks_for_it(chat_target, untranslated):
     target = load_target(TargetRecipe(str(chat_target), compile=True)).model
-    assert target.engine is None
+    assert target.native is None
     assert target.backend == "sdpa"
     target.score(Draft.chain([1, 2], CPU))
     assert target.graphs.made == 1

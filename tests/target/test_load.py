@@ -201,7 +201,7 @@ def test_pick_dtype_follows_the_device_unless_told(monkeypatch):
 )
 def test_native_kernels_serve_where_they_are_asked_for_or_suit(saved_model, changes, kind):
     model = load_target(recipe(saved_model, **changes)).model
-    assert (model.engine and model.engine.kind) == kind
+    assert (model.native and model.native.kind) == kind
     assert model.prefill(torch.tensor([6, 7, 8])).logits_TV.isfinite().all()
 
 
@@ -210,7 +210,7 @@ def test_where_native_kernels_cannot_run_torchs_serve_and_one_line_says_why(save
         raise NoKernelsError("there is no C++ compiler (g++)")
 
     monkeypatch.setattr("falcon_cli.target.load.load_kernels", refuse)
-    assert load_target(recipe(saved_model)).model.engine is None
+    assert load_target(recipe(saved_model)).model.native is None
     assert capsys.readouterr().err == "torch's own operators serve: there is no C++ compiler (g++)\n"
     for asked in ({"kernels": "native"}, {"quantize": "int8"}):
         with pytest.raises(NoKernelsError, match="no C"):

@@ -41,14 +41,14 @@ def test_a_loaded_target_tells_its_setting(chat_target):
     [(None, None, "bf16", "torch"), ("int8", None, "int8", "native"), (None, object(), "bf16", "compiled")],
 )
 def test_weights_and_kernels_are_those_that_run(kind, graphs, weights, kernels):
-    engine = None if kind is None else SimpleNamespace(kind=kind)
-    model = SimpleNamespace(device=torch.device("cpu"), engine=engine, graphs=graphs)
+    native = None if kind is None else SimpleNamespace(kind=kind)
+    model = SimpleNamespace(device=torch.device("cpu"), native=native, graphs=graphs)
     found = Setting.of(LoadedTarget("tiny", model, None, frozenset(), "bf16"))
     assert (found.weights, found.kernels) == (weights, kernels)
 
 
 def test_a_gpu_goes_by_its_name_and_has_no_threads(monkeypatch):
     monkeypatch.setattr(module.torch.cuda, "get_device_name", lambda device: f"name of {device}")
-    model = SimpleNamespace(device=torch.device("cuda:1"), engine=None, graphs=None)
+    model = SimpleNamespace(device=torch.device("cuda:1"), native=None, graphs=None)
     found = Setting.of(LoadedTarget("tiny", model, None, frozenset(), "bf16"))
     assert found == Setting("name of cuda:1", "tiny", "bf16", "torch", 0)

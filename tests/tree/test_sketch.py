@@ -37,13 +37,13 @@ def read(text):
 
 @given(shapes(), st.integers(1, 5), st.booleans())
 def test_every_path_stands_there_once_with_its_chance_and_children_below_their_parent(shape, k, told):
-    chances = [1.0, *(0.9 / node for node in range(1, len(shape)))] if told else None
-    lines = read(sketch(shape, k, chances))
+    probabilities = [1.0, *(0.9 / node for node in range(1, len(shape)))] if told else None
+    lines = read(sketch(shape, k, probabilities))
     drawn = [path for paths, _, _ in lines for path in paths]
     assert drawn == sorted(shape.paths)
     for paths, _, figures in lines:
         at = [shape.paths.index(path) + 1 for path in paths]
-        assert figures == ([percent(chances[node]).removeprefix("<") for node in at] if told else [])
+        assert figures == ([percent(probabilities[node]).removeprefix("<") for node in at] if told else [])
 
 
 @given(shapes(), st.integers(1, 5))
@@ -92,7 +92,13 @@ def test_a_wide_run_is_cut_where_the_terminal_ends():
 
 
 def test_percentages():
-    assert [percent(chance) for chance in (1.0, 0.624, 0.0051, 0.005, 0.0)] == ["100 %", "62 %", "1 %", "<1 %", "0 %"]
+    assert [percent(probability) for probability in (1.0, 0.624, 0.0051, 0.005, 0.0)] == [
+        "100 %",
+        "62 %",
+        "1 %",
+        "<1 %",
+        "0 %",
+    ]
 
 
 def test_the_root_alone_and_chances_of_another_tree():

@@ -5,7 +5,7 @@ import pytest
 
 from falcon_cli.errors import FalconError
 from falcon_cli.tree.shape import TreeShape
-from falcon_cli.tree.store import Copying, StoredTree, default_tree, load_tree, save_tree
+from falcon_cli.tree.store import CopyPolicy, StoredTree, default_tree, load_tree, save_tree
 
 SHAPE = TreeShape.from_paths([(0,), (1,), (0, 0)])
 
@@ -66,7 +66,7 @@ def test_no_paths_are_a_plain_tree_where_they_are_said_to_be(tmp_path):
 
 @pytest.mark.parametrize("beside", [SHAPE, TreeShape(())])
 def test_a_tree_may_tell_how_to_copy(tmp_path, beside):
-    tree = StoredTree(2, TreeShape.chain(2), {"by": "me"}, Copying(2, 3, beside))
+    tree = StoredTree(2, TreeShape.chain(2), {"by": "me"}, CopyPolicy(2, 3, beside))
     save_tree(tmp_path / "tree.json", tree)
     assert load_tree(tmp_path / "tree.json", 2) == tree
     assert tree.beside_copies == StoredTree(2, beside)

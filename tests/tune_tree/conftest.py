@@ -9,24 +9,24 @@ import pytest
 from falcon_cli.recipe.tune import TuneTreeRecipe
 from falcon_cli.target.setting import Setting
 from falcon_cli.tree.shape import TreeShape
-from falcon_cli.tree.store import Copying
-from falcon_cli.tune_tree.copies import Copier
-from falcon_cli.tune_tree.copies import name_of as name_of_copier
-from falcon_cli.tune_tree.cost import CostTable, DraftCost
-from falcon_cli.tune_tree.proof import PLAIN, Outcome
-from falcon_cli.tune_tree.ranks import RankPath, WatchedText
-from falcon_cli.tune_tree.results import BUILT_IN, COPIES_SO_FAR, CURRENT, DYNAMIC, Tuning, name_of
-from falcon_cli.tune_tree.search import Drafting, candidates, finalists
+from falcon_cli.tree.store import CopyPolicy
+from falcon_cli.tune_tree.measure.cost_table import CostTable, DraftCost
+from falcon_cli.tune_tree.measure.ranks import RankedText, RankPath
+from falcon_cli.tune_tree.measure.validation import PLAIN, MeasuredSpeed
+from falcon_cli.tune_tree.report.document import BUILT_IN, COPIES_SO_FAR, CURRENT, DYNAMIC, Tuning, name_of
+from falcon_cli.tune_tree.search.candidates import DrafterProfile, candidates, finalists
+from falcon_cli.tune_tree.search.copies import CopyCandidate
+from falcon_cli.tune_tree.search.copies import name_of as name_of_copier
 
-SO_FAR = Copier(2, Copying(3, 7, TreeShape(())), 1.2, 24.0)
+SO_FAR = CopyCandidate(2, CopyPolicy(3, 7, TreeShape(())), 1.2, 24.0)
 
 
-def _drafting(k: int, seed: int) -> Drafting:
+def _drafting(k: int, seed: int) -> DrafterProfile:
     """Three rank paths in four go on at every depth; a text's last end unknown."""
     rng = Random(seed)
     paths = [(tuple(rng.choice((0, 0, 1, 3)) for _ in range(rng.choice((0, 1, 2, 4))))) for _ in range(99)]
-    text = WatchedText(9, (*(RankPath(one, True) for one in paths), RankPath((), False)))
-    return Drafting(k, True, (text, text), 4, 16.0)
+    text = RankedText(9, (*(RankPath(one, True) for one in paths), RankPath((), False)))
+    return DrafterProfile(k, True, (text, text), 4, 16.0)
 
 
 @pytest.fixture(scope="session")
@@ -47,34 +47,34 @@ def tuning() -> Callable[..., Tuning]:
     ) -> Tuning:
         verify = {64: {1: 20.0, 65: 20.0 + 64 * node_ms}}
         table = CostTable("a CPU", "tiny", "fp32", verify, dict.fromkeys((1, 2), DraftCost(1, 1, 0.1, 0.5, 0.1)), 0.5)
-        draftings = {k: _drafting(k, k) for k in (1, 2)}
-        found = [one for drafting in draftings.values() for one in candidates(drafting, table, 80.0, 32, 2)]
+        profiles = {k: _drafting(k, k) for k in (1, 2)}
+        found = [one for profile in profiles.values() for one in candidates(profile, table, 80.0, 32, 2)]
         best = tuple(finalists(found, 2)[:2])
         shapes = [one.shape for one in best]
-        beside = [one for one in found if one.k == 2 and one.shape not in shapes]
-        others = {CURRENT: beside[0], BUILT_IN: beside[-1]}
-        ways = [Copier(k, Copying(n, 5, best[0].shape), 2.5, 25.0) for k, n in ((2, 2), (1, 3))]
+        fallback = [one for one in found if one.k == 2 and one.shape not in shapes]
+        others = {CURRENT: fallback[0], BUILT_IN: fallback[-1]}
+        ways = [CopyCandidate(k, CopyPolicy(n, 5, best[0].shape), 2.5, 25.0) for k, n in ((2, 2), (1, 3))]
         measured = {}
         if speeds:
             speeds += copies
             names = [*map(name_of, best), *others, DYNAMIC][: len(speeds) - len(copies)]
             names += [*map(name_of_copier, ways), COPIES_SO_FAR]
-            measured = {PLAIN: Outcome(10.0, 1.0, 1.0, 7, 7)}
+            measured = {PLAIN: MeasuredSpeed(10.0, 1.0, 1.0, 7, 7)}
             measured |= {
-                name: Outcome(speed, 1.5, speed / 10, alike, 7) for name, speed in zip(names, speeds, strict=True)
+                name: MeasuredSpeed(speed, 1.5, speed / 10, alike, 7) for name, speed in zip(names, speeds, strict=True)
             }
         return Tuning(
             recipe=TuneTreeRecipe(dataset="gsm8k", passes=2),
             setting=Setting("a CPU", "tiny", "fp32", "native", 2),
             table=table,
             context=80.0,
-            draftings=draftings,
+            profiles=profiles,
             found=tuple(found),
             finalists=best,
             others=others,
             folder=folder,
             measured=measured,
-            copiers={**{name_of_copier(one): one for one in ways}, COPIES_SO_FAR: SO_FAR},
+            copy_candidates={**{name_of_copier(one): one for one in ways}, COPIES_SO_FAR: SO_FAR},
             drafter="/home/me/drafters/mine",
             argv=("falcon", "tune-tree", "--out", "/home/me/here"),
         )

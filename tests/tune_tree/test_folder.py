@@ -5,15 +5,15 @@ import pytest
 
 from falcon_cli.decode.loop import complete
 from falcon_cli.decode.stop import Stop
-from falcon_cli.drafter.propose import Falcon
+from falcon_cli.drafters.falcon.propose import Falcon
 from falcon_cli.errors import FalconError, UsageError
 from falcon_cli.recipe.load import load_recipe
 from falcon_cli.recipe.tune import TuneTreeRecipe
 from falcon_cli.target.model import TargetModel
 from falcon_cli.tree.shape import TreeShape
-from falcon_cli.tune_tree.calibration import GreedyText, Prompt
 from falcon_cli.tune_tree.folder import TuningFolder
-from falcon_cli.tune_tree.ranks import Witness
+from falcon_cli.tune_tree.measure.ranks import RankProbe
+from falcon_cli.tune_tree.measure.texts import CalibrationPrompt, GreedyText
 
 ARGV = ("falcon", "tune-tree", "--quick")
 
@@ -72,12 +72,12 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
         opened(TuneTreeRecipe(out=str(tmp_path / "file")))
 
 
-class Noting(Witness):
+class Noting(RankProbe):
     """Counts the texts that it watches."""
 
-    def watch(self, target, prompt, answer):
+    def probe(self, target, prompt, answer):
         self.seen = [*getattr(self, "seen", []), tuple(answer)]
-        return super().watch(target, prompt, answer)
+        return super().probe(target, prompt, answer)
 
 
 @pytest.fixture
@@ -85,32 +85,32 @@ def watching(tiny_model, tiny_network, tmp_path):
     """A target, a maker of witnesses and three greedy texts."""
     target = TargetModel(tiny_model("llama-gqa", seed=1))
     drafter = Falcon(tiny_network(target.decoder, seed=5, k=2, mixer="linear"), target, TreeShape.chain(2))
-    prompts = [Prompt(name, (3, 14, place)) for place, name in enumerate("abc")]
+    prompts = [CalibrationPrompt(name, (3, 14, place)) for place, name in enumerate("abc")]
     texts = [GreedyText(one, tuple(complete(target, drafter, list(one.ids), Stop((), 20)).ids)) for one in prompts]
     return target, (lambda depth=4, width=48: Noting(drafter, depth, width)), texts
 
 
 def test_no_text_is_watched_twice_and_what_is_read_is_what_was_seen(watching, tmp_path):
-    target, witness, texts = watching
-    folder, first, second = TuningFolder(tmp_path), witness(), witness()
+    target, probe, texts = watching
+    folder, first, second = TuningFolder(tmp_path), probe(), probe()
     ticks = []
-    early = folder.watched("abc", first, texts[:2], target, lambda: ticks.append(1))
+    early = folder.ranked("abc", first, texts[:2], target, lambda: ticks.append(1))
     with (tmp_path / "ranks-abc.jsonl").open("a") as file:
         file.write('{"text": "')  # a kill in mid-write
-    found = folder.watched("abc", second, texts, target, lambda: ticks.append(1))
+    found = folder.ranked("abc", second, texts, target, lambda: ticks.append(1))
     assert first.seen == [text.answer for text in texts[:2]]
     assert second.seen == [texts[2].answer]
     assert found[:2] == early
-    assert found == tuple(witness().watch(target, text.prompt.ids, text.answer) for text in texts)
-    assert not all(path.whole for text in found for path in text.paths)
+    assert found == tuple(probe().probe(target, text.prompt.ids, text.answer) for text in texts)
+    assert not all(path.complete for text in found for path in text.paths)
     assert any(path.ranks for text in found for path in text.paths)
     assert len(ticks) == 5
 
 
 def test_another_depth_width_or_drafter_watches_anew(watching, tmp_path):
-    target, witness, texts = watching
+    target, probe, texts = watching
     folder = TuningFolder(tmp_path)
-    folder.watched("abc", witness(), texts, target, lambda: None)
-    for name, other in (("abc", witness(depth=2)), ("abc", witness(width=5)), ("abd", witness())):
-        folder.watched(name, other, texts, target, lambda: None)
+    folder.ranked("abc", probe(), texts, target, lambda: None)
+    for name, other in (("abc", probe(depth=2)), ("abc", probe(width=5)), ("abd", probe())):
+        folder.ranked(name, other, texts, target, lambda: None)
         assert len(other.seen) == 3

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from falcon_cli.drafter.checkpoint import read_config, save_drafter
-from falcon_cli.drafter.tuned import tuned_file
+from falcon_cli.drafters.saved.checkpoint import read_config, save_drafter
+from falcon_cli.drafters.saved.tuned import tuned_file
 from falcon_cli.errors import FalconError, UsageError
 from falcon_cli.recipe.schema import TargetRecipe
 from falcon_cli.recipe.tune import TuneTreeRecipe
@@ -14,9 +14,9 @@ from falcon_cli.target.load import load_target
 from falcon_cli.target.setting import Setting
 from falcon_cli.tree.shape import TreeShape
 from falcon_cli.tree.store import StoredTree, load_tree, save_tree
-from falcon_cli.tune_tree.cost import load_costs, save_costs
-from falcon_cli.tune_tree.proof import PLAIN
-from falcon_cli.tune_tree.results import BUILT_IN, COPIES_SO_FAR, CURRENT, DYNAMIC, document
+from falcon_cli.tune_tree.measure.cost_table import load_costs, save_costs
+from falcon_cli.tune_tree.measure.validation import PLAIN
+from falcon_cli.tune_tree.report.document import BUILT_IN, COPIES_SO_FAR, CURRENT, DYNAMIC, document
 from falcon_cli.tune_tree.run import tune_tree
 
 ARGV = ["falcon", "tune-tree"]
@@ -44,7 +44,7 @@ def recipe(place, chat_target, tmp_path, monkeypatch):
         drafters=(str(place / "k2"),),
         dataset=str(place / "prompts.jsonl"),
         prompts=6,
-        proof_prompts=3,
+        validation_prompts=3,
         max_new_tokens=24,
         nodes=8,
         passes=2,
@@ -59,7 +59,7 @@ def test_the_winner_is_measured_and_kept_where_auto_finds_it(recipe, place, tmp_
     assert set(tuning.measured) >= {PLAIN, DYNAMIC, BUILT_IN}
     assert {one.prompts for one in tuning.measured.values()} == {3}
     assert document(tuning)["lossless"] is True
-    alone = tuning.measured.keys() - tuning.copiers.keys()
+    alone = tuning.measured.keys() - tuning.copy_candidates.keys()
     fastest = max(alone, key=lambda name: tuning.measured[name].tokens_per_second)
     assert (tuning.winner_name or PLAIN) == fastest
     target = load_target(recipe.target)
@@ -68,8 +68,8 @@ def test_the_winner_is_measured_and_kept_where_auto_finds_it(recipe, place, tmp_
     assert load_tree(kept, 2).plain == (fastest == PLAIN)
     assert load_tree(kept, 2).made_by["weights"] == "fp32"
     assert load_tree(kept, 2).copying == tuning.copying
-    assert set(tuning.copiers) < set(tuning.measured)
-    assert COPIES_SO_FAR in tuning.copiers
+    assert set(tuning.copy_candidates) < set(tuning.measured)
+    assert COPIES_SO_FAR in tuning.copy_candidates
     assert document(tuning)["copying"]["tokens"] == tuning.copying.tokens
 
 
@@ -81,8 +81,8 @@ def test_what_was_measured_is_not_measured_again(recipe, monkeypatch):
 
     for name in ("verify_costs", "draft_costs", "rest_cost"):
         monkeypatch.setattr(f"falcon_cli.tune_tree.run.{name}", never)
-    monkeypatch.setattr("falcon_cli.tune_tree.ranks.Witness.watch", never)
-    monkeypatch.setattr("falcon_cli.tune_tree.calibration.complete", never)
+    monkeypatch.setattr("falcon_cli.tune_tree.measure.ranks.RankProbe.probe", never)
+    monkeypatch.setattr("falcon_cli.tune_tree.measure.texts.complete", never)
     again = tune_tree(recipe, ARGV)
     assert again.finalists == first.finalists
     assert {PLAIN, DYNAMIC} <= set(again.measured)
@@ -97,7 +97,7 @@ def test_after_ctrl_c_the_same_command_goes_on(recipe, monkeypatch, capsys):
         with pytest.raises(KeyboardInterrupt):
             tune_tree(recipe, ARGV)
     assert "the same command goes on" in capsys.readouterr().err
-    monkeypatch.setattr("falcon_cli.tune_tree.calibration.complete", stopped)  # the answers are there
+    monkeypatch.setattr("falcon_cli.tune_tree.measure.texts.complete", stopped)  # the answers are there
     assert tune_tree(recipe, ARGV).measured
 
 

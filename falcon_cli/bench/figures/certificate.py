@@ -1,0 +1,130 @@
+"""The losslessness certificate: every method's ids against plain decoding's.
+
+On native kernels every row is summed in the same order whatever its neighbours are, so a tree is scored bit for bit
+like its tokens one by one: output is exact by construction, and nothing is excused; ids are compared all the same.
+
+Elsewhere, where they part, the text before is read afresh (teacher-forced, one prefill) and the two tokens are held
+against the target's best. Scores of one token and of a whole tree come from differently shaped matrix products, whose
+sums round differently: a gap within that rounding is a near-tie, the only excuse there is, and it is counted.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from math import isfinite
+from typing import Any
+
+import torch
+
+from falcon_cli.bench.figures.records import TurnRecord
+from falcon_cli.target.model import TargetModel
+
+TOLERANCE = {"fp32": 1e-4, "bf16": 0.25, "fp16": 0.03}
+"""Largest gap between two logits that rounding explains: fp32 set well over ~1e-5; two units in the last place of a
+logit of 16 to 32 for bf16 (2 · 2⁻⁷ · 16 = 0.25) and fp16 (2 · 2⁻¹⁰ · 16 ≈ 0.03)."""
+
+Ids = list[int]
+Reference = Callable[[Ids], Ids]
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """The first token at which an answer leaves plain decoding's."""
+
+    prompt: str
+    turn: int
+    repeat: int
+    position: int
+    """Index among the new tokens."""
+    margin: float
+    """Gap between the target's best logit and the worse of the two tokens', teacher-forced."""
+
+
+@dataclass
+class Certificate:
+    """The verdict on one method."""
+
+    tolerance: float
+    prompts: set[str] = field(default_factory=set)
+    divergences: list[Divergence] = field(default_factory=list)
+    by_construction: bool = False
+    """Whether the target's scores cannot depend on what is scored beside them."""
+
+    @property
+    def verdict(self) -> str:
+        """`exact`, `near-ties` or `FAILED`."""
+        if not self.divergences:
+            return "exact"
+        return "near-ties" if all(d.margin <= self.tolerance for d in self.divergences) else "FAILED"
+
+    def to_json(self) -> dict[str, Any]:
+        """For the results document."""
+        return {
+            "verdict": self.verdict,
+            "by_construction": self.by_construction,
+            "prompts_exact": len(self.prompts - {divergence.prompt for divergence in self.divergences}),
+            "prompts": len(self.prompts),
+            "tolerance": self.tolerance,
+            "divergences": [_plain(divergence) for divergence in self.divergences],
+        }
+
+
+def _plain(divergence: Divergence) -> dict[str, Any]:
+    """JSON knows no infinity: a margin that nothing measures is None."""
+    return {**vars(divergence), "margin": divergence.margin if isfinite(divergence.margin) else None}
+
+
+def first_difference(one: Ids, other: Ids) -> int | None:
+    """Index of the first token in which two answers differ; an answer that ends early differs where it ends."""
+    if one == other:
+        return None
+    pairs = zip(one, other, strict=False)
+    return next((place for place, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
+
+
+def certify(
+    records: Iterable[TurnRecord],
+    target: TargetModel,
+    dtype: str,
+    prompt_of: Callable[[TurnRecord], Ids],
+    reference: Reference,
+) -> dict[str, Certificate]:
+    """Certify every method of these records.
+
+    Args:
+        records: Answers of all methods.
+        target: For re-scoring where answers part.
+        dtype: The target's: fp32, bf16 or fp16; picks the tolerance.
+        prompt_of: The prompt's ids of a record (a second turn's holds the method's own first answer).
+        reference: Plain decoding's ids for a prompt.
+
+    Returns:
+        A certificate for each method.
+    """
+    certificates: dict[str, Certificate] = {}
+    exact = target.native is not None and target.native.exact
+    for record in records:
+        certificate = certificates.setdefault(
+            record.method, Certificate(0.0 if exact else TOLERANCE[dtype], by_construction=exact)
+        )
+        certificate.prompts.add(record.question_id)
+        prompt = prompt_of(record)
+        plain, ids = reference(prompt), record.completion.ids
+        position = first_difference(plain, ids)
+        if position is not None:
+            margin = margin_at(
+                target, prompt + plain[:position], [*plain[position : position + 1], *ids[position : position + 1]]
+            )
+            place = Divergence(record.question_id, record.turn, record.repeat, position, margin)
+            certificate.divergences.append(place)
+    return certificates
+
+
+def margin_at(target: TargetModel, text: Ids, tokens: Ids) -> float:
+    """How far the worst of these tokens lies below the target's best after this text, in logits.
+
+    An answer that merely ends early has no second token; nothing excuses it, so its margin is infinite.
+    """
+    if len(tokens) < 2:
+        return float("inf")
+    logits_V = target.prefill(torch.tensor(text, device=target.device)).logits_TV[-1].float()
+    return float(logits_V.max() - logits_V[tokens].min())

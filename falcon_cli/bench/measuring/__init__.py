@@ -1,0 +1,1 @@
+"""Questions in, records out: methods and peers take turns to answer, on one clock."""

@@ -1,0 +1,169 @@
+"""Dialogues to learn from, wherever they lie.
+
+    ShareGPT's JSON    [{"id": ..., "conversations": [{"from": "human", "value": ...}, ...]}, ...]
+    JSON lines         {"messages": [{"role": "user", "content": ...}, ...]}
+                       {"conversations": [...]}
+                       {"id": ..., "prompt_ids": [...], "response_ids": [...]}     token ids of the target's own
+    Parquet, hub       rows with one of the same columns
+
+A file that breaks off in mid-record gives what is whole, and a warning.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from falcon_cli.console import warn
+from falcon_cli.data import sharegpt
+from falcon_cli.data.prompts import ROLES, Message
+from falcon_cli.errors import FalconError, first_line
+from falcon_cli.recipe.distill import CorpusRecipe
+
+_FORMS = '"messages", "conversations", or "prompt_ids" with "response_ids"'
+_SPEAKERS = {"human": "user", "gpt": "assistant", **{role: role for role in ROLES}}
+
+
+@dataclass(frozen=True)
+class Dialogue:
+    """One dialogue: messages, or a prompt and its answer in token ids."""
+
+    id: str
+    messages: tuple[Message, ...] = ()
+    prompt_ids: tuple[int, ...] = ()
+    response_ids: tuple[int, ...] = ()
+
+
+def read_dialogues(recipe: CorpusRecipe) -> Iterator[Dialogue]:
+    """All dialogues of all sources, one by one; later ones of the same id are numbered: `id#2`.
+
+    Raises:
+        FalconError: A source cannot be found or read, or a record has none of the forms (its line is named).
+    """
+    seen: Counter[str] = Counter()
+    for source in recipe.sources:
+        for dialogue in _source(source, recipe):
+            seen[dialogue.id] += 1
+            times = seen[dialogue.id]
+            yield dialogue if times == 1 else replace(dialogue, id=f"{dialogue.id}#{times}")
+
+
+def _source(source: str, recipe: CorpusRecipe) -> Iterator[Dialogue]:
+    path = Path(os.path.expanduser(source))
+    if source == "sharegpt":
+        yield from _sharegpt(sharegpt.find())
+    elif path.is_file():
+        yield from _file(path)
+    elif source.startswith(("./", "../", "/", "~")) or path.suffix in (".json", ".jsonl", ".parquet", ".gz"):
+        raise FalconError(f"no such file: {source}")
+    else:
+        yield from _rows(source, source, {"split": recipe.split, "revision": recipe.revision})
+
+
+def _file(path: Path) -> Iterator[Dialogue]:
+    kinds = path.name.split(".")[1:]
+    if "parquet" in kinds:
+        yield from _rows(str(path), "parquet", {"data_files": str(path), "split": "train"})
+    elif "jsonl" in kinds:
+        yield from _jsonl(path)
+    elif kinds[-1:] == ["json"]:
+        yield from _sharegpt(path)
+    else:
+        raise FalconError(
+            f"{path}: a corpus is a .json file in ShareGPT's form, a .jsonl or .parquet file (.gz allowed)"
+        )
+
+
+def _sharegpt(path: Path) -> Iterator[Dialogue]:
+    for conversation in sharegpt.read_conversations(path):
+        yield Dialogue(conversation.id.replace("/", "_"), conversation.messages)
+
+
+def _rows(name: str, kind: str, options: dict[str, Any]) -> Iterator[Dialogue]:
+    """The rows of a hub data set or a Parquet file, streamed by `datasets`."""
+    from datasets import load_dataset
+
+    try:
+        rows = iter(load_dataset(kind, streaming=True, **options))
+    except Exception as error:  # not there, unreachable, no such split: one line for all of them
+        raise FalconError(
+            f"corpus {name} cannot be loaded ({first_line(error)}); give a local file, or check name and split"
+        ) from error
+    for number in count(1):
+        try:
+            record = next(rows)
+        except StopIteration:
+            return
+        except Exception as error:  # damaged in the middle, or the connection is gone
+            raise FalconError(
+                f"corpus {name} cannot be read beyond row {number - 1} ({first_line(error)}); fetch it again, or set "
+                "corpus.limit"
+            ) from error
+        yield _dialogue(record, name, number)
+
+
+def _jsonl(path: Path) -> Iterator[Dialogue]:
+    """A line a dialogue; the last line may be cut short."""
+    broken: FalconError | None = None
+    for number, line in _lines(path):
+        if broken is not None:
+            raise broken
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            broken = FalconError(f"{path}:{number}: not JSON ({error})")
+            continue
+        yield _dialogue(record, str(path), number)
+    if broken is not None:
+        warn(f"{path.name} is cut off in its last line: the whole ones are used")
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
+            yield from enumerate(stream, start=1)
+    except (EOFError, zlib.error):
+        warn(f"{path.name} is cut off: its whole lines are used")
+    except OSError as error:
+        raise FalconError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _dialogue(record: Any, source: str, number: int) -> Dialogue:
+    where = f"{source}:{number}"
+    if not isinstance(record, dict):
+        raise FalconError(f"{where}: a dialogue is an object with {_FORMS}")
+    name = str(record.get("id", f"{Path(source).name}-{number}"))
+    if "prompt_ids" in record and "response_ids" in record:
+        return Dialogue(name, (), _ids(record["prompt_ids"], where), _ids(record["response_ids"], where))
+    for field, speaker, text in (("messages", "role", "content"), ("conversations", "from", "value")):
+        if field in record:  # a slash would mark a turn: HumanEval/12 is no turn of "HumanEval"
+            return Dialogue(name.replace("/", "_"), tuple(_messages(record[field], field, speaker, text, where)))
+    fields = ", ".join(f'"{field}"' for field in list(record)[:8]) or "none"
+    raise FalconError(f"{where}: it has the fields {fields}; a dialogue needs {_FORMS}")
+
+
+def _messages(value: Any, field: str, speaker: str, text: str, where: str) -> Iterator[Message]:
+    if not isinstance(value, (list, tuple)):
+        raise FalconError(f'{where}: "{field}" must be a list of messages')
+    for place, message in enumerate(value, start=1):
+        if not isinstance(message, dict) or not isinstance(message.get(speaker), str) or text not in message:
+            raise FalconError(f'{where}: message {place} of "{field}" must have "{speaker}" and "{text}"')
+        role = _SPEAKERS.get(message[speaker])
+        if role is not None and isinstance(message[text], str):
+            yield {"role": role, "content": message[text]}
+
+
+def _ids(value: Any, where: str) -> tuple[int, ...]:
+    if not isinstance(value, list) or not all(isinstance(token, int) and token >= 0 for token in value):
+        raise FalconError(f'{where}: "prompt_ids" and "response_ids" must be lists of token ids')
+    return tuple(value)

@@ -1,0 +1,144 @@
+"""What a run will take, before it is begun: texts, disk, memory, steps, and hours by a short trial on this device."""
+
+import resource
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from falcon_cli.console import duration
+from falcon_cli.distill.corpus.reader import Corpus
+from falcon_cli.distill.corpus.sample import Sample
+from falcon_cli.distill.features.batches import Schedule, collate
+from falcon_cli.distill.features.extract import extract
+from falcon_cli.distill.features.source import disk_bytes
+from falcon_cli.distill.students.student import Student
+from falcon_cli.recipe.distill import DistillRecipe
+from falcon_cli.target.load import DTYPES, LoadedTarget
+
+_TRIAL_TOKENS = 1024
+
+
+@dataclass(frozen=True)
+class RunEstimate:
+    """The size of a run."""
+
+    texts: int
+    tokens: int
+    answer_tokens: int
+    held_out: int
+    disk_gb: float
+    memory_gb: float
+    """Weights, gradients, moments and the largest forward; an estimate."""
+    steps: int
+    trained_tokens: int
+    features_per_second: float
+    trained_per_second: float
+    processes: int
+
+    @property
+    def features_hours(self) -> float:
+        """Time to read all texts once (0 online: it is part of the training)."""
+        return self.tokens / self.features_per_second / 3600 / self.processes if self.disk_gb else 0.0
+
+    @property
+    def training_hours(self) -> float:
+        """Time of all steps, the looks at held-out text left out."""
+        seconds = 1 / self.trained_per_second + (0 if self.disk_gb else 1 / self.features_per_second)
+        return self.trained_tokens * seconds / 3600 / self.processes
+
+    def lines(self) -> list[str]:
+        """For people."""
+        disk = f"{self.disk_gb:.2f} GB of features on disk" if self.disk_gb else "no features on disk"
+        return [
+            f"plan: {self.texts:,} texts, {self.tokens:,} tokens ({self.answer_tokens:,} of answers), "
+            f"{self.held_out} texts held out",
+            f"      {disk}, about {self.memory_gb:.1f} GB of memory",
+            f"      {self.steps:,} steps over {self.trained_tokens:,} tokens",
+            f"      features {duration(self.features_hours)} at {self.features_per_second:,.0f} tokens/s, "
+            f"training {duration(self.training_hours)} at {self.trained_per_second:,.0f} tokens/s",
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """For programs."""
+        return asdict(self) | {"features_hours": self.features_hours, "training_hours": self.training_hours}
+
+
+def estimate_run(
+    recipe: DistillRecipe, target: LoadedTarget, student: Student, corpus: Corpus, steps: int, processes: int
+) -> RunEstimate:
+    """Size up a run; takes some seconds, for a trial of both halves of the work."""
+    train = corpus.train
+    tokens = sum(map(len, train))
+    epoch = Schedule([len(sample) for sample in train], recipe.training.batch_tokens, recipe.seed).steps_of(1)
+    features_rate, training_rate = _trial(recipe, target, student, train)
+    cache = recipe.cache
+    return RunEstimate(
+        texts=len(train),
+        tokens=tokens,
+        answer_tokens=sum(sample.answer_tokens for sample in train),
+        held_out=len(corpus.held_out),
+        disk_gb=disk_bytes(train, target.model.hidden_size, cache) / 1e9 if recipe.features == "disk" else 0.0,
+        memory_gb=memory_bytes(recipe, target, student) / 1e9,
+        steps=steps,
+        trained_tokens=round(tokens * steps / epoch),
+        features_per_second=features_rate,
+        trained_per_second=training_rate,
+        processes=processes,
+    )
+
+
+def memory_bytes(recipe: DistillRecipe, target: LoadedTarget, student: Student) -> int:
+    """Target, drafter with gradients and two moments, and the activations of one forward.
+
+    A position keeps some 24 vectors of the hidden and 5 of the MLP's size for the backward pass, and its row of the
+    attention mask; logits are held a chunk at a time, twice.
+    """
+    config = target.model.model.config
+    rows = recipe.training.micro_tokens
+    weights = sum(p.numel() * p.element_size() for p in target.model.model.parameters())
+    own = sum(p.numel() for p in student.network.parameters()) * 4 * 4
+    kept = rows * (24 * config.hidden_size + 5 * config.intermediate_size) * 4
+    mask = rows * min(recipe.corpus.max_tokens, rows)
+    logits = 2 * min(1024, rows) * len(student.weights.head_WD) * 4
+    shared = (student.weights.embedding_VD.numel() + student.weights.head_WD.numel()) * 4
+    return weights + own + kept + mask + logits + shared
+
+
+def peak_memory(device: torch.device) -> int:
+    """Most bytes this process has held so far: of the GPU, or of main memory."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _trial(
+    recipe: DistillRecipe, target: LoadedTarget, student: Student, train: Sequence[Sample]
+) -> tuple[float, float]:
+    """Tokens per second of reading and of training, by one small batch each, the first run not counted."""
+    texts, tokens = [], 0
+    for sample in train:
+        texts.append(sample)
+        tokens += len(sample)
+        if tokens >= _TRIAL_TOKENS:
+            break
+    dtype = DTYPES[recipe.cache.dtype]
+    found = dict(extract(target.model, texts[:1], recipe.cache.top, dtype))
+    began = perf_counter()
+    found = dict(extract(target.model, texts, recipe.cache.top, dtype))
+    reading = tokens / (perf_counter() - began)
+    batch = collate(
+        range(len(texts)), [found[number] for number in range(len(texts))], target.model.device, torch.float32
+    )
+    glance = recipe.glance if recipe.csgd else 0.0
+    for _ in range(2):
+        began = perf_counter()
+        student.loss(student.network, batch, 0, glance).losses.total.backward()
+        target.model.synchronize()
+    training = tokens / (perf_counter() - began)
+    student.network.zero_grad(set_to_none=True)
+    return reading, training

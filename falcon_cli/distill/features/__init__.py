@@ -1,0 +1,1 @@
+"""Samples in, features out: what the target says at every token, from disk or as training goes, in batches."""

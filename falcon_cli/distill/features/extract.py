@@ -1,0 +1,101 @@
+"""What the target says of a text: its feature at every token, and the most probable next tokens after it.
+
+Texts are read in padded batches sorted by length; padding stands behind a text, where causal attention hides it. The
+LM head is applied only where the next token is an answer's.
+
+Shapes: B batch, L tokens, D hidden size, C tokens kept of the distribution.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from falcon_cli.distill.corpus.sample import Sample
+from falcon_cli.target.model import TargetModel
+
+_FORWARD_TOKENS = 4096
+"""Tokens of one forward, padding included."""
+
+
+@dataclass(frozen=True)
+class TextFeatures:
+    """A sample with what the target says of it."""
+
+    tokens_L: Tensor
+    answer_L: Tensor
+    """Boolean: said by the assistant."""
+    features_LD: Tensor
+    top_ids_LC: Tensor
+    """Most probable tokens after each token, best first; zeros where no answer token follows."""
+    top_logprobs_LC: Tensor
+
+
+def bytes_a_token(hidden: int, top: int) -> int:
+    """Bytes of one token's lesson in half precision: token 4, answer 1, feature 2·D, distribution 6·C."""
+    return 5 + 2 * hidden + 6 * top
+
+
+def forwards(samples: Sequence[Sample]) -> int:
+    """How many forwards `lessons` takes for them."""
+    lengths = sorted(map(len, samples))
+    return sum(1 for _ in padded_batches(range(len(lengths)), lengths, _FORWARD_TOKENS))
+
+
+def extract(
+    target: TargetModel, samples: Sequence[Sample], top: int, dtype: torch.dtype
+) -> Iterator[tuple[int, TextFeatures]]:
+    """Read samples and yield (number, lesson), shortest text first.
+
+    Args:
+        target: Its cache is not touched.
+        samples: Any number.
+        top: C.
+        dtype: Of features and log-probabilities.
+    """
+    order = sorted(range(len(samples)), key=lambda number: len(samples[number]))
+    free = torch.no_grad() if target.sharded else torch.inference_mode()  # FSDP keeps no inference tensors
+    with target.plain_transformers() as model, free:
+        for batch in padded_batches(order, [len(sample) for sample in samples], _FORWARD_TOKENS):
+            longest = len(samples[batch[-1]])
+            tokens_BL = torch.zeros(len(batch), longest, dtype=torch.long, device=target.device)
+            for row, number in enumerate(batch):
+                tokens_BL[row, : len(samples[number])] = torch.tensor(samples[number].tokens)
+            features_BLD = model.get_decoder()(input_ids=tokens_BL, use_cache=False).last_hidden_state
+            for row, number in enumerate(batch):
+                yield number, _lesson(target, samples[number], features_BLD[row], top, dtype)
+
+
+def padded_batches(order: Sequence[int], lengths: Sequence[int], limit: int) -> Iterator[list[int]]:
+    """Cut numbers, sorted by ascending length, into batches of at most `limit` tokens with padding (at least one)."""
+    batch: list[int] = []
+    for number in order:
+        if batch and (len(batch) + 1) * lengths[number] > limit:
+            yield batch
+            batch = []
+        batch.append(number)
+    if batch:
+        yield batch
+
+
+def _lesson(target: TargetModel, sample: Sample, features_LD: Tensor, top: int, dtype: torch.dtype) -> TextFeatures:
+    length = len(sample)
+    features_LD = features_LD[:length]
+    answer_L = torch.tensor(sample.answer, dtype=torch.bool)
+    before = answer_L.roll(-1)
+    before[-1] = True  # what comes after the last token is unknown, but the target has a view of it
+    top = min(top, target.vocab_size)
+    ids_LC = torch.zeros(length, top, dtype=torch.int32)
+    logprobs_LC = torch.zeros(length, top, dtype=dtype)
+    logits = target.head(features_LD[before.to(features_LD.device)]).float()
+    best = logits.topk(top)
+    ids_LC[before] = best.indices.int().cpu()
+    logprobs_LC[before] = (best.values - logits.logsumexp(-1, keepdim=True)).to(dtype).cpu()
+    return TextFeatures(
+        tokens_L=torch.tensor(sample.tokens, dtype=torch.int32),
+        answer_L=answer_L,
+        features_LD=features_LD.to(dtype).cpu().clone(),
+        top_ids_LC=ids_LC,
+        top_logprobs_LC=logprobs_LC,
+    )

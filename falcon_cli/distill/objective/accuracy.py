@@ -1,0 +1,128 @@
+"""How well the drafter guesses on held-out text, pass by pass and slot by slot.
+
+At every block of a text a draft is imagined that keeps to the text: depth d = (p − 1)·k + s is slot s of pass p, later
+passes on the drafter's own features. Where the target's own next token stands among the drafter's guesses, counted from
+0, is its rank; a tree's node with path (r1, …, rd) is reached where the ranks down to depth d are just these. So the
+share of drafts that begin with a path is what its node adds to τ, and the most frequent paths make the best tree.
+
+Shapes: B batch, L positions, A drafts, P depths, D hidden size.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from falcon_cli.distill.features.batches import Batch, collate, loss_positions_BL
+from falcon_cli.distill.features.extract import TextFeatures, padded_batches
+from falcon_cli.distill.objective.csgd import TargetWeights, teacher_signal, tokens_before
+from falcon_cli.distill.objective.losses import TeacherSignal
+from falcon_cli.distill.objective.vocabulary import ExtendedVocabulary
+from falcon_cli.drafters.falcon.network import DrafterNetwork
+from falcon_cli.drafters.falcon.unroll import unrolled
+
+MISSED = 1 << 30
+"""Rank of a token that may not be drafted: behind all others."""
+
+_TOKENS = 2048
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Shares of right guesses, by pass and slot."""
+
+    top1: list[list[float]]
+    top5: list[list[float]]
+
+    def line(self) -> dict[str, list[list[float]]]:
+        """For `held_out.jsonl`."""
+        return {"top1": self.top1, "top5": self.top5}
+
+
+@torch.no_grad()
+def ranks_AP(network: DrafterNetwork, weights: TargetWeights, texts: Sequence[TextFeatures], passes: int) -> Tensor:
+    """The rank of the target's token at each depth of every draft [A, P].
+
+    Only drafts all of whose depths stand for answer tokens are taken.
+    """
+    return torch.cat([_batch_ranks(network, weights, batch, passes) for batch in read_in_batches(texts, weights)])
+
+
+def read_in_batches(texts: Sequence[TextFeatures], weights: TargetWeights) -> Iterator[Batch]:
+    """Texts in batches of bounded size, shortest text first."""
+    lengths = [len(text.tokens_L) for text in texts]
+    order = sorted(range(len(texts)), key=lengths.__getitem__)
+    device, dtype = weights.head_WD.device, weights.head_WD.dtype
+    for numbers in padded_batches(order, lengths, _TOKENS):
+        yield collate(numbers, [texts[number] for number in numbers], device, dtype)
+
+
+def rank_M(features_MD: Tensor, told: TeacherSignal) -> Tensor:
+    """How many tokens the head likes better than the target's best one [M]."""
+    found_M = torch.empty(len(features_MD), dtype=torch.long, device=features_MD.device)
+    for part, logits in told.logits(features_MD):
+        best = told.ids_MC[part, 0]
+        own = logits.gather(-1, best.clamp_min(0)[:, None])
+        found_M[part] = torch.where(best >= 0, (logits > own).sum(-1), MISSED)
+    return found_M
+
+
+def accuracy(ranks: Tensor, k: int) -> Accuracy:
+    """Top-1 and top-5 by pass and slot."""
+
+    def table(width: int) -> list[list[float]]:
+        shares = (ranks < width).double().mean(0).tolist() if len(ranks) else [0.0] * ranks.shape[1]
+        return [[round(share, 4) for share in shares[begin : begin + k]] for begin in range(0, len(shares), k)]
+
+    return Accuracy(table(1), table(5))
+
+
+def _batch_ranks(network: DrafterNetwork, weights: TargetWeights, batch: Batch, passes: int) -> Tensor:
+    k = network.k
+    length = batch.tokens_BL.shape[1] // k * k
+    features_BLD = batch.features_BLD[:, :length]
+    embedded_BLD = weights.embedding_VD[batch.tokens_BL[:, :length]]
+    before_BLD = tokens_before(weights, batch.tokens_BL, k)[:, :length]
+    predicted = unrolled(network, embedded_BLD, features_BLD, before_BLD, batch.length_B, passes)
+    loss_BL = loss_positions_BL(batch, k)[:, :length]
+    known = weights.opened(batch)
+    rank_PBL = torch.stack([_ranks(known, batch, out, loss_BL, k) for out in predicted])
+    blocks = length // k
+    if blocks < passes:
+        return torch.zeros(0, passes * k, dtype=torch.long, device=rank_PBL.device)
+    drafts = blocks - passes + 1
+    by_block = rank_PBL.reshape(passes, len(batch.numbers), blocks, k)
+    table = torch.cat([by_block[p, :, p : p + drafts] for p in range(passes)], -1).reshape(-1, passes * k)
+    return table[(table >= 0).all(-1)]
+
+
+def _ranks(known: ExtendedVocabulary, batch: Batch, predicted_BLD: Tensor, loss_BL: Tensor, k: int) -> Tensor:
+    """Rank of the target's best token [B, L]; −1 where nothing is to be learned."""
+    told = teacher_signal(batch, known, loss_BL, k)
+    ranks = torch.full(loss_BL.shape, -1, dtype=torch.long, device=loss_BL.device)
+    ranks[loss_BL] = rank_M(predicted_BLD[loss_BL], told)
+    return ranks
+
+
+def best_paths(ranks: Tensor, nodes: int, width: int = 32) -> list[tuple[int, ...]]:
+    """The rank paths that most drafts begin with: the tree of so many nodes (root included) with the highest τ here.
+
+    No rank reaches `width`. A path never comes before its parent, which begins at least as many drafts.
+    """
+    counts: Counter[tuple[int, ...]] = Counter()
+    for row in ranks.tolist():
+        for depth in range(1, len(row) + 1):
+            if row[depth - 1] >= width:
+                break
+            counts[tuple(row[:depth])] += 1
+    order = sorted(counts, key=lambda path: (-counts[path], len(path), path))
+    return order[: nodes - 1]
+
+
+def expected_accepted(ranks: Tensor, paths: Sequence[tuple[int, ...]]) -> float:
+    """τ of a tree, as these drafts foresee it."""
+    known = set(paths)
+    reached = sum(tuple(row[:depth]) in known for row in ranks.tolist() for depth in range(1, len(row) + 1))
+    return reached / max(1, len(ranks))

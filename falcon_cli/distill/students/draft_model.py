@@ -1,0 +1,152 @@
+"""How a draft model for speculative sampling comes about: some of the target's own layers, distilled.
+
+Embedding, LM head and final norm are the target's; embedding and head stay as they are, so both models share a
+vocabulary by construction. It reads the text alone, no features: position j reads token j and learns what the target
+says of token j + 1. What is written is an ordinary transformers folder, which `--draft-model` takes as any other.
+
+Shapes: B batch, L positions, M loss-bearing positions, D hidden size, A positions looked at.
+"""
+
+import re
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from falcon_cli.core import Drafter
+from falcon_cli.distill.corpus.sample import Sample
+from falcon_cli.distill.features.batches import Batch, loss_positions_BL
+from falcon_cli.distill.features.extract import TextFeatures
+from falcon_cli.distill.objective.accuracy import rank_M, read_in_batches
+from falcon_cli.distill.objective.csgd import ForwardResult, teacher_signal
+from falcon_cli.distill.objective.losses import losses
+from falcon_cli.distill.students.student import Student, target_weights
+from falcon_cli.drafters.rivals.sps import SpeculativeSampling, SpsOptions
+from falcon_cli.errors import FalconError
+from falcon_cli.recipe.distill import DistillRecipe
+from falcon_cli.sources import atomic_folder
+from falcon_cli.target.load import LoadedTarget
+from falcon_cli.target.model import TargetModel
+from falcon_cli.tree.shape import TreeShape
+from falcon_cli.tree.store import StoredTree
+
+
+class DraftModelNetwork(nn.Module):
+    """A causal LM of a few layers, whose last hidden states are asked for.
+
+    Args:
+        causal: transformers' model.
+    """
+
+    k = 1
+
+    def __init__(self, causal: Any):
+        super().__init__()
+        self.causal = causal
+
+    def forward(self, tokens_BL: Tensor) -> Tensor:
+        """Features [B, L, D]."""
+        features_BLD: Tensor = self.causal.get_decoder()(input_ids=tokens_BL, use_cache=False).last_hidden_state
+        return features_BLD
+
+
+@dataclass(frozen=True)
+class DraftModelStudent(Student):
+    """A draft model for speculative sampling."""
+
+    @classmethod
+    def of(cls, recipe: DistillRecipe, target: LoadedTarget, train: Sequence[Sample]) -> "DraftModelStudent":
+        """Some of the target's layers, as they are.
+
+        Raises:
+            FalconError: The target has no such layer.
+        """
+        causal = shortened(target.model.model, recipe.draft_model.layers).to(target.model.device, torch.float32)
+        causal.set_attn_implementation("sdpa")
+        network = DraftModelNetwork(causal.train().requires_grad_(True))
+        for shared in (causal.get_input_embeddings(), causal.get_output_embeddings()):
+            shared.requires_grad_(False)
+        return cls(recipe, network, None, target_weights(target, None))
+
+    @property
+    def artifact(self) -> str:
+        """See `Student`."""
+        return "draft-model"
+
+    def loss(self, network: Any, batch: Batch, step: int, glance: float) -> ForwardResult:
+        """See `Student`."""
+        positions_BL = loss_positions_BL(batch, 0)
+        features_MD = network(_read(batch))[positions_BL]
+        told = losses(features_MD, teacher_signal(batch, self.weights.opened(batch), positions_BL, 0), self.recipe.loss)
+        return ForwardResult(told, torch.ones(len(features_MD), dtype=torch.long, device=features_MD.device), 0, 0)
+
+    def loss_positions(self, answer: Sequence[bool]) -> int:
+        """See `Student`."""
+        return sum(answer[1:])
+
+    @torch.no_grad()
+    def ranks(self, texts: Sequence[TextFeatures]) -> Tensor:
+        """See `Student`: of the next token only."""
+        network, parts = self.snapshot(), []
+        for batch in read_in_batches(texts, self.weights):
+            positions_BL = loss_positions_BL(batch, 0)
+            told = teacher_signal(batch, self.weights.opened(batch), positions_BL, 0)
+            parts.append(rank_M(network(_read(batch))[positions_BL], told)[:, None])
+        return torch.cat(parts)
+
+    def as_drafter(self, target: LoadedTarget, tree: TreeShape) -> Drafter:
+        """See `Student`: a chain; the tree does not matter."""
+        model = TargetModel(self.snapshot().causal.to(target.model.dtype), target.model.backend)
+        return SpeculativeSampling(model, target.model.vocab_size, SpsOptions())
+
+    def save(self, folder: Path, target: LoadedTarget, training: dict[str, Any], tree: StoredTree) -> None:
+        """See `Student`: a transformers folder, with a card that tells where it comes from."""
+        causal = self.snapshot().causal.to(torch.float16)
+        size = sum(parameter.nbytes for parameter in causal.parameters())
+        facts = "".join(f"- {key}: {value}\n" for key, value in training.items())
+        with atomic_folder(folder, needed=size) as unfinished:
+            causal.save_pretrained(unfinished)
+            target.tokenizer.save_pretrained(unfinished)
+            (unfinished / "README.md").write_text(
+                f"# A draft model for {target.name}\n\nLayers {list(self.recipe.draft_model.layers)} of the target, "
+                f"distilled from it with `falcon distill`, for `falcon bench --method sps --draft-model .`\n\n{facts}",
+                encoding="utf-8",
+            )
+
+    def usage(self, folder: Path) -> str:
+        """See `Student`."""
+        return f"--method sps --draft-model {folder}"
+
+
+def shortened(model: Any, layers: Sequence[int]) -> Any:
+    """A causal LM of the same class with some of its layers.
+
+    Raises:
+        FalconError: There is no such layer.
+    """
+    whole = model.config.num_hidden_layers
+    if wrong := [layer for layer in layers if not -whole <= layer < whole]:
+        raise FalconError(f"draft_model.layers: the target has {whole} layers, there is no {wrong[0]}")
+    chosen = [layer % whole for layer in layers]
+    config = deepcopy(model.config)
+    config.num_hidden_layers = len(chosen)
+    if getattr(config, "layer_types", None):
+        config.layer_types = [config.layer_types[layer] for layer in chosen]
+    short = type(model)(config)
+    held = model.state_dict()
+    own = {
+        name: held[re.sub(r"\blayers\.(\d+)\.", lambda place: f"layers.{chosen[int(place[1])]}.", name)]
+        for name in short.state_dict()
+    }
+    short.load_state_dict(own)
+    short.generation_config = deepcopy(model.generation_config)
+    return short
+
+
+def _read(batch: Batch) -> Tensor:
+    """The text's tokens [B, L] from its first on; the last one teaches and is not read."""
+    return torch.cat([batch.begin_B[:, None], batch.tokens_BL[:, :-1]], 1)

@@ -1,0 +1,139 @@
+"""Who learns: a network, its draft vocabulary, and what it shares with the target.
+
+One class a method (`falcon.py`, `medusa.py`, `draft_model.py`): what a step of training does, which positions bear a
+loss, how held-out text is looked at, and what is written in the end. Shapes: W draft vocabulary, A drafts, P depths.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from falcon_cli.core import Drafter
+from falcon_cli.distill.corpus.sample import Sample
+from falcon_cli.distill.features.batches import Batch
+from falcon_cli.distill.features.extract import TextFeatures
+from falcon_cli.distill.objective.csgd import ForwardResult, TargetWeights
+from falcon_cli.distill.objective.vocabulary import choose_vocabulary, coverage, number_of_V
+from falcon_cli.drafters.saved.checkpoint import save_drafter
+from falcon_cli.drafters.saved.trained import TRAINED
+from falcon_cli.errors import FalconError
+from falcon_cli.recipe.distill import DistillRecipe
+from falcon_cli.target.load import LoadedTarget
+from falcon_cli.tree.shape import TreeShape
+from falcon_cli.tree.store import StoredTree, save_tree
+
+Own = TypeVar("Own", bound="Student")
+Network = TypeVar("Network", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Student(ABC):
+    """A drafter in training."""
+
+    recipe: DistillRecipe
+    network: Any
+    vocabulary_W: Tensor | None
+    weights: TargetWeights
+
+    @property
+    def k(self) -> int:
+        """Slots that are learned side by side."""
+        return int(self.network.k)
+
+    @property
+    def artifact(self) -> str:
+        """The folder, in the run's own, that holds what was trained."""
+        return "drafter"
+
+    @abstractmethod
+    def loss(self, network: Any, batch: Batch, step: int, glance: float) -> ForwardResult:
+        """Losses of one batch.
+
+        Args:
+            network: The pupil's own, maybe wrapped for several processes.
+            batch: Texts.
+            step: Optimizer steps before; all that is random depends on it and the recipe's seed.
+            glance: λ; 0 leaves the glancing out. Only Falcon glances.
+        """
+
+    @abstractmethod
+    def loss_positions(self, answer: Sequence[bool]) -> int:
+        """Loss-bearing positions of a text."""
+
+    @abstractmethod
+    def ranks(self, texts: Sequence[TextFeatures]) -> Tensor:
+        """The rank of the target's token at each depth of every draft [A, P]; `MISSED` where it may not be drafted."""
+
+    def as_drafter(self, target: LoadedTarget, tree: TreeShape) -> Drafter:
+        """The drafter as it is now, at work."""
+        return TRAINED[self.recipe.method].drafter(self.snapshot(), target.model, tree, self.vocabulary_W)
+
+    def save(self, folder: Path, target: LoadedTarget, training: dict[str, Any], tree: StoredTree) -> None:
+        """Write what was trained, whole or not at all."""
+        save_drafter(folder, self.snapshot(), self.vocabulary_W, target, training, method=self.recipe.method)
+        save_tree(folder / "tree.json", tree)
+
+    def usage(self, folder: Path) -> str:
+        """The options by which a benchmark runs it."""
+        return f"--method {self.recipe.method} --drafter {folder}"
+
+    def snapshot(self) -> Any:
+        """A copy of the network as it is now."""
+        return deepcopy(self.network).eval().requires_grad_(False)
+
+    def on(self: Own, device: torch.device) -> Own:
+        """The same on a device."""
+        weights = TargetWeights(*(held.to(device) for held in vars(self.weights).values()))
+        return replace(self, network=self.network.to(device), weights=weights)
+
+    def describe(self, held_out: Sequence[Sample]) -> str:
+        """One line: parameters and coverage."""
+        parameters = sum(p.numel() for p in self.network.parameters() if p.requires_grad)
+        text = f"drafter: {parameters / 1e6:.2f}M parameters to learn"
+        if self.vocabulary_W is None:
+            return text
+        fixed, known = coverage(held_out, self.vocabulary_W)
+        return (
+            f"{text}, a draft vocabulary of {len(self.vocabulary_W):,} that covers {fixed:.1%} of held-out answers, "
+            f"{known:.1%} with the words of the text before"
+        )
+
+
+def learning(network: Network, device: torch.device) -> Network:
+    """A network ready to learn: in fp32, on its device."""
+    return network.to(device, torch.float32).train().requires_grad_(True)
+
+
+def target_weights(target: LoadedTarget, vocabulary_W: Tensor | None) -> TargetWeights:
+    """What a drafter with this draft vocabulary shares with its target."""
+    model = target.model
+    head_VD = model.head.weight.detach().float()
+    return TargetWeights(
+        embedding_VD=model.model.get_input_embeddings().weight.detach().float(),
+        head_VD=model.head.weight.detach(),
+        head_WD=head_VD if vocabulary_W is None else head_VD[vocabulary_W.to(model.device)].contiguous(),
+        number_V=number_of_V(vocabulary_W, model.vocab_size).to(model.device),
+    )
+
+
+def vocabulary_of(size: int, target: LoadedTarget, train: Sequence[Sample], key: str = "network") -> Tensor | None:
+    """The draft vocabulary of a new drafter; None is all tokens.
+
+    Raises:
+        FalconError: It would be larger than the target's.
+    """
+    whole = target.model.vocab_size
+    if size > whole:
+        raise FalconError(
+            f"{key}.draft_vocab_size is {size}, the target's vocabulary {whole}: ask for less, or 0 for all"
+        )
+    if size in (0, whole):
+        return None
+    specials = {*target.tokenizer.all_special_ids, *target.stop_ids}
+    return choose_vocabulary(train, size, [token for token in specials if token < whole])

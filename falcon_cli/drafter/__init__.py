@@ -1,1 +1,0 @@
-"""Falcon: the semi-autoregressive drafter."""

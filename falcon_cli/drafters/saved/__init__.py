@@ -1,0 +1,1 @@
+"""A drafter as a folder: checkpoint, model card, tuned tree; which one is taken."""

@@ -1,0 +1,164 @@
+"""The target's LM head on the draft vocabulary, which is open to the words of the text at hand.
+
+Most rows of the LM head are never needed, but which those are depends on the text: a question about vowels is answered
+with "vowels", rare as the word may be elsewhere. So tokens of the prompt, and those that the target said, are taken in
+beside the fixed ones, the latest SPARE of them; the next text begins with the fixed ones alone.
+
+    fixed    W rows of the target's head       spare    rows of tokens met in this text, the oldest replaced
+
+Shapes: E features, D hidden size, V the target's vocabulary, W draft vocabulary, S spare rows, R all rows, U rows in
+use, K best tokens.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from falcon_cli.native.layer import linear_of
+from falcon_cli.native.packed_matrix import WeightFormat, product, top_k
+from falcon_cli.native.weights import pack, rewrite, suits
+from falcon_cli.target.model import TargetModel
+
+SPARE = 512
+"""Tokens of a text that are taken in beside the draft vocabulary."""
+
+
+class Head(ABC):
+    """Guesses tokens from features.
+
+    Args:
+        head_VD: The target's LM head.
+        vocabulary_W: Ascending ids of the tokens that may be drafted in any text; None is all.
+        dtype: Of the features.
+        spare: S.
+    """
+
+    def __init__(self, head_VD: Tensor, vocabulary_W: Tensor | None, dtype: torch.dtype, spare: int = SPARE):
+        self._head_VD, self._dtype = head_VD, dtype
+        self._fixed = len(head_VD) if vocabulary_W is None else len(vocabulary_W)
+        self._spare = 0 if vocabulary_W is None else spare
+        ids_W = torch.arange(len(head_VD)) if vocabulary_W is None else vocabulary_W.cpu()
+        self._ids = torch.cat([ids_W, ids_W.new_zeros(self._spare)]).to(head_VD.device)
+        """Of the fixed and the spare rows."""
+        self._known = set(ids_W.tolist())
+        self._admitted: list[int] = []
+        """Tokens of the spare rows in use."""
+        self._next = 0
+        """The spare row that is written next: the oldest once all are in use."""
+
+    @property
+    def choices(self) -> int:
+        """Tokens that may be drafted in any text: W."""
+        return self._fixed
+
+    @torch.inference_mode()
+    def reset(self, prompt: Iterable[int]) -> None:
+        """Forget the last text, and take in the prompt of the next."""
+        self._known.difference_update(self._admitted)
+        self._admitted, self._next = [], 0
+        self._use(self._fixed)
+        self.admit(prompt)
+
+    @torch.inference_mode()
+    def admit(self, tokens: Iterable[int]) -> None:
+        """Take in what this text says."""
+        written: dict[int, int] = {}
+        for token in tokens:
+            if token in self._known:
+                continue
+            if len(self._admitted) == self._spare:
+                self._known.remove(self._admitted[self._next])
+            self._admitted[self._next : self._next + 1] = [token]
+            self._known.add(token)
+            written[self._next] = token
+            self._next = (self._next + 1) % self._spare
+        if written:
+            ids_S = torch.tensor(list(written.values()), device=self._ids.device)
+            places_S = torch.tensor(list(written), device=self._ids.device) + self._fixed
+            self._ids[places_S] = ids_S
+            self._write(places_S, self._head_VD[ids_S].to(self._dtype))
+            self._use(self._fixed + len(self._admitted))
+
+    def best(self, features_ED: Tensor, count: int) -> Tensor:
+        """The best tokens [E, K], best first."""
+        return self._ids[self._best(features_ED, count)]
+
+    def likely(self, features_ED: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """Log-probabilities [E, K] among the tokens that may be drafted, and the best tokens, best first."""
+        logits_EW = self._logits(features_ED)
+        best_EK, places_EK = logits_EW.topk(count)
+        return best_EK - logits_EW.logsumexp(-1, keepdim=True), self._ids[places_EK]
+
+    @abstractmethod
+    def _write(self, places_S: Tensor, rows_SD: Tensor) -> None:
+        """Replace some rows."""
+
+    @abstractmethod
+    def _use(self, rows: int) -> None:
+        """From now on so many rows are in use."""
+
+    @abstractmethod
+    def _logits(self, features_ED: Tensor) -> Tensor:
+        """Of the rows in use."""
+
+    @abstractmethod
+    def _best(self, features_ED: Tensor, count: int) -> Tensor:
+        """Rows of the best tokens [E, K]."""
+
+
+class TorchHead(Head):
+    """The head on torch's operators."""
+
+    def __init__(self, head_VD: Tensor, vocabulary_W: Tensor | None, dtype: torch.dtype, spare: int = SPARE):
+        super().__init__(head_VD, vocabulary_W, dtype, spare)
+        self._whole_RD = head_VD.to(dtype) if vocabulary_W is None else head_VD[self._ids].to(dtype)
+        self._use(self._fixed)
+
+    def _write(self, places_S: Tensor, rows_SD: Tensor) -> None:
+        self._whole_RD[places_S] = rows_SD
+
+    def _use(self, rows: int) -> None:
+        self._rows_UD = self._whole_RD[:rows]
+
+    def _logits(self, features_ED: Tensor) -> Tensor:
+        return features_ED @ self._rows_UD.T
+
+    def _best(self, features_ED: Tensor, count: int) -> Tensor:
+        return self._logits(features_ED).topk(count).indices
+
+
+class NativeHead(Head):
+    """The head on the kernels."""
+
+    def __init__(
+        self,
+        head_VD: Tensor,
+        vocabulary_W: Tensor | None,
+        dtype: torch.dtype,
+        spare: int = SPARE,
+        kind: WeightFormat = "int8",
+    ):
+        super().__init__(head_VD, vocabulary_W, dtype, spare)
+        self._whole = pack(head_VD if vocabulary_W is None else head_VD[self._ids], kind)
+        self._use(self._fixed)
+
+    def _write(self, places_S: Tensor, rows_SD: Tensor) -> None:
+        rewrite(self._whole, places_S, rows_SD)
+
+    def _use(self, rows: int) -> None:
+        self._rows = self._whole.first(rows)
+
+    def _logits(self, features_ED: Tensor) -> Tensor:
+        return product(features_ED, self._rows)
+
+    def _best(self, features_ED: Tensor, count: int) -> Tensor:
+        return top_k(features_ED, self._rows, count).places_TK
+
+
+def head_of(target: TargetModel, vocabulary_W: Tensor | None, dtype: torch.dtype) -> Head:
+    """The LM head's rows of the draft vocabulary, on the kernels where the target is."""
+    head_VD: Tensor = target.head.weight
+    native = target.native is not None and suits(linear_of(head_VD))
+    return (NativeHead if native else TorchHead)(head_VD, vocabulary_W, dtype)

@@ -1,0 +1,1 @@
+"""What runs the model: greedy texts, the drafter's ranks on them, the costs of a cycle, the validation runs."""

@@ -1,0 +1,127 @@
+"""The best trees run for real, interleaved, on prompts that they were not fitted to."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from random import Random
+
+from falcon_cli.core import Drafter
+from falcon_cli.decode.loop import complete
+from falcon_cli.decode.stop import Stop
+from falcon_cli.errors import FalconError
+from falcon_cli.sources import append_line, disk_errors, whole_lines
+from falcon_cli.target.load import LoadedTarget
+from falcon_cli.tune_tree.measure.texts import CalibrationPrompt
+
+PLAIN = "plain decoding"
+_WARM_TOKENS = 12
+
+
+@dataclass(frozen=True)
+class ValidationRun:
+    """One contender's answer to one prompt."""
+
+    contender: str
+    prompt: str
+    tokens: int
+    """After the prefill's own."""
+    cycles: int
+    seconds: float
+    ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class MeasuredSpeed:
+    """One contender over all prompts."""
+
+    tokens_per_second: float
+    tokens_per_cycle: float
+    speedup: float
+    """Over plain decoding."""
+    alike: int
+    """Answers that are plain decoding's, token by token."""
+    prompts: int
+
+
+def validate(
+    contenders: Mapping[str, Drafter],
+    prompts: Sequence[CalibrationPrompt],
+    target: LoadedTarget,
+    limit: int,
+    seed: int,
+    log: Path,
+    tick: Callable[[], None],
+) -> dict[str, MeasuredSpeed]:
+    """Let every contender answer every prompt, in an order drawn anew for each.
+
+    Args:
+        contenders: Plain decoding must be one of them.
+        prompts: At least one.
+        target: The target.
+        limit: Tokens of an answer.
+        seed: For the order.
+        log: Runs so far; prompts that all contenders have answered are not asked again.
+        tick: Called after each prompt.
+    """
+    known = [ValidationRun(**{**json.loads(line), "ids": tuple(json.loads(line)["ids"])}) for line in whole_lines(log)]
+    runs: list[ValidationRun] = []
+    warm = False
+    for prompt in prompts:
+        done = [run for run in known if run.prompt == prompt.id and run.contender in contenders]
+        if {run.contender for run in done} != set(contenders):
+            if not warm:
+                for drafter in contenders.values():
+                    complete(target.model, drafter, list(prompt.ids), Stop(target.stop_ids, min(_WARM_TOKENS, limit)))
+                warm = True
+            done = _all_answers(contenders, prompt, target, limit, seed)
+            with disk_errors(log.parent):
+                for run in done:
+                    append_line(log, json.dumps(asdict(run)))
+        runs += done
+        tick()
+    return outcomes(runs)
+
+
+def outcomes(runs: Sequence[ValidationRun]) -> dict[str, MeasuredSpeed]:
+    """Sums by contender.
+
+    Raises:
+        FalconError: There is nothing to add up.
+    """
+    if not runs:
+        raise FalconError("the target ends every answer with its first token: run on more prompts or other ones")
+    by_name: dict[str, dict[str, ValidationRun]] = {}
+    for run in runs:
+        by_name.setdefault(run.contender, {})[run.prompt] = run
+    rates = {
+        name: sum(run.tokens for run in some.values()) / sum(run.seconds for run in some.values())
+        for name, some in by_name.items()
+    }
+    plain = by_name[PLAIN]
+    return {
+        name: MeasuredSpeed(
+            tokens_per_second=rates[name],
+            tokens_per_cycle=sum(run.tokens for run in some.values()) / sum(run.cycles for run in some.values()),
+            speedup=rates[name] / rates[PLAIN],
+            alike=sum(run.ids == plain[prompt].ids for prompt, run in some.items()),
+            prompts=len(some),
+        )
+        for name, some in by_name.items()
+    }
+
+
+def _all_answers(
+    contenders: Mapping[str, Drafter], prompt: CalibrationPrompt, target: LoadedTarget, limit: int, seed: int
+) -> list[ValidationRun]:
+    order = list(contenders)
+    Random(f"{seed}/{prompt.id}").shuffle(order)
+    runs = []
+    for name in order:
+        answer = complete(target.model, contenders[name], list(prompt.ids), Stop(target.stop_ids, limit))
+        if answer.cycles:
+            seconds = round(answer.decode_seconds, 6)
+            runs.append(
+                ValidationRun(name, prompt.id, answer.decode_tokens, len(answer.cycles), seconds, tuple(answer.ids))
+            )
+    return runs

@@ -1,0 +1,1 @@
+"""A tuning result in; its document, tables and pictures out."""

@@ -1,0 +1,62 @@
+"""A benchmark's prompt is found however it is spaced and wherever it stands."""
+
+import pytest
+
+from falcon_cli.distill.corpus.contamination import BenchPrompts, normalised
+from falcon_cli.errors import UsageError
+
+LONG = "Compose an engaging travel blog post about a recent trip to Hawaii"
+BENCH = BenchPrompts.from_turns([LONG, "Why?"])
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        ([LONG], True),
+        (["compose an  ENGAGING travel\nblog post about a recent trip to hawaii"], True),
+        ([f"Please: {LONG} and so on"], True),
+        (["hello", "why?"], True),
+        ([f'Please answer: "{LONG}".<|im_end|>'], True),
+        (["Why? I wonder"], False),  # short prompts only count whole
+        (["Compose an engaging travel blog post about a recent trip to Rome"], False),
+        ([], False),
+    ],
+)
+def test_prompts_are_found(said, found):
+    assert BENCH.match(said) == found
+
+
+def test_text_is_normalised():
+    assert normalised(' "Ä\n b!\t ') == "ä b"
+
+
+def test_the_code_of_a_fenced_prompt_is_found_without_our_words_around_it():
+    bench = BenchPrompts.from_turns(
+        ["Complete it.\n\n```python\ndef halve(number: float) -> float:\n    # half of it\n```"]
+    )
+    assert bench.match(
+        ["what does this do?\ndef halve(number: float) -> float:\n    # half of it\n    return number / 2"]
+    )
+    assert not bench.match(["Complete it, please"])
+
+
+def test_a_data_set_that_cannot_be_had_is_named_and_left(monkeypatch, capsys):
+    from falcon_cli.distill.corpus import contamination
+    from falcon_cli.errors import FalconError
+
+    def load(name):
+        raise FalconError("no network")
+
+    monkeypatch.setattr(contamination, "load", load)
+    assert BenchPrompts.of(["gsm8k"]).whole == frozenset()
+    assert "gsm8k is not there" in capsys.readouterr().err
+
+
+def test_an_unknown_data_set_is_wrong_usage():
+    with pytest.raises(UsageError, match="mt-bensh"):
+        BenchPrompts.of(["mt-bensh"])
+
+
+def test_mt_bench_is_kept_out():
+    assert BenchPrompts.of(["mt-bench"]).match(["Compose an engaging travel blog post about a recent trip to Hawaii, "
+        "highlighting cultural experiences and must-see attractions."])  # fmt: skip
