@@ -28,7 +28,7 @@ from falcon_cli.recipe.load import load_recipe
 from falcon_cli.recipe.schema import BenchRecipe
 
 PREFILL, TARGET, DRAFTER, TREE, HEAD = (f"falcon/{name}" for name in ("prefill", "target", "drafter", "tree", "head"))
-HEADS = {HEAD, "falcon::best"}
+HEADS = {HEAD, "falcon::top_k"}
 """What an LM head's products happen in."""
 KINDS = {
     "linear layers": (
