@@ -16,11 +16,11 @@ def compare(files: list[str], shared: SharedOptions, unused: dict[str, Any], out
     """Compare answer files of Spec-Bench's format with the first of them; nothing is run."""
     refuse({**unused, **shared.values}, _TOKENIZER, "--compare reads answer files and runs nothing")
     from falcon_cli.bench.figures.compare import compare as compared
-    from falcon_cli.bench.folder import write_text
     from falcon_cli.bench.reports.compare_report import compare_markdown, compare_table
     from falcon_cli.bench.run import to_json_line
     from falcon_cli.console import emit, say, show, warn
     from falcon_cli.recipe.provenance import provenance
+    from falcon_cli.recipe.run_folder import write_text
     from falcon_cli.recipe.schema import BenchRecipe
 
     comparison = compared(files, shared.recipe(BenchRecipe).target)
