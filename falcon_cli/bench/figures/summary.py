@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from falcon_cli.bench.figures.records import TurnRecord
-from falcon_cli.bench.figures.speedup import Totals, counted, speedup, speedup_interval
+from falcon_cli.bench.figures.speedup import speedup, speedup_interval
 from falcon_cli.data.loops import loop_start
+from falcon_cli.decode.totals import Totals, counted
 
 BASELINE = "ar"
 """Plain autoregression: what every speedup is measured against."""
