@@ -6,7 +6,7 @@
 A draft's nodes are written behind the committed tokens, in node order. `commit` keeps an accepted path by moving
 only the rows that are not in their place yet; whatever lies behind is overwritten by the next draft.
 
-Shapes: P 2 (keys, values), C layers, G kv heads, S slots, H head size, T nodes, A accepted.
+Shapes: S slots, G kv heads, H head size, T nodes. The buffer is [2, layers, 1, G, S, H]: keys, then values.
 """
 
 from collections.abc import Sequence
@@ -51,7 +51,7 @@ class StaticCache(Cache):
         self.limit = limit
         self.length = 0
         shape = (2, layers, 1, kv_heads, min(capacity, limit), head_size)
-        self.buffer_PCBGSH = torch.zeros(shape, dtype=dtype, device=device)
+        self.buffer = torch.zeros(shape, dtype=dtype, device=device)
         self._layers = [StaticLayer(self, index) for index in range(layers)]
         super().__init__(layers=list(self._layers))
         self._hand_out_views()
@@ -59,7 +59,7 @@ class StaticCache(Cache):
     @property
     def capacity(self) -> int:
         """Slots allocated now."""
-        return self.buffer_PCBGSH.shape[-2]
+        return self.buffer.shape[-2]
 
     def reserve(self, nodes: int) -> None:
         """Make room for `nodes` more slots, doubling as needed.
@@ -75,10 +75,10 @@ class StaticCache(Cache):
         capacity = self.capacity
         while capacity < wanted:
             capacity *= 2
-        old = self.buffer_PCBGSH
+        old = self.buffer
         shape = (*old.shape[:-2], min(capacity, self.limit), old.shape[-1])
-        self.buffer_PCBGSH = torch.zeros(shape, dtype=old.dtype, device=old.device)
-        self.buffer_PCBGSH[..., : self.length, :] = old[..., : self.length, :]
+        self.buffer = torch.zeros(shape, dtype=old.dtype, device=old.device)
+        self.buffer[..., : self.length, :] = old[..., : self.length, :]
         self._hand_out_views()
 
     def commit(self, path: Sequence[int]) -> None:
@@ -86,7 +86,7 @@ class StaticCache(Cache):
         for place, node in enumerate(path):
             if place != node:  # ascending, so place < node and no row is overwritten before it has moved
                 source, goal = self.length + node, self.length + place
-                self.buffer_PCBGSH[..., goal, :] = self.buffer_PCBGSH[..., source, :]
+                self.buffer[..., goal, :] = self.buffer[..., source, :]
         self.length += len(path)
 
     def rewind(self, length: int) -> None:
@@ -99,7 +99,7 @@ class StaticCache(Cache):
 
     def _hand_out_views(self) -> None:
         for index, layer in enumerate(self._layers):
-            layer.keys, layer.values = self.buffer_PCBGSH[0, index], self.buffer_PCBGSH[1, index]
+            layer.keys, layer.values = self.buffer[0, index], self.buffer[1, index]
 
 
 class StaticLayer(CacheLayerMixin):

@@ -32,7 +32,7 @@ def write(cache, rows, seed=0):
 
 
 def committed(cache):
-    return cache.buffer_PCBGSH[..., : cache.length, :]
+    return cache.buffer[..., : cache.length, :]
 
 
 @given(
@@ -84,7 +84,7 @@ def test_the_first_capacity_never_exceeds_the_limit():
 
 def test_no_reallocation_within_capacity_over_many_cycles():
     cache = make(capacity=64, limit=64)
-    where = cache.buffer_PCBGSH.data_ptr()
+    where = cache.buffer.data_ptr()
     views = [(layer.keys.data_ptr(), layer.values.data_ptr()) for layer in cache.layers]
     for cycle in range(25):
         write(cache, 10, cycle)
@@ -92,7 +92,7 @@ def test_no_reallocation_within_capacity_over_many_cycles():
     assert cache.length == 50
     cache.rewind(0)
     write(cache, 64)
-    assert cache.buffer_PCBGSH.data_ptr() == where
+    assert cache.buffer.data_ptr() == where
     assert [(layer.keys.data_ptr(), layer.values.data_ptr()) for layer in cache.layers] == views
 
 
@@ -105,8 +105,8 @@ def test_layers_write_into_the_new_buffer_after_growth_and_old_views_keep_their_
     assert torch.equal(committed(cache), torch.cat([first, second], dim=-2))
     assert torch.equal(old_keys[..., :3, :], first[0, 0])
     for index, layer in enumerate(cache.layers):
-        assert layer.keys.data_ptr() == cache.buffer_PCBGSH[0, index].data_ptr()
-        assert layer.values.data_ptr() == cache.buffer_PCBGSH[1, index].data_ptr()
+        assert layer.keys.data_ptr() == cache.buffer[0, index].data_ptr()
+        assert layer.values.data_ptr() == cache.buffer[1, index].data_ptr()
 
 
 def test_rewind_forgets_the_newest_and_never_remembers_more():

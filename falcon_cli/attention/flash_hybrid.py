@@ -9,8 +9,8 @@ T × C corner of uncommitted rows needs one. The parts are merged by their log-s
     row 2        .   no mask    . 1 . 1 .
     row 3        . . . . . . . .  1 1 . 1
 
-Shapes: B batch (1), N query heads, G kv heads, R = N / G, T rows, L committed slots, C uncommitted ones (the T rows',
-and those of earlier passes before them), S = L + C slots, H head size.
+Shapes: B batch (1), N query heads, G kv heads, T rows, L committed positions, C uncommitted slots (the T rows', and
+those of earlier passes before them), S = L + C slots, H head size.
 """
 
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
 """Tree attention by torch's scaled_dot_product_attention with a dense mask: any device, any dtype, the reference.
 
-Shapes: B batch (1), N query heads, G kv heads, R = N / G query heads a kv head, T rows, S slots, H head size.
+Shapes: B batch (1), N query heads, G kv heads, T rows, S slots, H head size.
 """
 
 import torch
@@ -24,9 +24,9 @@ def sdpa(
             query_BNTH, key_BGSH, value_BGSH, is_causal=True, scale=scale, enable_gqa=heads != groups
         )
     mask_TS = view.mask_TS(query_BNTH.dtype, window)
-    mask_RTS = None if mask_TS is None else mask_TS.repeat(heads // groups, 1)
+    folded_mask = None if mask_TS is None else mask_TS.repeat(heads // groups, 1)
     folded = query_BNTH.reshape(batch, groups, -1, size)
     out = torch.nn.functional.scaled_dot_product_attention(
-        folded, key_BGSH, value_BGSH, attn_mask=mask_RTS, scale=scale
+        folded, key_BGSH, value_BGSH, attn_mask=folded_mask, scale=scale
     )
     return out.reshape(batch, heads, rows, size)

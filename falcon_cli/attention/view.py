@@ -16,7 +16,7 @@ columns of `ancestors_TC` too, before those of the forward's own rows:
     row 0        1 1 1 1 1   1 1 . .   1 .
     row 1        1 1 1 1 1   . . 1 1   . 1
 
-Shapes: U rows of earlier forwards (mostly 0), T rows, C = U + T columns, S = L + C slots.
+Shapes: U uncommitted rows of earlier forwards (mostly 0), T rows, C = U + T uncommitted slots, S slots.
 """
 
 from dataclasses import dataclass, field

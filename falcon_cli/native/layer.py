@@ -1,6 +1,6 @@
 """A model's parts on the kernels.
 
-Shapes: T rows of a forward, D hidden size, H head size, C uncommitted rows of the cache, S positions of a rotary table.
+Shapes: T rows of a forward, D hidden size, H head size, C uncommitted rows of the cache.
 """
 
 from collections.abc import Callable
@@ -72,21 +72,21 @@ class NativeDecoder(nn.Module):
             layers[index] = PackedLayer(layer)
         final_norm_D = None if norm is None else _weight(norm)
         self._handle = torch.classes.falcon.Decoder(handles, final_norm_D, epsilon, scale)
-        self._rotary, self._tables_SH = rotary, (torch.empty(0, 0), torch.empty(0, 0))
+        self._rotary, self._tables = rotary, (torch.empty(0, 0), torch.empty(0, 0))
 
     def forward(self, hidden_TD: Tensor, view: View, cache: StaticCache, context_TD: Tensor | None = None) -> Tensor:
         """The rows' outputs [T, D]. Their keys and values are written behind what the cache holds.
 
         With a context, keys and values of all layers are made of the context (a drafter's one layer needs this).
         """
-        if cache.capacity > len(self._tables_SH[0]):
-            self._tables_SH = self._rotate_up_to(cache.capacity)
+        if cache.capacity > len(self._tables[0]):
+            self._tables = self._rotate_up_to(cache.capacity)
         outputs_TD: Tensor = self._handle.forward(
             hidden_TD,
             None if context_TD is None else context_TD.contiguous(),
-            *self._tables_SH,
+            *self._tables,
             view.depth_T,
-            cache.buffer_PCBGSH,
+            cache.buffer,
             view.committed,
             None if view.ancestors_TC is None else view.ancestors_TC.contiguous(),
         )
@@ -125,8 +125,8 @@ def family_of(layer: nn.Module) -> type:
     return family
 
 
-def linear_of(weight_NK: Tensor) -> nn.Linear:
+def linear_of(weight_OI: Tensor) -> nn.Linear:
     """A frozen linear layer on a weight that is there already."""
-    linear = nn.Linear(weight_NK.shape[1], weight_NK.shape[0], bias=False, device="meta")
-    linear.weight = nn.Parameter(weight_NK, requires_grad=False)
+    linear = nn.Linear(weight_OI.shape[1], weight_OI.shape[0], bias=False, device="meta")
+    linear.weight = nn.Parameter(weight_OI, requires_grad=False)
     return linear

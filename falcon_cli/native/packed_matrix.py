@@ -1,6 +1,6 @@
 """A packed matrix, which Python and the C++ operators share, and products with it.
 
-Shapes: T rows, K inputs or best outputs, N outputs (padded to whole panels).
+Shapes: T rows, I inputs of a matrix, O outputs of a matrix (padded to whole panels), X best outputs.
 """
 
 from collections.abc import Callable
@@ -23,9 +23,9 @@ class PackedMatrix:
 
     data: Tensor
     """Panels; the dtype and the last dimension tell the format."""
-    scale_N: Tensor
+    scale_O: Tensor
     """A scale per output for int8 weights; empty for other formats."""
-    bias_N: Tensor
+    bias_O: Tensor
     """Empty where there is no bias."""
     outputs: int
     handle: Any = field(init=False, repr=False, compare=False)
@@ -36,24 +36,24 @@ class PackedMatrix:
     """The handle's method, bound once."""
 
     def __post_init__(self) -> None:
-        handle = torch.classes.falcon.PackedMatrix(self.data, self.scale_N, self.bias_N, self.outputs)
+        handle = torch.classes.falcon.PackedMatrix(self.data, self.scale_O, self.bias_O, self.outputs)
         for name, value in (("handle", handle), ("linear", handle.linear), ("top_k", handle.top_k)):
             object.__setattr__(self, name, value)  # the class is frozen
 
     def __reduce__(self) -> Any:
         """A copy gets a C++ object of its own, on the copied memory."""
-        return PackedMatrix, (self.data, self.scale_N, self.bias_N, self.outputs)
+        return PackedMatrix, (self.data, self.scale_O, self.bias_O, self.outputs)
 
     @property
     def bytes(self) -> int:
         """How many bytes one product reads."""
-        return sum(part.numel() * part.element_size() for part in (self.data, self.scale_N, self.bias_N))
+        return sum(part.numel() * part.element_size() for part in (self.data, self.scale_O, self.bias_O))
 
     def first(self, outputs: int) -> "PackedMatrix":
         """The first outputs, on the same memory."""
         panels = -(-outputs // torch.ops.falcon.panel())
         rows = panels * torch.ops.falcon.panel()
-        return PackedMatrix(self.data[:panels], self.scale_N[:rows], self.bias_N[:rows], outputs)
+        return PackedMatrix(self.data[:panels], self.scale_O[:rows], self.bias_O[:rows], outputs)
 
 
 def product(rows: Tensor, matrix: PackedMatrix) -> Tensor:
@@ -64,7 +64,7 @@ def product(rows: Tensor, matrix: PackedMatrix) -> Tensor:
 class TopK(NamedTuple):
     """The best outputs of each row, and all outputs."""
 
-    places_TK: Tensor
+    places_TX: Tensor
     """Indices of the best outputs, best first; of equal ones the first."""
     outputs_TN: Tensor
 

@@ -9,7 +9,7 @@ two, its rows are written where a tensor of slots says, and a mask over the whol
 
 So graphs are made for each power of two that occurs, and again when the cache doubles; `made` counts them.
 
-Shapes: T nodes, P padded rows, S slots of the cache, D hidden size.
+Shapes: T rows, padded to a power of two, S slots of the cache, D hidden size.
 """
 
 from collections.abc import Sequence
@@ -31,32 +31,32 @@ MOST_GRAPHS = 64
 class FixedView:
     """A `View` of fixed shape, for `attention/sdpa.py`; rows lie anywhere in the cache."""
 
-    seen_PS: Tensor
-    position_P: Tensor
+    seen_TS: Tensor
+    position_T: Tensor
     slot_position_S: Tensor
     committed: int = -1
     ancestors_TC: Tensor | None = None
 
     def mask_TS(self, dtype: torch.dtype, window: int | None = None) -> Tensor:
         """Additive mask [P, S], 0 or −inf."""
-        seen_PS = self.seen_PS
+        seen_TS = self.seen_TS
         if window is not None:
-            seen_PS = seen_PS & (self.position_P[:, None] - self.slot_position_S < window)
-        return torch.zeros(seen_PS.shape, dtype=dtype, device=seen_PS.device).masked_fill_(~seen_PS, float("-inf"))
+            seen_TS = seen_TS & (self.position_T[:, None] - self.slot_position_S < window)
+        return torch.zeros(seen_TS.shape, dtype=dtype, device=seen_TS.device).masked_fill_(~seen_TS, float("-inf"))
 
 
 @dataclass
 class FixedCache:
-    """What transformers' attention needs of a cache; rows go where `slot_P` says."""
+    """What transformers' attention needs of a cache; rows go where `slot_T` says."""
 
-    buffer_PCBGSH: Tensor
-    slot_P: Tensor
+    buffer: Tensor
+    slot_T: Tensor
 
     def update(self, keys: Tensor, values: Tensor, layer: int, *_: object, **__: object) -> tuple[Tensor, Tensor]:
         """Write the rows; returns views of all slots."""
-        held = self.buffer_PCBGSH[0, layer], self.buffer_PCBGSH[1, layer]
+        held = self.buffer[0, layer], self.buffer[1, layer]
         for whole, rows in zip(held, (keys, values), strict=True):
-            whole.index_copy_(2, self.slot_P, rows)
+            whole.index_copy_(2, self.slot_T, rows)
         return held
 
 
@@ -79,21 +79,21 @@ class FixedReader:
         """Features [T, D] of the nodes, whose keys and values are written behind the committed ones."""
         nodes, rows = len(embedded_TD), 1 << (len(embedded_TD) - 1).bit_length()
         cache.reserve(rows)
-        inputs = (self._padded(embedded_TD, rows), *self._fixed(view, rows, cache), cache.buffer_PCBGSH)
-        features_PD: Tensor = self._run(inputs)
-        return features_PD[:nodes].clone()  # a CUDA graph writes over its output the next time
+        inputs = (self._padded(embedded_TD, rows), *self._fixed(view, rows, cache), cache.buffer)
+        padded_TD: Tensor = self._run(inputs)
+        return padded_TD[:nodes].clone()  # a CUDA graph writes over its output the next time
 
     def _fixed(self, view: View, rows: int, cache: StaticCache) -> tuple[Tensor, ...]:
         """Everything about a draft that is content: positions, slots, what is seen, and the slots' positions."""
         device, length, nodes = view.depth_T.device, cache.length, len(view.depth_T)
-        slot_P = torch.arange(length, length + rows, device=device)
-        position_P = self._padded(view.depth_T, rows) + length
-        seen_PS = torch.zeros(rows, cache.capacity, dtype=torch.bool, device=device)
-        seen_PS[:nodes, :length] = True
-        seen_PS[:nodes, length : length + nodes] = view.own_TC()
-        seen_PS[torch.arange(nodes, rows, device=device), slot_P[nodes:]] = True
-        slot_position_S = torch.arange(cache.capacity, device=device).index_copy(0, slot_P, position_P)
-        return position_P, slot_P, seen_PS, slot_position_S
+        slot_T = torch.arange(length, length + rows, device=device)
+        position_T = self._padded(view.depth_T, rows) + length
+        seen_TS = torch.zeros(rows, cache.capacity, dtype=torch.bool, device=device)
+        seen_TS[:nodes, :length] = True
+        seen_TS[:nodes, length : length + nodes] = view.own_TC()
+        seen_TS[torch.arange(nodes, rows, device=device), slot_T[nodes:]] = True
+        slot_position_S = torch.arange(cache.capacity, device=device).index_copy(0, slot_T, position_T)
+        return position_T, slot_T, seen_TS, slot_position_S
 
     def _run(self, inputs: Sequence[Tensor]) -> Any:
         if inputs[-1].device.type == "cuda" and inputs[-1] is not self._static:
@@ -108,16 +108,16 @@ class FixedReader:
 
     def _forward(
         self,
-        embedded_PD: Tensor,
-        position_P: Tensor,
-        slot_P: Tensor,
-        seen_PS: Tensor,
+        embedded_TD: Tensor,
+        position_T: Tensor,
+        slot_T: Tensor,
+        seen_TS: Tensor,
         slot_position_S: Tensor,
-        buffer_PCBGSH: Tensor,
+        buffer: Tensor,
     ) -> Tensor:
-        hidden = embedded_PD[None]
-        rotary = self.decoder.rotary_emb(hidden, position_P[None])
-        view, cache = FixedView(seen_PS, position_P, slot_position_S), FixedCache(buffer_PCBGSH, slot_P)
+        hidden = embedded_TD[None]
+        rotary = self.decoder.rotary_emb(hidden, position_T[None])
+        view, cache = FixedView(seen_TS, position_T, slot_position_S), FixedCache(buffer, slot_T)
         for layer in self.decoder.layers:
             hidden = layer(
                 hidden,
@@ -127,8 +127,8 @@ class FixedReader:
                 falcon_view=view,
                 **{self._cache_argument: cache},
             )
-        features_PD: Tensor = self.decoder.norm(hidden)[0]
-        return features_PD
+        padded_TD: Tensor = self.decoder.norm(hidden)[0]
+        return padded_TD
 
     def _compile(self, graph: Any, inputs: Any) -> Any:
         from torch._inductor.compile_fx import compile_fx

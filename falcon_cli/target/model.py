@@ -146,7 +146,7 @@ class TargetModel:
         if not isinstance(self.head, NativeLinear):
             return Scores.of(self.head(last_TD), features_TD)
         best = self.head.best(last_TD)
-        return Scores(best.outputs_TN, features_TD, best.places_TK[:, 0])
+        return Scores(best.outputs_TN, features_TD, best.places_TX[:, 0])
 
     def _read(self, tokens_T: Tensor, depth_T: Tensor, ancestors_TT: Tensor | None) -> Tensor:
         self.cache.reserve(len(tokens_T))

@@ -19,8 +19,8 @@ third pass of one row under the first:
 Slots are drafted one after the other. Unchained, all children of a row's slot are drafted from one feature; chained,
 from a feature of their own parent's.
 
-Shapes: R rows of a pass, K slots of a row, N nodes that a slot drafts, P their parents, E features that the LM head
-reads, Q = R·K positions of a pass, U positions of earlier passes, C = U + Q.
+Shapes: R rows of a pass, K slots of a row, F nodes that a slot fills, J their parents, E features that the LM head
+reads, Q = R·K positions of a pass, U uncommitted positions of earlier passes, C = U + Q uncommitted positions.
 """
 
 from collections.abc import Iterable, Sequence
@@ -43,13 +43,13 @@ class Slot:
     """The output that each feature is made of, row · K + slot − 1."""
     said_E: Tensor
     """The node whose token a chained feature goes on from."""
-    parents_P: Tensor
+    parents_J: Tensor
     """Nodes whose children are drafted here."""
-    feature_P: Tensor
+    feature_J: Tensor
     """Each parent's feature, 0 .. E − 1: its own where slots are chained, else shared by a row's."""
     width: int
     """Best tokens needed of each feature."""
-    choice_N: Tensor
+    choice_F: Tensor
     """Each drafted node's candidate, e · width + rank."""
     begin: int
     """The nodes drafted are begin .. end − 1: a slot fills a whole depth, and nodes are sorted by depth."""
@@ -122,10 +122,10 @@ def _slot(shape: TreeShape, depth: int, output_of: dict[int, int], chained: bool
     return Slot(
         output_E=_long(output_of[lead[key]] for key in keys),
         said_E=_long(lead[key] for key in keys),
-        parents_P=_long(parents),
-        feature_P=_long(feature_of[parent] for parent in parents),
+        parents_J=_long(parents),
+        feature_J=_long(feature_of[parent] for parent in parents),
         width=width,
-        choice_N=_long(feature_of[shape.parents[node]] * width + shape.ranks[node] for node in drafted),
+        choice_F=_long(feature_of[shape.parents[node]] * width + shape.ranks[node] for node in drafted),
         begin=drafted[0],
         end=drafted[-1] + 1,
     )

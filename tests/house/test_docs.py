@@ -112,3 +112,11 @@ def test_methods_and_data_sets_are_all_described():
     methods, data = (ROOT / "docs" / "methods.md").read_text(), (ROOT / "docs" / "data.md").read_text()
     assert [method for method in METHODS if f"`{method}`" not in methods] == []
     assert [dataset for dataset in DATASETS if f"`{dataset}`" not in data] == []
+
+
+@pytest.mark.parametrize("path", [page for page in PAGES if "lab" not in page.parts], ids=name)
+def test_files_that_a_page_names_are_there(path):
+    named = re.findall(r"`((?:[\w-]+/)+[\w.-]+\.(?:py|h|cpp|yaml|json|md))`", path.read_text())
+    roots = (ROOT, ROOT / "falcon_cli", ROOT / "docs", path.parent)
+    lost = [file for file in named if not any((root / file).exists() for root in roots)]
+    assert [file for file in lost if not file.startswith(("runs/", "DIR/", "OUT/", "evaluation/"))] == []

@@ -46,7 +46,7 @@ def test_a_decoder_is_transformers_own_in_double_precision(tiny_model, random_pa
         torch.testing.assert_close(given.double(), expected, rtol=2e-5, atol=2e-5)  # fp32
         exact.commit(range(9))
         ours.commit(range(9))
-    torch.testing.assert_close(ours.buffer_PCBGSH.double(), exact.buffer_PCBGSH, rtol=2e-5, atol=2e-5)
+    torch.testing.assert_close(ours.buffer.double(), exact.buffer, rtol=2e-5, atol=2e-5)
 
 
 def test_rotary_tables_grow_with_the_cache(tiny_model):
@@ -132,7 +132,7 @@ def test_with_a_context_keys_and_values_are_made_of_that(tiny_model, tiny_networ
         torch.testing.assert_close(given.double(), expected[0], rtol=2e-5, atol=2e-5)
         for cache in caches:
             cache.commit(range(rows))
-    exact, held = (cache.buffer_PCBGSH.double() for cache in caches)
+    exact, held = (cache.buffer.double() for cache in caches)
     torch.testing.assert_close(held, exact, rtol=2e-5, atol=2e-5)
 
 

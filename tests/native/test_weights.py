@@ -16,25 +16,25 @@ def rows_of(count, width, seed=0):
     return torch.randn(count, width, generator=torch.Generator().manual_seed(seed))
 
 
-def held(weight_NK, kind):
+def held(weight_OI, kind):
     """The weights in fp64 as the kernels hold them."""
     if kind == "int8":
-        scale = weight_NK.double().abs().amax(1, keepdim=True).clamp_min(1e-300) / 127
-        return (weight_NK.double() / scale).round() * scale
+        scale = weight_OI.double().abs().amax(1, keepdim=True).clamp_min(1e-300) / 127
+        return (weight_OI.double() / scale).round() * scale
     if kind == "int4":
-        return in_blocks(weight_NK).double()
-    return weight_NK.to(torch.bfloat16 if kind == "bf16" else torch.float32).double()
+        return in_blocks(weight_OI).double()
+    return weight_OI.to(torch.bfloat16 if kind == "bf16" else torch.float32).double()
 
 
-def in_blocks(weight_NK):
+def in_blocks(weight_OI):
     """Weights as GGUF's Q4_1 holds them: blocks of 32, w = step · q + least, both in fp16."""
-    wide = pad(weight_NK, (0, -weight_NK.shape[1] % 32))
+    wide = pad(weight_OI, (0, -weight_OI.shape[1] % 32))
     blocks = wide.unflatten(1, (-1, 32))
     least = blocks.amin(2, keepdim=True)
     step = ((blocks.amax(2, keepdim=True) - least) / 15).half().float()
     least = least.half().float()
     whole = ((blocks - least) / step.clamp_min(1e-30)).round().clamp(0, 15)
-    return (whole * step + least).flatten(1)[:, : weight_NK.shape[1]]
+    return (whole * step + least).flatten(1)[:, : weight_OI.shape[1]]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -160,10 +160,10 @@ def test_which_layers_the_kernels_take():
 @pytest.mark.parametrize("count", [1, 5])
 def test_the_best_outputs_are_those_of_the_product_of_equals_the_first(kind, outputs, count):
     """Every third weight stands twice, so that many outputs are equal."""
-    weight_NK = rows_of(outputs, 32).repeat_interleave(3, 0)[::2][:outputs]
-    rows, matrix = rows_of(7, 32, seed=1), pack(weight_NK, kind)
+    weight_OI = rows_of(outputs, 32).repeat_interleave(3, 0)[::2][:outputs]
+    rows, matrix = rows_of(7, 32, seed=1), pack(weight_OI, kind)
     found = top_k(rows, matrix, count)
     expected = product(rows, matrix)
     assert torch.equal(found.outputs_TN, expected)
     order = expected.sort(dim=-1, descending=True, stable=True).indices
-    assert torch.equal(found.places_TK, order[:, :count])
+    assert torch.equal(found.places_TX, order[:, :count])

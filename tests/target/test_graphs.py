@@ -46,7 +46,7 @@ def test_trees_score_as_in_growing_shapes(tiny_model, random_parents, untranslat
         path = draft.ancestors_TT[nodes - 1].nonzero().squeeze(-1)
         for target in (growing, fixed):
             target.commit(path)
-    held = [target.cache.buffer_PCBGSH[..., : growing.cache.length, :] for target in (growing, fixed)]
+    held = [target.cache.buffer[..., : growing.cache.length, :] for target in (growing, fixed)]
     torch.testing.assert_close(held[1], held[0], rtol=0, atol=2e-5)
 
 

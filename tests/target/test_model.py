@@ -171,7 +171,7 @@ def test_prefill_refuses_before_any_work(tiny_model, monkeypatch, length):
 def test_half_precision_runs_and_agrees_roughly(tiny_model, family, dtype, atol):
     """Logits here are of size 10 with outliers to 30; two layers of bf16 (8 bits) or fp16 (11 bits) lose this much."""
     exact, target = TargetModel(tiny_model(family)), TargetModel(tiny_model(family, dtype=dtype))
-    assert (target.dtype, target.cache.buffer_PCBGSH.dtype) == (dtype, dtype)
+    assert (target.dtype, target.cache.buffer.dtype) == (dtype, dtype)
     draft = Draft.tree([1, 2, 3, 4], [0, 0, 0, 2], CPU)
     for model in (exact, target):
         model.prefill(tokens(15))

@@ -21,8 +21,8 @@ def test_the_drawn_tree_takes_two_passes():
     assert first.parent_R.tolist() == [0]
     assert first.block_RK.shape == (0, 2)
     one, two = first.slots
-    assert (one.begin, one.end, one.output_E.tolist(), one.choice_N.tolist()) == (1, 3, [0], [0, 1])
-    assert (two.begin, two.end, two.output_E.tolist(), two.choice_N.tolist()) == (3, 5, [1], [0, 1])
+    assert (one.begin, one.end, one.output_E.tolist(), one.choice_F.tolist()) == (1, 3, [0], [0, 1])
+    assert (two.begin, two.end, two.output_E.tolist(), two.choice_F.tolist()) == (3, 5, [1], [0, 1])
     assert second.block_RK.tolist() == [[1, 3], [1, 4]]
     assert second.parent_R.tolist() == [0, 0]
     assert second.depth_Q.tolist() == [0, 1, 0, 1]
@@ -30,17 +30,17 @@ def test_the_drawn_tree_takes_two_passes():
     (one,) = second.slots  # slot 2 drafts nothing
     assert (one.begin, one.end) == (5, 7)
     assert one.output_E.tolist() == [0, 2]  # slot 1 of both rows
-    assert (one.width, one.choice_N.tolist()) == (1, [0, 1])
+    assert (one.width, one.choice_F.tolist()) == (1, [0, 1])
 
 
 def test_unchained_siblings_share_a_feature_chained_ones_have_their_own():
     shape = TreeShape.from_paths([(0,), (1,), (0, 0), (1, 0)])
     for chained, said, feature in ((False, 1, [0, 0]), (True, 2, [0, 1])):
         two = passes_of(shape, 2, chained)[0].slots[1]
-        assert two.parents_P.tolist() == [1, 2]
-        assert two.feature_P.tolist() == feature
+        assert two.parents_J.tolist() == [1, 2]
+        assert two.feature_J.tolist() == feature
         assert two.output_E.tolist() == [1] * said
-        assert two.choice_N.tolist() == feature
+        assert two.choice_F.tolist() == feature
     assert two.said_E.tolist() == [1, 2]
 
 
@@ -101,8 +101,8 @@ def test_drafting_by_the_tables_names_every_nodes_path(tree):
         for one in step.slots:
             made = list(zip(one.output_E.tolist(), one.said_E.tolist(), strict=True))
             candidates = [(output // k, output % k, said, rank) for output, said in made for rank in range(one.width)]
-            of_parent = dict(zip(one.parents_P.tolist(), one.feature_P.tolist(), strict=True))
-            for node, choice in zip(range(one.begin, one.end), one.choice_N.tolist(), strict=True):
+            of_parent = dict(zip(one.parents_J.tolist(), one.feature_J.tolist(), strict=True))
+            for node, choice in zip(range(one.begin, one.end), one.choice_F.tolist(), strict=True):
                 row, slot, said, rank = candidates[choice]
                 path = shape.paths[node - 1]
                 assert path[: len(rows[row])] == rows[row]
@@ -130,5 +130,5 @@ def test_positions_see_their_block_and_their_rows_ancestors(tree):
 
 def test_tables_move_as_one():
     away = moved(passes_of(DRAWN, 2)[1], torch.device("meta"))
-    assert away.block_RK.device.type == away.ancestors_QC.device.type == away.slots[0].choice_N.device.type == "meta"
+    assert away.block_RK.device.type == away.ancestors_QC.device.type == away.slots[0].choice_F.device.type == "meta"
     assert away.slots[0].width == 1

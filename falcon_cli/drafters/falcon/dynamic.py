@@ -8,7 +8,8 @@ the end the likeliest nodes of all are kept. Sums only fall on the way down, so 
           │            └─ dog −1.4
           └─ a −1.8  ──── cat −3.0
 
-Shapes: R rows of a pass, K slots of a row, E parents that a depth goes on from, W candidates of each, D hidden size.
+Shapes: R rows of a pass, K slots of a row, E features that a depth goes on from, X best tokens of each, D hidden
+size.
 """
 
 from collections.abc import Sequence
@@ -91,14 +92,16 @@ class DynamicFalcon(Falcon):
         rows = _Rows([0], [[0]])
         frontier = [0]
         for number, step in enumerate(plan.passes):
+            # A further pass goes on from the likeliest nodes of the deepest level, as many as the budget has rows.
             if number > 0:
                 nodes = grown.likeliest(frontier, len(step.parent_R))
                 before = rows
                 rows = before.below(grown, nodes)
                 hidden_RKD, state = self._pass(grown, rows, before, state, committed)
             frontier = rows.nodes
+            # In a block's first slot every row is expanded; in later slots the likeliest children, up to the budget.
             for place, slot in enumerate(step.slots):
-                parents = frontier if place == 0 else grown.likeliest(frontier, len(slot.parents_P))
+                parents = frontier if place == 0 else grown.likeliest(frontier, len(slot.parents_J))
                 frontier = self._expand(grown, parents, hidden_RKD, rows.first, place, slot)
 
     def _pass(
@@ -108,6 +111,7 @@ class DynamicFalcon(Falcon):
         ways = [grown.way(node, self.k) for node in rows.nodes]
         tokens_RK = torch.tensor([[grown.tokens[node] for node in way] for way in ways], device=self.device)
         above_RKD = torch.stack([torch.stack([grown.features[grown.parents[node]] for node in way]) for way in ways])
+        # A row's mixer state goes on from its parent row, which is one of the pass before.
         parent_R = [row[-2] - before.first for row in rows.ways]
         if state is not None:
             state = (state[0][:, parent_R], state[1][:, parent_R])
@@ -126,10 +130,11 @@ class DynamicFalcon(Falcon):
         if place:
             before_ED = self._embed(torch.tensor([grown.tokens[node] for node in parents], device=self.device))
         features_ED = self.runner.finish(hidden_RKD.flatten(0, 1)[outputs_E], before_ED)
-        score_EW, ids_EW = self.head.likely(features_ED, slot.width)
+        # Scores are log-probabilities summed on the way down (EAGLE-2, section 4.1), so children never beat parents.
+        score_EX, ids_EX = self.head.likely(features_ED, slot.width)
         children = []
         for parent, feature_D, ids, scores in zip(
-            parents, features_ED, ids_EW.tolist(), score_EW.tolist(), strict=True
+            parents, features_ED, ids_EX.tolist(), score_EX.tolist(), strict=True
         ):
             grown.features[parent] = feature_D
             children += [grown.add(parent, token, score) for token, score in zip(ids, scores, strict=True)]
@@ -158,6 +163,7 @@ class _Rows:
 
     def depths(self, k: int) -> tuple[Tensor, Tensor]:
         """Depths, from 0, of the rows' positions, and of those of earlier passes."""
+        # A row of pass p + 2 (`number` is p) writes k positions, p·k … p·k + k − 1 from the first uncommitted one.
         depths = torch.tensor([k * number + slot for number in self.passes for slot in range(k)], dtype=torch.long)
         before = k * (self.first - 1)
         return depths[before:], depths[:before]

@@ -1,6 +1,6 @@
 """The drafter's decoder layer: the target's own modules, with queries made of one tensor, keys and values of another.
 
-Shapes: B batch, L rows, D hidden size, N query heads, G kv heads, H head size.
+Shapes: B batch, L positions, D hidden size, N query heads, G kv heads, H head size.
 """
 
 from collections.abc import Callable

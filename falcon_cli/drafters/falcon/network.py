@@ -34,7 +34,7 @@ Normalised (default): the embedding is RMS-normalised, the feature divided by th
 is a change added to the feature, the output is RMS-normalised with a weight that starts as the target's. Both ends
 then have their scale from the start, and learning is quicker (docs/training.md). Raw: the paper's form.
 
-Shapes: B batch, L positions, D hidden size, C mixer layers.
+Shapes: B batch, L positions, D hidden size.
 """
 
 from copy import deepcopy
@@ -109,6 +109,7 @@ class DrafterNetwork(nn.Module):
         for parameter in self.parameters():
             bound = parameter.shape[-1] ** -0.5
             parameter.copy_(torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator))
+        # Random weights first, all from one generator: a seed gives the same drafter, whatever is borrowed later.
         for name, parameter in self.layer.named_parameters():
             if "norm" in name:
                 parameter.fill_(1.0)
@@ -165,6 +166,7 @@ class DrafterNetwork(nn.Module):
         if self.recipe.normalise:
             embedded_BLD = rms_norm(embedded_BLD, embedded_BLD.shape[-1:], eps=1e-6)
             features_BLD = features_BLD / self.scale_D
+        # The mixer is a change added to the feature (normalised), or the whole of it (the paper's raw form).
         both = torch.cat([embedded_BLD, features_BLD], -1)
         mixed, state = self._mixer(both, state)
         return Mixed(features_BLD + mixed if self.recipe.normalise else mixed, state)
@@ -192,6 +194,7 @@ class DrafterNetwork(nn.Module):
         """
         if self.chained and before is not None:
             size = hidden.shape[-1:]
+            # Slot s > 1 takes in the token drafted in slot s − 1; the pass itself has run once for all slots.
             change = self.chain(torch.cat([rms_norm(hidden, size, eps=1e-6), rms_norm(before, size, eps=1e-6)], -1))
             hidden = hidden + (change if later is None else change * later[..., None])
         if self.norm_D is None:
@@ -202,6 +205,7 @@ class DrafterNetwork(nn.Module):
         """What each row's output starts from."""
         if self.recipe.start == "own":
             return mixed_BLD
+        # All slots of a block start from its newest input, f(n) and x(n+1): the earlier rows need not fetch it.
         newest_BLD = mixed_BLD.gather(1, blocks.last_BL[..., None].expand_as(mixed_BLD))
         return newest_BLD + self.own(mixed_BLD) + self.slot_KD[blocks.slot_BL - 1]
 

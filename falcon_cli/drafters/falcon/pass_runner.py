@@ -2,8 +2,8 @@
 
 Whatever is drafted, the target decides, so rounding costs nothing here: on the kernels all weights are int8.
 
-Shapes: B batch (1), L positions, D hidden size, E outputs that the head reads, R rows of a pass, C uncommitted rows of
-the cache.
+Shapes: B batch (1), L positions, D hidden size, E features that the head reads, R rows of a pass, C uncommitted rows
+of the cache.
 """
 
 from typing import Protocol, cast

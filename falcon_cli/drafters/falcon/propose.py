@@ -15,8 +15,8 @@ that its parent's row predicted (all siblings share those), and the mixer's stat
 lie behind the committed positions in the cache and are forgotten after the last pass; what was accepted comes again,
 with the target's own features, as part of the next cycle's pass 1.
 
-Shapes: A new committed positions, L positions, R rows, K slots, D hidden size, W draft vocabulary, E outputs that the
-head reads, T nodes.
+Shapes: L positions, R rows of a pass, K slots of a row, D hidden size, W draft vocabulary, E features that the head
+reads, T nodes.
 """
 
 from collections.abc import Iterator
@@ -88,7 +88,7 @@ class Falcon(TreeDrafter):
         self.chained = network.chained
         self.runner: PassRunner = sharing.runner if sharing else make_runner(network, target)
         self.chunk = target.chunk
-        self._context, self._head_shape = target.context_limit, target.cache.buffer_PCBGSH.shape
+        self._context, self._head_shape = target.context_limit, target.cache.buffer.shape
         self.set_tree(shape)
 
     def set_tree(self, shape: TreeShape) -> None:
@@ -150,38 +150,46 @@ class Falcon(TreeDrafter):
         try:
             for number, step in enumerate(plan.passes):
                 if number > 0:
+                    # Passes 2 and later (section 3.1): a row reads the k tokens on the way to its node, each with the
+                    # predicted feature that it was drafted from, and goes on from its parent row's mixer state.
                     mixed = self.runner.mix(
                         self._embed(tokens_T[step.block_RK]),
                         features_TD[step.above_RK],
                         None if state is None else (state[0][:, step.parent_R], state[1][:, step.parent_R]),
                     )
+                    # Rows see the committed positions and their own ancestors' blocks, never a sibling's.
                     view = View(committed, step.depth_Q, step.ancestors_QC, step.earlier_U)
                     hidden_RKD = self._attend(mixed.hidden_BLD.flatten(0, 1)[None], view, self.k).view_as(
                         mixed.hidden_BLD
                     )
                     state = mixed.state
+                # Slots are drafted in turn: a later one takes in the token just drafted before it (chained).
                 for place, slot in enumerate(step.slots):
                     before_ED = self._embed(tokens_T[slot.said_E]) if place else None
                     features_ED = self.runner.finish(hidden_RKD.flatten(0, 1)[slot.output_E], before_ED)
-                    features_TD[slot.parents_P] = features_ED[slot.feature_P]
+                    # Siblings share the feature that they were drafted from; their rows read it in the next pass.
+                    features_TD[slot.parents_J] = features_ED[slot.feature_J]
                     tokens_T[slot.begin : slot.end] = self.choose(features_ED, slot)
                 yield features_TD
         finally:
+            # Predicted positions are forgotten: what is accepted comes again with the target's own features.
             self.cache.rewind(committed)
 
     def _read_committed(self) -> Tensor:
-        """Pass 1: read what was accepted since the last one; returns the hidden states behind the last block [1, K, D].
+        """Pass 1: read what was accepted since the last one; returns the last block's hidden states [1, K, D].
 
         The block is shorter while the text is shorter than k positions.
         """
         fresh_BLD = self._mix_on(torch.tensor(self._tokens, device=self.device), torch.cat(self._features))
         fresh = fresh_BLD.shape[1]
         self._tokens, self._features = [], []
+        # The last block ends at n, wherever earlier blocks ended. Its first rows may have been read before: with one
+        # decoder layer their keys and values are the same in any block, so only the queries are run again.
         known_BLD = torch.cat([self._tail_BLD, fresh_BLD], dim=1)
         self._tail_BLD = self._last(known_BLD, self.k - 1)
         block_BLD = self._last(known_BLD, max(fresh, self.k))
         rows = block_BLD.shape[1]
-        self.cache.rewind(self.cache.length + fresh - rows)
+        self.cache.rewind(self.cache.length + fresh - rows)  # rows read before are written again in their place
         everything_TT = torch.ones(rows, rows, dtype=torch.bool, device=self.device)
         view = View(self.cache.length, torch.arange(rows, device=self.device), everything_TT)
         return self._last(self._attend(block_BLD, view, rows), self.k)

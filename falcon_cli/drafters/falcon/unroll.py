@@ -4,7 +4,7 @@ The first pass reads true features; each later one reads, in a block, the featur
 it, with the text's own tokens. Every block of the text is the start of a draft. The passes' inputs stand one behind the
 other as streams; `blocks.py` draws which row sees which.
 
-Shapes: B batch, L positions (a multiple of k), D hidden size, Q streams, C mixer layers.
+Shapes: B batch, L positions (a multiple of k), D hidden size.
 """
 
 import torch

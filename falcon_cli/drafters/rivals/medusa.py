@@ -12,7 +12,8 @@ part of it that pays. DrafterProfile costs next to nothing; there is no cache an
 Source: Cai et al., "Medusa: Simple LLM Inference Acceleration Framework with Multiple Decoding Heads" (ICML 2024),
 Medusa-1 (the target stays frozen). There each head has an LM head of its own, which starts as the target's; here that
 is the target's after a linear layer of the head's own, and a norm that starts as the target's last.
-Shapes: K heads, D hidden size, E features that the head reads, N nodes of a slot, T nodes.
+Shapes: K heads, which are slots of one block, D hidden size, E features that the head reads, F nodes that a slot
+fills, T nodes, X best tokens.
 """
 
 from collections.abc import Iterator
@@ -124,14 +125,14 @@ class Medusa(TreeDrafter):
         (step,) = plan.passes
         depths = len(step.slots)
         features_KD = self.network(self._feature_1D.to(self.dtype))[0, :depths]
-        self._best_KW = self.best(features_KD, max(slot.width for slot in step.slots))
+        self._best_KX = self.best(features_KD, max(slot.width for slot in step.slots))
         features_TD = features_KD.new_zeros(len(tokens_T), features_KD.shape[-1])
         for slot in step.slots:
             features_ED = features_KD[slot.output_E]
-            features_TD[slot.parents_P] = features_ED[slot.feature_P]
+            features_TD[slot.parents_J] = features_ED[slot.feature_J]
             tokens_T[slot.begin : slot.end] = self.choose(features_ED, slot)
         yield features_TD
 
     def candidates(self, features_ED: Tensor, slot: Slot) -> Tensor:
         """See `TreeDrafter`: out of the lists that the pass began with."""
-        return self._best_KW[slot.output_E, : slot.width].flatten()[slot.choice_N]
+        return self._best_KX[slot.output_E, : slot.width].flatten()[slot.choice_F]

@@ -6,8 +6,7 @@ beside the fixed ones, the latest SPARE of them; the next text begins with the f
 
     fixed    W rows of the target's head       spare    rows of tokens met in this text, the oldest replaced
 
-Shapes: E features, D hidden size, V the target's vocabulary, W draft vocabulary, S spare rows, R all rows, U rows in
-use, K best tokens.
+Shapes: E features that the head reads, D hidden size, V the target's vocabulary, W draft vocabulary, X best tokens.
 """
 
 from abc import ABC, abstractmethod
@@ -68,17 +67,17 @@ class Head(ABC):
         for token in tokens:
             if token in self._known:
                 continue
-            if len(self._admitted) == self._spare:
+            if len(self._admitted) == self._spare:  # full: the oldest extra token makes room
                 self._known.remove(self._admitted[self._next])
             self._admitted[self._next : self._next + 1] = [token]
             self._known.add(token)
             written[self._next] = token
             self._next = (self._next + 1) % self._spare
-        if written:
-            ids_S = torch.tensor(list(written.values()), device=self._ids.device)
-            places_S = torch.tensor(list(written), device=self._ids.device) + self._fixed
-            self._ids[places_S] = ids_S
-            self._write(places_S, self._head_VD[ids_S].to(self._dtype))
+        if written:  # all rows at once: a copy for each token would cost more than the product
+            ids = torch.tensor(list(written.values()), device=self._ids.device)
+            places = torch.tensor(list(written), device=self._ids.device) + self._fixed
+            self._ids[places] = ids
+            self._write(places, self._head_VD[ids].to(self._dtype))
             self._use(self._fixed + len(self._admitted))
 
     def best(self, features_ED: Tensor, count: int) -> Tensor:
@@ -88,11 +87,11 @@ class Head(ABC):
     def likely(self, features_ED: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """Log-probabilities [E, K] among the tokens that may be drafted, and the best tokens, best first."""
         logits_EW = self._logits(features_ED)
-        best_EK, places_EK = logits_EW.topk(count)
-        return best_EK - logits_EW.logsumexp(-1, keepdim=True), self._ids[places_EK]
+        best_EX, places_EX = logits_EW.topk(count)
+        return best_EX - logits_EW.logsumexp(-1, keepdim=True), self._ids[places_EX]
 
     @abstractmethod
-    def _write(self, places_S: Tensor, rows_SD: Tensor) -> None:
+    def _write(self, places: Tensor, rows: Tensor) -> None:
         """Replace some rows."""
 
     @abstractmethod
@@ -113,17 +112,17 @@ class TorchHead(Head):
 
     def __init__(self, head_VD: Tensor, vocabulary_W: Tensor | None, dtype: torch.dtype, spare: int = SPARE):
         super().__init__(head_VD, vocabulary_W, dtype, spare)
-        self._whole_RD = head_VD.to(dtype) if vocabulary_W is None else head_VD[self._ids].to(dtype)
+        self._all_rows = head_VD.to(dtype) if vocabulary_W is None else head_VD[self._ids].to(dtype)
         self._use(self._fixed)
 
-    def _write(self, places_S: Tensor, rows_SD: Tensor) -> None:
-        self._whole_RD[places_S] = rows_SD
+    def _write(self, places: Tensor, rows: Tensor) -> None:
+        self._all_rows[places] = rows
 
     def _use(self, rows: int) -> None:
-        self._rows_UD = self._whole_RD[:rows]
+        self._used_rows = self._all_rows[:rows]
 
     def _logits(self, features_ED: Tensor) -> Tensor:
-        return features_ED @ self._rows_UD.T
+        return features_ED @ self._used_rows.T
 
     def _best(self, features_ED: Tensor, count: int) -> Tensor:
         return self._logits(features_ED).topk(count).indices
@@ -144,8 +143,8 @@ class NativeHead(Head):
         self._whole = pack(head_VD if vocabulary_W is None else head_VD[self._ids], kind)
         self._use(self._fixed)
 
-    def _write(self, places_S: Tensor, rows_SD: Tensor) -> None:
-        rewrite(self._whole, places_S, rows_SD)
+    def _write(self, places: Tensor, rows: Tensor) -> None:
+        rewrite(self._whole, places, rows)
 
     def _use(self, rows: int) -> None:
         self._rows = self._whole.first(rows)
@@ -154,7 +153,7 @@ class NativeHead(Head):
         return product(features_ED, self._rows)
 
     def _best(self, features_ED: Tensor, count: int) -> Tensor:
-        return top_k(features_ED, self._rows, count).places_TK
+        return top_k(features_ED, self._rows, count).places_TX
 
 
 def head_of(target: TargetModel, vocabulary_W: Tensor | None, dtype: torch.dtype) -> Head:

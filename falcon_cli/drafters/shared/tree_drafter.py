@@ -1,8 +1,8 @@
 """Drafters that fill a fixed tree from features: what Falcon, EAGLE and Medusa have in common.
 
 The tree is cut into passes once; a drafter runs them one by one, each making features, of which the LM head makes
-tokens for the nodes of a slot. Shapes: T nodes, N nodes that a slot drafts, E features that the head reads, D hidden
-size, K best tokens.
+tokens for the nodes of a slot. Shapes: T nodes, F nodes that a slot fills, E features that the head reads, D hidden
+size, X best tokens.
 """
 
 from abc import ABC, abstractmethod
@@ -119,7 +119,7 @@ class TreeDrafter(ABC):
 
     def candidates(self, features_ED: Tensor, slot: Slot) -> Tensor:
         """The tokens [N] of the nodes that a slot drafts."""
-        return self.best(features_ED, slot.width).flatten()[slot.choice_N]
+        return self.best(features_ED, slot.width).flatten()[slot.choice_F]
 
     def best(self, features_ED: Tensor, count: int) -> Tensor:
         """The likeliest tokens [E, K] behind each feature, best first."""

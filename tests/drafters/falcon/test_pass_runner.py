@@ -56,7 +56,7 @@ def test_kernels_compute_what_the_network_computes(tiny_model, tiny_network, k, 
         for before in (None, rows_of(count)):
             finished = [native.finish(hidden[0][0], before) for native in (ours, native)]
             torch.testing.assert_close(*finished, rtol=2e-5, atol=2e-5)
-    torch.testing.assert_close(caches[0].buffer_PCBGSH, caches[1].buffer_PCBGSH, rtol=2e-5, atol=2e-5)
+    torch.testing.assert_close(caches[0].buffer, caches[1].buffer, rtol=2e-5, atol=2e-5)
 
 
 @pytest.mark.parametrize(("mixer", "kind"), [("linear", NativePassRunner), ("time", TorchPassRunner)])
