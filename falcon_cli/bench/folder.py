@@ -11,9 +11,10 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from falcon_cli.bench.figures.answers import answers
+from falcon_cli.bench.figures.document import ResultsDocument
 from falcon_cli.bench.figures.records import RecordLog, TurnRecord
 from falcon_cli.bench.reports.plots import speedup_chart
 from falcon_cli.bench.reports.report import markdown
@@ -61,15 +62,15 @@ class BenchFolder(RunFolder):
             raise UsageError(f"{self.path} holds the results of several data sets: name another --out")
         return super().holds_run(recipe, resume)
 
-    def results(self) -> dict[str, Any] | None:
+    def results(self) -> ResultsDocument | None:
         """The results document of a run that is wholly measured, None of any other."""
         try:
-            results = dict(json.loads((self.path / "results.json").read_bytes()))
+            results: ResultsDocument = json.loads((self.path / "results.json").read_bytes())
         except (OSError, ValueError):
             return None
         return results if results["prompts"] == len(self.log.read()) else None
 
-    def write(self, results: dict[str, Any], records: Sequence[TurnRecord]) -> None:
+    def write(self, results: ResultsDocument, records: Sequence[TurnRecord]) -> None:
         """Write results, report, answers and picture, each whole or not at all."""
         write_text(
             self.path / "results.json", json.dumps(results, indent=1, allow_nan=False, ensure_ascii=False) + "\n"

@@ -1,7 +1,7 @@
 """`falcon bench` from recipe to results document: prepare, measure, certify, sum up, write."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ import torch
 
 from falcon_cli.bench.figures.bandwidth import bandwidth_bound
 from falcon_cli.bench.figures.certificate import TokenIds, certify, first_difference
+from falcon_cli.bench.figures.document import Figures, ResultsDocument
 from falcon_cli.bench.figures.records import TurnRecord
 from falcon_cli.bench.figures.summary import BASELINE, summarise
 from falcon_cli.bench.folder import BenchFolder
@@ -26,7 +27,7 @@ from falcon_cli.recipe.provenance import provenance
 from falcon_cli.recipe.schema import BenchRecipe
 
 
-def bench(recipe: BenchRecipe, argv: Sequence[str], out: Path | None = None, resume: bool = False) -> dict[str, Any]:
+def bench(recipe: BenchRecipe, argv: Sequence[str], out: Path | None = None, resume: bool = False) -> ResultsDocument:
     """Run a benchmark and return its results document (written to `out` too, with answers, report and picture).
 
     Raises:
@@ -120,12 +121,13 @@ def _document(
     questions: Sequence[Question],
     records: Sequence[TurnRecord],
     argv: Sequence[str],
-) -> dict[str, Any]:
+) -> ResultsDocument:
     """The results document, certificate included."""
     target = session.target
-    figures = summarise(records, BASELINE, peers=recipe.peers, seed=recipe.seed)
-    figures = {
-        kind: {name: group[name] for name in session.answers if name in group} for kind, group in figures.items()
+    summed = summarise(records, BASELINE, peers=recipe.peers, seed=recipe.seed)
+    figures: Figures = {
+        "methods": {name: summed["methods"][name] for name in session.answers if name in summed["methods"]},
+        "peers": {name: summed["peers"][name] for name in session.answers if name in summed["peers"]},
     }
     _certify(session, questions, records, recipe.peers, figures)
     return {
@@ -158,7 +160,7 @@ def _certify(
     questions: Sequence[Question],
     records: Sequence[TurnRecord],
     peers: Sequence[str],
-    figures: dict[str, dict[str, dict[str, Any]]],
+    figures: Figures,
 ) -> None:
     """Put a certificate beside each method's figures, and for peers how many questions they answered alike."""
     by_id = {question.id: question for question in questions}
@@ -186,11 +188,11 @@ def _certify(
         figures["peers"][peer]["prompts_equal"] = len({r.question_id for r in theirs} - differing)
 
 
-def failed_methods(results: dict[str, Any]) -> list[str]:
+def failed_methods(results: ResultsDocument) -> list[str]:
     """Methods whose output was not the target's own."""
     return [name for name, figures in results["methods"].items() if figures["lossless"]["verdict"] == "FAILED"]
 
 
-def to_json_line(results: dict[str, Any]) -> str:
-    """The results document as one line."""
-    return json.dumps(results, allow_nan=False, ensure_ascii=False)
+def to_json_line(document: Mapping[str, Any]) -> str:
+    """A document as one line."""
+    return json.dumps(document, allow_nan=False, ensure_ascii=False)

@@ -10,11 +10,12 @@ views of one suite; one that was interrupted goes on.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from falcon_cli.bench.figures.document import ResultsDocument
 from falcon_cli.bench.folder import BenchFolder, file_name
 from falcon_cli.bench.reports.paper import drawn, markdown
 from falcon_cli.bench.reports.table import table
@@ -30,9 +31,9 @@ from falcon_cli.recipe.schema import BenchRecipe
 class SuiteResult:
     """What a command has measured."""
 
-    document: dict[str, Any]
+    document: Mapping[str, Any]
     """One data set's results document; of several {"schema": 1, "table": the paper's number or None, "datasets"}."""
-    datasets: dict[str, dict[str, Any]]
+    datasets: dict[str, ResultsDocument]
     """Data set → its results document."""
 
     def to_json_line(self) -> str:
@@ -95,7 +96,7 @@ def _plans(recipe: BenchRecipe) -> dict[str, BenchRecipe]:
     return plans
 
 
-def _measured(plan: BenchRecipe, path: Path, resume: bool) -> dict[str, Any] | None:
+def _measured(plan: BenchRecipe, path: Path, resume: bool) -> ResultsDocument | None:
     """The results of a data set that needs nothing more."""
     folder = BenchFolder(path)
     return folder.results() if folder.holds_run(plan, resume) else None

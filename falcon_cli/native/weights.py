@@ -1,7 +1,7 @@
 """Pack weights as the kernels read them: in panels of outputs, in fp32, bf16, int8 or int4.
 
     fp32, bf16   [O / panel, I, panel]          the outputs of a panel are side by side for each input
-    int8         [O / panel, I / 4, 4·panel]    the same for four neighbouring inputs at a time, as w + 128; a scale per output
+    int8         [O / panel, I / 4, 4·panel]    four inputs at a time, as w + 128; a scale per output
     int4         [O / panel, I / 32, 20·panel]  blocks of 32 inputs: w = step·q + least, q in 0..15, as in GGUF's Q4_1
 
 A block of int4 holds 2·P bytes for each four inputs. The lower four bits belong to the panel's first half, the higher

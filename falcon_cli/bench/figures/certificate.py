@@ -11,10 +11,10 @@ sums round differently: a gap within that rounding is a near-tie, the only excus
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from math import isfinite
-from typing import Any
 
 import torch
 
+from falcon_cli.bench.figures.document import CertificateEntry, DivergenceEntry
 from falcon_cli.bench.figures.records import TurnRecord
 from falcon_cli.target.model import TargetModel
 
@@ -56,7 +56,7 @@ class Certificate:
             return "exact"
         return "near-ties" if all(d.margin <= self.tolerance for d in self.divergences) else "FAILED"
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> CertificateEntry:
         """For the results document."""
         return {
             "verdict": self.verdict,
@@ -68,9 +68,15 @@ class Certificate:
         }
 
 
-def _plain(divergence: Divergence) -> dict[str, Any]:
+def _plain(divergence: Divergence) -> DivergenceEntry:
     """JSON knows no infinity: a margin that nothing measures is None."""
-    return {**vars(divergence), "margin": divergence.margin if isfinite(divergence.margin) else None}
+    return {
+        "prompt": divergence.prompt,
+        "turn": divergence.turn,
+        "repeat": divergence.repeat,
+        "position": divergence.position,
+        "margin": divergence.margin if isfinite(divergence.margin) else None,
+    }
 
 
 def first_difference(one: TokenIds, other: TokenIds) -> int | None:

@@ -8,8 +8,8 @@ import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
+from falcon_cli.bench.figures.document import Figures, LoopFree, MethodFigures, PeerFigures
 from falcon_cli.bench.figures.records import TurnRecord
 from falcon_cli.bench.figures.speedup import speedup, speedup_interval
 from falcon_cli.data.loops import loop_start
@@ -49,7 +49,7 @@ class _Side:
 
 def summarise(
     records: Iterable[TurnRecord], baseline: str = BASELINE, *, peers: Collection[str] = (), seed: int = 0
-) -> dict[str, dict[str, dict[str, Any]]]:
+) -> Figures:
     """Sum a run's records into {"methods": {NAME: figures}, "peers": {NAME: fewer figures}}.
 
     Repeats are pooled. A loop is looked for once per question and turn, in the baseline's ids (a method's own ids
@@ -71,7 +71,7 @@ def summarise(
     categories: dict[str, set[str]] = defaultdict(set)
     for record in records:
         categories[record.category].add(record.question_id)
-    document: dict[str, dict[str, dict[str, Any]]] = {"methods": {}, "peers": {}}
+    document: Figures = {"methods": {}, "peers": {}}
     for name in every:
         whole = _Side(every[name], every.get(baseline, {}))
         loop_free = _Side(free[name], free.get(baseline, {}))
@@ -112,7 +112,7 @@ def _by_method(records: list[TurnRecord], ends: _Ends) -> dict[str, ByQuestion]:
     return dict(totals)
 
 
-def _method_figures(whole: _Side, loop_free: _Side, categories: Mapping[str, set[str]], seed: int) -> dict[str, Any]:
+def _method_figures(whole: _Side, loop_free: _Side, categories: Mapping[str, set[str]], seed: int) -> MethodFigures:
     totals, free = whole.totals, loop_free.totals
     return {
         "tokens": totals.tokens,
@@ -141,7 +141,7 @@ def _method_figures(whole: _Side, loop_free: _Side, categories: Mapping[str, set
     }
 
 
-def _peer_figures(whole: _Side, loop_free: _Side, seed: int) -> dict[str, Any]:
+def _peer_figures(whole: _Side, loop_free: _Side, seed: int) -> PeerFigures:
     totals = whole.totals
     return {
         "tokens": totals.tokens,
@@ -154,7 +154,7 @@ def _peer_figures(whole: _Side, loop_free: _Side, seed: int) -> dict[str, Any]:
     }
 
 
-def _loop_free_figures(whole: _Side, loop_free: _Side, seed: int) -> dict[str, Any]:
+def _loop_free_figures(whole: _Side, loop_free: _Side, seed: int) -> LoopFree:
     tokens, every = loop_free.totals.tokens, whole.totals.tokens
     return {
         "tokens": tokens,

@@ -13,17 +13,16 @@ Pure functions of results documents (`--json`), one a data set.
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import isclose
-from typing import Any
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from falcon_cli.bench.figures.document import MethodFigures, ResultsDocument
 from falcon_cli.bench.reports.wording import ABSENT, interval, percent, questions, setting, times
 from falcon_cli.console import markdown_table
 
-Figures = dict[str, Any]
-Documents = Mapping[str, dict[str, Any]]
+Documents = Mapping[str, ResultsDocument]
 """Data set → its results document."""
 
 SOURCE = "arXiv 2412.12639"
@@ -37,7 +36,7 @@ class OurColumn:
 
     heading: str
     """Broken into lines as on the terminal."""
-    word: Callable[[Figures], str]
+    word: Callable[[MethodFigures], str]
 
 
 @dataclass(frozen=True)
@@ -189,7 +188,7 @@ def drawn(number: int, documents: Documents) -> Table:
     return table
 
 
-def check_identity(name: str, figures: Figures) -> None:
+def check_identity(name: str, figures: MethodFigures) -> None:
     """Assert α = 1 − 1/(τ + 1) and tokens per cycle = τ + 1, which tell one way of counting τ from the other."""
     for kind, one in (("", figures), (" loop-free", figures["loop_free"])):
         alpha, emitted = one["acceptance_rate"], one["tokens_per_cycle"]

@@ -1,8 +1,10 @@
 """The results as a chart: speedup over plain decoding, over all text and over loop-free text."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from falcon_cli.bench.figures.document import LoopFree, MethodFigures, PeerFigures, ResultsDocument
 from falcon_cli.bench.figures.summary import BASELINE
 from falcon_cli.bench.reports.wording import circumstances, times
 
@@ -22,11 +24,11 @@ _PEER = _Shades("#8a94a0", "#d6dbe1")
 
 class _Row(NamedTuple):
     label: str
-    figures: dict[str, Any]
+    figures: MethodFigures | PeerFigures
     shades: _Shades
 
 
-def speedup_chart(results: dict[str, Any], path: Path) -> None:
+def speedup_chart(results: ResultsDocument, path: Path) -> None:
     """Draw the results document's speedups as horizontal bars, fastest on top, peers in grey below.
 
     The upper bar of a row is over all text, the lighter one over loop-free text; whiskers are 95 % intervals.
@@ -50,18 +52,18 @@ def speedup_chart(results: dict[str, Any], path: Path) -> None:
     figure.savefig(path, format="png")
 
 
-def _rows(results: dict[str, Any]) -> list[_Row]:
+def _rows(results: ResultsDocument) -> list[_Row]:
     """Rows from top to bottom; the baseline is the line at 1, not a row."""
 
-    def ordered(group: dict[str, Any], shades: _Shades) -> list[_Row]:
+    def ordered(group: Mapping[str, MethodFigures | PeerFigures], shades: _Shades) -> list[_Row]:
         known = [_Row(name, figures, shades) for name, figures in group.items() if figures["speedup"] is not None]
-        return sorted(known, key=lambda row: row.figures["speedup"], reverse=True)
+        return sorted(known, key=lambda row: row.figures["speedup"] or 0.0, reverse=True)
 
     methods = {name: figures for name, figures in results["methods"].items() if name != BASELINE}
     return ordered(methods, _METHOD) + ordered(results["peers"], _PEER)
 
 
-def _draw(axes: Any, height: float, figures: dict[str, Any], colour: str, weight: str) -> None:
+def _draw(axes: Any, height: float, figures: MethodFigures | PeerFigures | LoopFree, colour: str, weight: str) -> None:
     speedup, (low, high) = figures["speedup"], figures["speedup_ci95"]
     if speedup is None:
         return
@@ -69,7 +71,7 @@ def _draw(axes: Any, height: float, figures: dict[str, Any], colour: str, weight
     axes.plot([low, high], [height, height], color=_INK, linewidth=1.2, solid_capstyle="butt")
     axes.annotate(
         times(speedup),
-        (max(speedup, high), height),
+        (max(speedup, high or speedup), height),
         xytext=(6, 0),
         textcoords="offset points",
         va="center",

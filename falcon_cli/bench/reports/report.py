@@ -3,6 +3,7 @@
 import datetime
 from typing import Any
 
+from falcon_cli.bench.figures.document import CategoryFigures, MethodFigures, PeerFigures, ResultsDocument
 from falcon_cli.bench.figures.summary import BASELINE
 from falcon_cli.bench.reports.wording import (
     ABSENT,
@@ -34,7 +35,7 @@ _COUNTING = """\
 """
 
 
-def markdown(results: dict[str, Any], command: str, date: datetime.date | None = None) -> str:
+def markdown(results: ResultsDocument, command: str, date: datetime.date | None = None) -> str:
     """Write the results document (`--json`) as a Markdown report.
 
     Args:
@@ -59,10 +60,11 @@ def markdown(results: dict[str, Any], command: str, date: datetime.date | None =
     return head + chart + "".join(f"\n## {title}\n\n{body}" for title, body in sections if body)
 
 
-def _speed(results: dict[str, Any]) -> str:
+def _speed(results: ResultsDocument) -> str:
     head = ["method", "speedup", "95 %", "tokens/s", "tokens/cycle", "τ", "α", "lossless"]
     head += ["loop-free: speedup", "95 %", "tokens/s", "tokens/cycle", "α", "in loops"]
-    rows = [_speed_row(name, figures) for name, figures in {**results["methods"], **results["peers"]}.items()]
+    rows = [_speed_row(name, figures, figures) for name, figures in results["methods"].items()]
+    rows += [_speed_row(name, figures, None) for name, figures in results["peers"].items()]  # their cycles are unknown
     text = markdown_table(head, rows)
     bound = results["machine"].get("bandwidth_bound_tokens_per_second")
     if bound:
@@ -73,28 +75,27 @@ def _speed(results: dict[str, Any]) -> str:
     return text
 
 
-def _speed_row(name: str, figures: dict[str, Any]) -> list[str]:
+def _speed_row(name: str, figures: MethodFigures | PeerFigures, method: MethodFigures | None) -> list[str]:
     free = figures["loop_free"]
-    drafted = "tokens_per_cycle" in figures  # a peer's cycles are its own affair
     return [
         f"`{name}`",
         times(figures["speedup"]),
         interval(figures["speedup_ci95"]),
         f"{figures['tokens_per_second']:.1f}",
-        f"{figures['tokens_per_cycle']:.2f}" if drafted else ABSENT,
-        f"{figures['accepted_length']:.2f}" if drafted else ABSENT,
-        percent(figures["acceptance_rate"]) if drafted else ABSENT,
-        verdict(figures),
+        f"{method['tokens_per_cycle']:.2f}" if method else ABSENT,
+        f"{method['accepted_length']:.2f}" if method else ABSENT,
+        percent(method["acceptance_rate"]) if method else ABSENT,
+        verdict(method) if method else ABSENT,
         times(free["speedup"]),
         interval(free["speedup_ci95"]),
         f"{free['tokens_per_second']:.1f}",
-        f"{free['tokens_per_cycle']:.2f}" if drafted else ABSENT,
-        percent(free["acceptance_rate"]) if drafted else ABSENT,
+        f"{method['loop_free']['tokens_per_cycle']:.2f}" if method else ABSENT,
+        percent(method["loop_free"]["acceptance_rate"]) if method else ABSENT,
         percent(free["loop_share"]),
     ]
 
 
-def _time(methods: dict[str, Any]) -> str:
+def _time(methods: dict[str, MethodFigures]) -> str:
     head = ["method", "tokens", "cycles", "prefill s", "decode s", "draft", "verify", "other", "peak memory"]
     rows = [
         [
@@ -111,7 +112,7 @@ def _time(methods: dict[str, Any]) -> str:
     return markdown_table(head, rows)
 
 
-def _depths(methods: dict[str, Any]) -> str:
+def _depths(methods: dict[str, MethodFigures]) -> str:
     shares = {name: figures["accepted_by_depth"] for name, figures in methods.items() if figures["accepted_by_depth"]}
     deepest = max(map(len, shares.values()), default=0)
     if deepest == 0:
@@ -123,7 +124,7 @@ def _depths(methods: dict[str, Any]) -> str:
     return f"Share of cycles that accept at least this many drafted tokens.\n\n{shown}"
 
 
-def _categories(methods: dict[str, Any]) -> str:
+def _categories(methods: dict[str, MethodFigures]) -> str:
     drafting = {name: figures["by_category"] for name, figures in methods.items() if name != BASELINE}
     categories = list(dict.fromkeys(category for parts in drafting.values() for category in parts))
     if len(categories) < 2:
@@ -135,11 +136,11 @@ def _categories(methods: dict[str, Any]) -> str:
     return f"Speedup, and tokens per cycle in brackets, over all text.\n\n{shown}"
 
 
-def _category_cell(part: dict[str, Any] | None) -> str:
+def _category_cell(part: CategoryFigures | None) -> str:
     return ABSENT if part is None else f"{times(part['speedup'])} ({part['tokens_per_cycle']:.2f})"
 
 
-def _certificate(methods: dict[str, Any]) -> str:
+def _certificate(methods: dict[str, MethodFigures]) -> str:
     checked = {name: figures["lossless"] for name, figures in methods.items() if "lossless" in figures}
     if not checked:
         return ""
@@ -162,7 +163,7 @@ def _margin(margin: float | None) -> str:
     return ABSENT if margin is None else f"{margin:.3g}"
 
 
-def _surroundings(results: dict[str, Any], date: datetime.date) -> str:
+def _surroundings(results: ResultsDocument, date: datetime.date) -> str:
     entries = {"date": date.isoformat(), **results["machine"], **results["settings"]}
     return "".join(f"- {key.replace('_', ' ')}: {_value(value)}\n" for key, value in entries.items())
 

@@ -1,18 +1,17 @@
 """The results on the terminal: one row per method, peers below a line."""
 
-from typing import Any
-
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from falcon_cli.bench.figures.document import MethodFigures, PeerFigures, ResultsDocument
 from falcon_cli.bench.figures.summary import BASELINE
 from falcon_cli.bench.reports.wording import ABSENT, circumstances, interval, percent, time_shares, times, verdict
 
 _VERDICT_STYLES = {"exact": "green", "near-ties": "yellow", "FAILED": "bold red"}
 
 
-def table(results: dict[str, Any]) -> Table:
+def table(results: ResultsDocument) -> Table:
     """Draw the results document (`--json`) as a table of about 100 columns; the fastest method is bold."""
     drawn = Table(
         box=box.HORIZONTALS,
@@ -34,12 +33,12 @@ def table(results: dict[str, Any]) -> Table:
     for name, figures in methods.items():
         drawn.add_row(*_method_cells(name, figures), style="bold" if name == fastest and name != BASELINE else "")
     drawn.add_section()
-    for name, figures in peers.items():
-        drawn.add_row(*_peer_cells(name, figures))
+    for name, peer in peers.items():
+        drawn.add_row(*_peer_cells(name, peer))
     return drawn
 
 
-def _method_cells(name: str, figures: dict[str, Any]) -> list[str | Text]:
+def _method_cells(name: str, figures: MethodFigures) -> list[str | Text]:
     loop_free = figures["loop_free"]
     return [
         Text(name),
@@ -55,23 +54,23 @@ def _method_cells(name: str, figures: dict[str, Any]) -> list[str | Text]:
     ]
 
 
-def _peer_cells(name: str, figures: dict[str, Any]) -> list[str | Text]:
+def _peer_cells(name: str, figures: PeerFigures) -> list[str | Text]:
     unknown = Text(ABSENT, style="dim")
     rate = f"{figures['tokens_per_second']:.1f}"
     loop_free = times(figures["loop_free"]["speedup"])
-    return [Text(name), _speedup(figures), rate, *[unknown] * 4, loop_free, unknown, _verdict(figures)]
+    return [Text(name), _speedup(figures), rate, *[unknown] * 4, loop_free, unknown, Text(ABSENT, style="dim")]
 
 
-def _speedup(figures: dict[str, Any]) -> Text:
+def _speedup(figures: MethodFigures | PeerFigures) -> Text:
     return Text.assemble(times(figures["speedup"]), " ", (interval(figures["speedup_ci95"]), "dim not bold"))
 
 
-def _verdict(figures: dict[str, Any]) -> Text:
+def _verdict(figures: MethodFigures) -> Text:
     style = _VERDICT_STYLES[figures["lossless"]["verdict"]] if "lossless" in figures else "dim"
     return Text(verdict(figures), style=style)
 
 
-def _caption(results: dict[str, Any]) -> str:
+def _caption(results: ResultsDocument) -> str:
     lines = [circumstances(results)]
     plain = results["methods"].get(BASELINE)
     if plain is not None:

@@ -1,6 +1,6 @@
 """How the results document's figures are worded, alike on the terminal, in the report and on the chart."""
 
-from typing import Any
+from falcon_cli.bench.figures.document import MethodFigures, ResultsDocument
 
 ABSENT = "–"
 """Stands for a figure that does not exist."""
@@ -27,7 +27,7 @@ def gigabytes(count: int | None) -> str:
     return ABSENT if count is None else f"{count / 1e9:.2f} GB"
 
 
-def time_shares(figures: dict[str, Any]) -> tuple[float, float, float]:
+def time_shares(figures: MethodFigures) -> tuple[float, float, float]:
     """Split a method's decode time into the shares of draft, verification and everything else; zeros without any."""
     decode = figures["decode_seconds"]
     if not decode:
@@ -36,7 +36,7 @@ def time_shares(figures: dict[str, Any]) -> tuple[float, float, float]:
     return draft, verify, 1 - draft - verify
 
 
-def verdict(figures: dict[str, Any]) -> str:
+def verdict(figures: MethodFigures) -> str:
     """Word the certificate, `exact by construction`, `exact`, `3 near-ties` or `FAILED`; absent where there is none."""
     lossless = figures.get("lossless")
     if lossless is None:
@@ -48,12 +48,12 @@ def verdict(figures: dict[str, Any]) -> str:
     return _several(len(lossless["divergences"]), "near-tie")
 
 
-def circumstances(results: dict[str, Any]) -> str:
+def circumstances(results: ResultsDocument) -> str:
     """Say what was run where: target, dtype, device, threads, data set, prompts."""
     return f"{setting(results)} · {questions(results)}"
 
 
-def setting(results: dict[str, Any]) -> str:
+def setting(results: ResultsDocument) -> str:
     """Say which target was run how: dtype, weights, kernels, device, threads."""
     settings = results["settings"]
     weights = settings.get("weights", settings["dtype"])  # documents of earlier days have none
@@ -63,7 +63,7 @@ def setting(results: dict[str, Any]) -> str:
     return f"{results['target']} · {settings['dtype']}{held}{kernels} on {place}"
 
 
-def questions(results: dict[str, Any]) -> str:
+def questions(results: ResultsDocument) -> str:
     """Say what was asked: data set and number of prompts."""
     return f"{results['dataset']}, {_several(results['prompts'], 'prompt')}"
 
