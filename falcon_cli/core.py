@@ -1,4 +1,4 @@
-"""The words the engine speaks: what is drafted, scored and kept, and the two parties by Protocol.
+"""The terms of speculative decoding: what is drafted, scored and kept, and target and drafter by Protocol.
 
 Shapes: T nodes of a draft, A accepted nodes (the root included), L prompt tokens, D hidden size, V vocabulary.
 """
@@ -22,7 +22,7 @@ class Draft:
 
     Nodes come parents first. `ancestors_TT` is what each node may attend to among the nodes; for trees it follows
     from the parents, but a drafter may let extra nodes ride along that nobody wants verified (Lookahead's window):
-    these are not candidates, and their ancestor rows are their own affair.
+    these are not candidates, and the drafter sets their ancestor rows.
     """
 
     tokens_T: Tensor
@@ -65,7 +65,7 @@ class Scores:
 
     @classmethod
     def of(cls, logits_TV: Tensor, features_TD: Tensor) -> "Scores":
-        """Whose choices have not been found yet."""
+        """Scores with the argmax computed here."""
         return cls(logits_TV, features_TD, logits_TV.argmax(-1))
 
 
@@ -103,7 +103,7 @@ class Target(Protocol):
 
 
 class Drafter(Protocol):
-    """Whoever guesses the next tokens."""
+    """A proposer of the next tokens."""
 
     def start(self, prompt_L: Tensor, scores: Scores) -> None:
         """A new text begins: the prompt and what the target says of it."""

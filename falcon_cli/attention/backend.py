@@ -1,7 +1,7 @@
 """The one table of attention backends, and the hook by which transformers' models call them.
 
 transformers hands every keyword argument of a forward down to its attention function, so the `View` of a forward
-travels as `falcon_view=`; no state is planted on the model.
+travels as `falcon_view=`; no state is stored on the model.
 """
 
 from collections.abc import Callable

@@ -30,7 +30,7 @@ def speculate(target: Target, drafter: Drafter, prompt: list[int], stop: Stop) -
 
     Args:
         target: The model whose greedy text is wanted.
-        drafter: Whoever guesses ahead.
+        drafter: Proposes the next tokens.
         prompt: Token ids.
         stop: A fresh `Stop`; it cuts the last step.
     """

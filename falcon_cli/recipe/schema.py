@@ -50,7 +50,7 @@ class TargetRecipe(Recipe):
 
 @dataclass(frozen=True)
 class DraftingRecipe(Recipe):
-    """What answers are drafted and decoded with, whoever asks for them."""
+    """What answers are drafted and decoded with."""
 
     target: TargetRecipe = field(default_factory=TargetRecipe)
     draft_model: str | None = None
@@ -58,7 +58,7 @@ class DraftingRecipe(Recipe):
     drafter: str | None = None
     """Folder of a trained drafter, whose config says for which method; None takes those shipped for the target."""
     tree: str = "auto"
-    """A file; auto: the one tuned here, else the drafter's; chain: as long as that is high; dynamic: grown anew."""
+    """A file; auto: the one tuned here, else the drafter's; chain: as long as that is high; dynamic: grown each cycle."""
     template: str | None = None
     """Chat template: a name or a Jinja file; None takes the tokenizer's."""
     keep_going: bool = False

@@ -35,7 +35,7 @@ class TuneTreeRecipe(Recipe):
     width: int = 32
     """Ranks that a tree may use."""
     cost: str | None = None
-    """A cost table's file, of another machine perhaps; `measure` measures anew; None takes what was measured here."""
+    """A cost table's file, of another machine perhaps; `measure` measures again; None takes what was measured here."""
     contexts: tuple[int, ...] = (64, 256, 768)
     """Tokens of text before the drafts whose cost is measured."""
     rounds: int = 11

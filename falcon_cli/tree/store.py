@@ -2,7 +2,7 @@
 
 `k` is the drafter's: a tree's worth depends on where its passes begin. `made_by` is for people. No paths at all, with
 `"plain": true` under `made_by`, says that no tree is worth its price: decode plainly. `"dynamic": true` says that the
-paths are but a budget for a tree grown anew in every cycle. Beside `made_by`, `"copying": {"ngram": 2, "tokens": 3,
+paths are but a budget for a tree grown again in every cycle. Next to `made_by`, `"copying": {"ngram": 2, "tokens": 3,
 "paths": [[0]]}` says how Falcon had best copy, and with which tree beside. Other tools' trees, bare lists of paths, are
 read too; they know no k, so they are taken for any.
 """
@@ -22,7 +22,7 @@ from falcon_cli.tree.shape import Path, TreeShape
 
 @dataclass(frozen=True)
 class CopyPolicy:
-    """How to copy where the text repeats itself."""
+    """The best copying policy for `falcon:copy=auto`: how to copy where the text repeats itself."""
 
     ngram: int
     """Tokens that must be there again."""

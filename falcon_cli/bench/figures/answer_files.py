@@ -1,4 +1,4 @@
-"""Answer files in Spec-Bench's JSONL format, whoever wrote them: this bench, Spec-Bench, EAGLE, Medusa.
+"""Answer files in Spec-Bench's JSONL format, from any of these: this bench, Spec-Bench, EAGLE, Medusa.
 
     {"question_id": 81, "choices": [{"turns": ["…", "…"], "decoding_steps": [40, 92], "new_tokens": [179, 399],
                                      "wall_time": [6.7, 15.3], "accept_lengths": [4, 5, 3, …]}]}

@@ -82,7 +82,7 @@ def gguf_of(target: TargetRecipe) -> Path:
 
 
 def peer_answers(names: Sequence[str], recipe: TargetRecipe, target: LoadedTarget) -> dict[str, AnswerFunction]:
-    """How each peer answers; transformers' own run its own layers, loaded anew where ours are on kernels.
+    """How each peer answers; transformers' own run its own layers, loaded again where the target is on native kernels.
 
     Raises:
         FalconError: llama.cpp cannot load the file.
@@ -155,7 +155,7 @@ def _try_out(gguf: Path) -> None:
     done = subprocess.run([sys.executable, "-c", _TRIAL, str(gguf)], capture_output=True, check=False)
     if done.returncode < 0:
         raise FalconError(
-            f"llama.cpp crashes on this processor ({signal.Signals(-done.returncode).name}): build it anew with "
+            f"llama.cpp crashes on this processor ({signal.Signals(-done.returncode).name}): build it again with "
             "CMAKE_ARGS=-DGGML_NATIVE=OFF, or leave out --peer llama-cpp"
         )
 

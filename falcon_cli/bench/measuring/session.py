@@ -1,6 +1,6 @@
 """The measured run: every method and peer answers every question, interleaved, in one process on the same weights.
 
-Question by question, repeat by repeat, the methods take their turns in an order drawn anew each time, so that a
+Question by question, repeat by repeat, the methods take their turns in an order drawn again each time, so that a
 machine that slows down slows them all. A question's records are written as soon as all its answers are in.
 """
 
@@ -24,7 +24,7 @@ from falcon_cli.target.load import LoadedTarget
 
 @dataclass(frozen=True)
 class BenchmarkSession:
-    """What all methods have in common in one run."""
+    """One benchmark run: what all methods share, and how each answers."""
 
     target: LoadedTarget
     answers: dict[str, AnswerFunction]
@@ -56,7 +56,7 @@ class BenchmarkSession:
             raise FalconError(f"question {question.id}: {error}") from error
 
     def warm_up(self, question: Question, tokens: int = 24) -> None:
-        """Let every method answer once, uncounted, so that no shape is met for the first time while the clock runs."""
+        """Let every method answer once, uncounted, so that no shape is new while the clock runs."""
         prompt = self.prompt(question, 0, ())
         for answer in self.answers.values():
             answer(prompt, min(tokens, self.max_new_tokens))

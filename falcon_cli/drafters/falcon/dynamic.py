@@ -1,4 +1,4 @@
-"""Trees grown anew in every cycle: the nodes that the drafter itself finds likeliest (after EAGLE-2, Li et al. 2024).
+"""Trees grown again in every cycle: the nodes that the drafter itself finds likeliest (after EAGLE-2, Li et al. 2024).
 
 A static tree is only a budget here: as many nodes, passes, rows of a pass and features that the head reads. Each depth
 goes on from the likeliest nodes of the one before, by the sum of the drafter's log-probabilities on the way down; in

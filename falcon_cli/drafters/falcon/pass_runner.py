@@ -36,7 +36,7 @@ class PassRunner(Protocol):
 
 
 def make_runner(network: DrafterNetwork, target: TargetModel) -> PassRunner:
-    """Kernels for a target that is on them, torch for others.
+    """Native kernels if the target uses them, otherwise torch.
 
     Args:
         network: The drafter; kernels take its layers away.

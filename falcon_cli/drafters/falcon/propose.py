@@ -81,7 +81,7 @@ class Falcon(TreeDrafter):
     ):
         self.network, self.target, self.vocabulary_W = network, target, vocabulary_W
         self.embedding_VD: Tensor = target.model.get_input_embeddings().weight
-        # The kernels take the network's layers away: whoever comes later shares what the first one has made of them.
+        # The kernels take the network's layers away: a later drafter shares what the first one made of them.
         self.dtype: torch.dtype = sharing.dtype if sharing else next(network.parameters()).dtype
         head = sharing.head if sharing else head_of(target, vocabulary_W, self.dtype)
         super().__init__(network.k, head, target.device, choose)

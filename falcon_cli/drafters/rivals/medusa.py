@@ -57,7 +57,7 @@ class MedusaNetwork(nn.Module):
 
     @torch.no_grad()
     def initialise(self, decoder: Any) -> None:
-        """The LM head's own guess."""
+        """Start as the LM head itself: its guess for every head."""
         for block, mapped in zip(self.blocks, self.maps, strict=True):
             for parameter in block.parameters():
                 parameter.zero_()
@@ -67,7 +67,7 @@ class MedusaNetwork(nn.Module):
         self.scale_D.copy_(divisor(weight_D))
 
     def forward(self, features: Tensor) -> Tensor:
-        """What each head makes of the features [..., D], for the LM head: [..., K, D]."""
+        """The features [..., K, D] that the heads make of the target's [..., D], for the LM head."""
         scaled = features / self.scale_D
         made = torch.stack([m(scaled + silu(b(scaled))) for b, m in zip(self.blocks, self.maps, strict=True)], -2)
         return rms_norm(made, made.shape[-1:], eps=self.epsilon) * self.norm_KD

@@ -209,7 +209,7 @@ def _vocabulary(folder: Path, about: dict[str, Any], ids_W: Tensor | None, targe
         )
     if int(ids_W[0]) < 0 or int(ids_W[-1]) >= target.model.vocab_size or bool((ids_W.diff() <= 0).any()):
         raise FalconError(
-            f"{folder}: the draft vocabulary must be ascending ids below {target.model.vocab_size}: distill it anew"
+            f"{folder}: the draft vocabulary must be ascending ids below {target.model.vocab_size}: distill it again"
         )
     return ids_W.to(target.model.device)
 
@@ -218,6 +218,8 @@ def _check_shapes(folder: Path, wanted: dict[str, Tensor], found: dict[str, Tens
     for name in sorted(wanted.keys() | found.keys()):
         need, have = (list(held[name].shape) if name in held else "nothing" for held in (wanted, found))
         if need != have:
-            raise FalconError(f"{folder}: {name} has shape {have}, this target's drafter needs {need}: distill it anew")
+            raise FalconError(
+                f"{folder}: {name} has shape {have}, this target's drafter needs {need}: distill it again"
+            )
         if not bool(found[name].isfinite().all()):
-            raise FalconError(f"{folder}: {name} holds values that are not finite: distill it anew")
+            raise FalconError(f"{folder}: {name} holds values that are not finite: distill it again")

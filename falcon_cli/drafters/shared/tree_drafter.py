@@ -141,7 +141,7 @@ class TreeDrafter(ABC):
         """
 
     def set_tree(self, shape: TreeShape) -> None:
-        """Begin anew with a tree.
+        """Start again with a tree.
 
         Raises:
             FalconError: It asks for more candidates than there are, or is too deep, or too wide for the target's cache.

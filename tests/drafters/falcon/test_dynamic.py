@@ -1,4 +1,4 @@
-"""Trees grown anew in every cycle."""
+"""Trees grown again in every cycle."""
 
 import pytest
 import torch
