@@ -58,7 +58,7 @@ class DraftingRecipe(Recipe):
     drafter: str | None = None
     """Folder of a trained drafter, whose config says for which method; None takes those shipped for the target."""
     tree: str = "auto"
-    """A file; auto: the one tuned here, else the drafter's; chain: as long as that is high; dynamic: grown each cycle."""
+    """A file; auto: as tuned here, else the drafter's; chain: as long as that is high; dynamic: grown each cycle."""
     template: str | None = None
     """Chat template: a name or a Jinja file; None takes the tokenizer's."""
     keep_going: bool = False

@@ -107,7 +107,7 @@ def test_peers_of_a_target_on_torchs_operators_share_its_layers(target, monkeypa
 
 def test_a_llama_cpp_that_crashes_takes_only_its_trial_with_it(monkeypatch, tmp_path):
     monkeypatch.setattr(peers, "_TRIAL", "import os, signal; os.kill(os.getpid(), signal.SIGILL)")
-    with pytest.raises(FalconError, match=r"llama.cpp crashes on this processor \(SIGILL\): build it anew"):
+    with pytest.raises(FalconError, match=r"llama.cpp crashes on this processor \(SIGILL\): build it again"):
         peers._try_out(tmp_path)
     monkeypatch.setattr(peers, "_TRIAL", "")
     peers._try_out(tmp_path)
