@@ -14,6 +14,7 @@ PY     := $(VENV)/bin/python
 PIP    := $(PY) -m pip --disable-pip-version-check --no-input
 TORCH  := torch==2.13.0
 STAMP  := $(VENV)/.set-up
+KERNELS = $(wildcard falcon_cli/native/kernels/*.h falcon_cli/native/kernels/*.cpp)
 
 .PHONY: setup demo check lint types test fix cost docs tables profile quality torch
 
@@ -27,6 +28,7 @@ check: setup lint types test
 lint: setup
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
+	$(VENV)/bin/clang-format --dry-run --Werror $(KERNELS)
 
 types: setup
 	$(PY) -m mypy
@@ -37,6 +39,7 @@ test: setup
 fix: setup
 	$(PY) -m ruff format .
 	$(PY) -m ruff check --fix .
+	$(VENV)/bin/clang-format -i $(KERNELS)
 
 profile: setup
 	$(PY) -m falcon_cli.studies profile $(ARGS)

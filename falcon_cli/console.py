@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -84,6 +84,19 @@ def show(renderable: RenderableType) -> None:
 def stdout_is_terminal() -> bool:
     """Whether a person reads stdout, rather than a file or a pipe."""
     return sys.stdout.isatty()
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
+    """A Markdown table as text; the first columns are left-aligned, the others right-aligned."""
+    lines = [head, ["---"] * left + ["---:"] * (len(head) - left), *rows]
+    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+
+
+def duration(hours: float) -> str:
+    """`2.3 h`, `12 min` or `40 s`."""
+    if hours >= 1:
+        return f"{hours:.1f} h"
+    return f"{hours * 60:.0f} min" if hours * 60 >= 2 else f"{hours * 3600:.0f} s"
 
 
 class Bar:

@@ -17,3 +17,8 @@ class LossyOutputError(FalconError):
     """A method's output was not the target's own greedy output (exit code 3)."""
 
     exit_code = 3
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, for a message of ours; its class where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from falcon_cli import console
+from falcon_cli.console import duration, markdown_table
 
 
 class Terminal(io.StringIO):
@@ -117,3 +118,13 @@ def test_of_several_processes_only_the_first_speaks_and_all_complain(monkeypatch
     assert capsys.readouterr().err == ""
     console.error("broken")
     assert "falcon: error: broken" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("hours", "text"), [(2.345, "2.3 h"), (0.2, "12 min"), (0.01, "36 s")])
+def test_durations_read_well(hours, text):
+    assert duration(hours) == text
+
+
+def test_a_markdown_table_aligns_its_columns_and_escapes_bars():
+    assert markdown_table(["name", "x"], [["a|b", "1"]]) == "| name | x |\n| --- | ---: |\n| a\\|b | 1 |\n"
+    assert markdown_table(["a", "b", "c"], [], left=2).splitlines()[1] == "| --- | --- | ---: |"

@@ -11,24 +11,24 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from falcon_cli.bench.figures.answers import answers
 from falcon_cli.bench.figures.records import RecordLog, TurnRecord
 from falcon_cli.bench.reports.plots import speedup_chart
 from falcon_cli.bench.reports.report import markdown
-from falcon_cli.errors import FalconError, UsageError
-from falcon_cli.recipe.load import dump, load_recipe
-from falcon_cli.recipe.provenance import provenance
+from falcon_cli.errors import UsageError
+from falcon_cli.recipe.run_folder import RunFolder, write_text
 from falcon_cli.recipe.schema import BenchRecipe
 from falcon_cli.sources import atomic_file
 
 
 @dataclass(frozen=True)
-class BenchFolder:
-    """An opened run folder."""
+class BenchFolder(RunFolder):
+    """A benchmark's folder."""
 
-    path: Path
+    FREE: ClassVar[frozenset[str]] = frozenset({"datasets", "table"})
+    """They change what is shown of a data set's run, not the run."""
 
     @property
     def log(self) -> RecordLog:
@@ -40,37 +40,26 @@ class BenchFolder:
         """Begin a run folder, or go on with one.
 
         Raises:
-            UsageError: It holds a run already and `resume` is off, or the recipe has changed since.
+            UsageError: It holds a run and `resume` is off, or the recipe has changed since.
             FalconError: It cannot be written.
         """
         folder = cls(path)
-        if folder.holds_run(recipe, resume):
-            return folder
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise FalconError(f"cannot make {path}: {error.strerror}; name another --out") from error
-        write_text(path / "provenance.json", json.dumps(provenance(argv), indent=2) + "\n")
-        write_text(path / "recipe.yaml", dump(recipe))
+        folder.enter(recipe, argv, resume)
         return folder
 
+    def begun(self) -> bool:
+        """See `RunFolder`: a run that failed before its first answer binds nobody."""
+        return bool(self.log.read())
+
     def holds_run(self, recipe: BenchRecipe, resume: bool) -> bool:
-        """Whether there is a run to go on with.
+        """See `RunFolder`; the folder of several data sets is none of a single run.
 
         Raises:
-            UsageError: There is one and `resume` is off, or the recipe has changed since.
+            UsageError: It is one, too.
         """
-        kept = self.path / "recipe.yaml"
-        if kept.is_file() and self.log.read():  # a run that failed before its first answer binds nobody
-            if not resume:
-                raise UsageError(
-                    f"{self.path} already holds a run: add --resume to go on with it, or name another --out"
-                )
-            _check_unchanged(load_recipe(BenchRecipe, kept), recipe, self.path)
-            return True
-        if not kept.is_file() and (self.path / "results.json").is_file():
+        if not (self.path / "recipe.yaml").is_file() and (self.path / "results.json").is_file():
             raise UsageError(f"{self.path} holds the results of several data sets: name another --out")
-        return False
+        return super().holds_run(recipe, resume)
 
     def results(self) -> dict[str, Any] | None:
         """The results document of a run that is wholly measured, None of any other."""
@@ -96,25 +85,6 @@ class BenchFolder:
             speedup_chart(results, unfinished)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    with atomic_file(path) as unfinished:
-        unfinished.write_text(text, encoding="utf-8")
-
-
 def file_name(method: str) -> str:
     """A method's name with its settings, fit for a file: `lookahead:window=7` → `lookahead_window-7`."""
     return "".join(letter if letter.isalnum() or letter in "._-" else {"=": "-"}.get(letter, "_") for letter in method)
-
-
-_VIEWS = {"datasets", "table"}
-"""Keys that change what is shown of a data set's run, not the run."""
-
-
-def _check_unchanged(before: BenchRecipe, now: BenchRecipe, path: Path) -> None:
-    changed = [key for key, value in vars(now).items() if key not in _VIEWS and vars(before)[key] != value]
-    if changed:
-        raise UsageError(
-            f"{path} holds a run with other settings ({', '.join(changed)} changed): "
-            "go on with the same ones, or name another --out"
-        )

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from falcon_cli.bench.figures.bandwidth import bandwidth_bound
-from falcon_cli.bench.figures.certificate import Ids, certify, first_difference
+from falcon_cli.bench.figures.certificate import TokenIds, certify, first_difference
 from falcon_cli.bench.figures.records import TurnRecord
 from falcon_cli.bench.figures.summary import BASELINE, summarise
 from falcon_cli.bench.folder import BenchFolder
@@ -165,11 +165,11 @@ def _certify(
     texts = {(r.method, r.repeat, r.question_id, r.turn): r.text for r in records}
     plain = {r.prompt_sha: r.completion.ids for r in reversed(records) if r.method == BASELINE}
 
-    def prompt_of(record: TurnRecord) -> Ids:
+    def prompt_of(record: TurnRecord) -> TokenIds:
         earlier = [texts[record.method, record.repeat, record.question_id, turn] for turn in range(record.turn)]
         return session.prompt(by_id[record.question_id], record.turn, earlier)
 
-    def reference(prompt: Ids) -> Ids:
+    def reference(prompt: TokenIds) -> TokenIds:
         key = digest(prompt)
         if key not in plain:  # the second turn after a first answer that differs
             plain[key] = session.answers[BASELINE](prompt, session.max_new_tokens).ids

@@ -15,13 +15,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from falcon_cli.bench.folder import BenchFolder, file_name, write_text
+from falcon_cli.bench.folder import BenchFolder, file_name
 from falcon_cli.bench.reports.paper import drawn, markdown
 from falcon_cli.bench.reports.table import table
 from falcon_cli.bench.run import bench, failed_methods, resolved, to_json_line
 from falcon_cli.console import say, show
 from falcon_cli.data.datasets import load
 from falcon_cli.errors import UsageError
+from falcon_cli.recipe.run_folder import write_text
 from falcon_cli.recipe.schema import BenchRecipe
 
 

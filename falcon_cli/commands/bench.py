@@ -5,11 +5,12 @@ from typing import Any
 
 from falcon_cli.commands import options
 from falcon_cli.commands.compare import compare as compare_answers
+from falcon_cli.commands.shared import SharedOptions, with_options
 
 
-@options.with_options(options.TARGET, options.DRAFTING, options.RECIPE)
+@with_options(options.TARGET, options.DRAFTING, options.RECIPE)
 def bench(
-    shared: options.SharedOptions,
+    shared: SharedOptions,
     dataset: options.DatasetOption = None,
     method: options.MethodsOption = None,
     peer: options.PeersOption = None,

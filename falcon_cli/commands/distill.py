@@ -3,11 +3,12 @@
 import sys
 
 from falcon_cli.commands import options
+from falcon_cli.commands.shared import SharedOptions, with_options
 
 
-@options.with_options(options.READING, {"set_": options.SetOption})
+@with_options(options.READING, {"set_": options.SetOption})
 def distill(
-    shared: options.SharedOptions,
+    shared: SharedOptions,
     recipe: options.DistillRecipeOption,
     out: options.DistillOutOption = None,
     resume: options.DistillResumeOption = False,

@@ -1,11 +1,12 @@
 """`falcon generate`."""
 
 from falcon_cli.commands import options
+from falcon_cli.commands.shared import SharedOptions, with_options
 
 
-@options.with_options(options.TARGET, options.DRAFTING, options.RECIPE)
+@with_options(options.TARGET, options.DRAFTING, options.RECIPE)
 def generate(
-    shared: options.SharedOptions,
+    shared: SharedOptions,
     prompt: options.PromptOption = None,
     method: options.MethodOption = None,
     max_new_tokens: options.MaxNewTokensOption = None,

@@ -3,11 +3,12 @@
 import sys
 
 from falcon_cli.commands import options
+from falcon_cli.commands.shared import SharedOptions, with_options
 
 
-@options.with_options(options.TARGET, options.TEMPLATE, options.RECIPE)
+@with_options(options.TARGET, options.TEMPLATE, options.RECIPE)
 def tune_tree(
-    shared: options.SharedOptions,
+    shared: SharedOptions,
     drafter: options.DraftersOption = None,
     dataset: options.TuneDatasetOption = None,
     prompts: options.PromptsOption = None,

@@ -1,6 +1,6 @@
 """Where a greedy text begins to repeat itself.
 
-A loop is trivially predictable, so it flatters every drafter (DESIGN: measuring). Figures are therefore given twice:
+A loop is trivially predictable, so it flatters every drafter (docs/measuring.md). Figures are therefore given twice:
 over all text, and over the text before its loop.
 """
 

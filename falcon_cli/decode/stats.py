@@ -1,6 +1,6 @@
 """What one generation did and how long each part took: plain records, no tensors.
 
-Counting (DESIGN: measuring): a cycle that emits m tokens accepted m − 1 drafted tokens; its last token is the
+Counting (docs/measuring.md): a cycle that emits m tokens accepted m − 1 drafted tokens; its last token is the
 bonus token (or the stop token that ended it early). The token that prefill itself yields belongs to no cycle. So
 Σ emitted = tokens after prefill, and α = accepted / emitted = 1 − 1/(τ + 1) holds exactly.
 """

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from falcon_cli.console import duration
 from falcon_cli.distill.corpus.reader import Corpus
 from falcon_cli.distill.corpus.sample import Sample
 from falcon_cli.distill.features.batches import Schedule, collate
@@ -113,13 +114,6 @@ def peak_memory(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-def duration(hours: float) -> str:
-    """`2.3 h`, `12 min` or `40 s`."""
-    if hours >= 1:
-        return f"{hours:.1f} h"
-    return f"{hours * 60:.0f} min" if hours * 60 >= 2 else f"{hours * 3600:.0f} s"
 
 
 def _trial(

@@ -2,32 +2,28 @@
 
 recipe.yaml       resolved recipe         answers.jsonl     the target's own answers, as they came
 provenance.json   command, versions       features/         what the target says of every text, in shards
-metrics.jsonl     a line a step           held_out.jsonl    a line a look at held-out text
+metrics.jsonl     a line a step           held_out.jsonl    a line an evaluation
 curves.png        both as a picture       state/            what --resume goes on from
 drafter/          the checkpoint, loadable at any time
 """
 
-import json
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
-from falcon_cli.errors import UsageError
 from falcon_cli.recipe.distill import DistillRecipe
-from falcon_cli.recipe.load import dump, load_recipe
-from falcon_cli.recipe.provenance import provenance
-from falcon_cli.sources import atomic_file, disk_errors
-
-_FREE = {"out", "training.save_minutes", "cache.max_gb", "cache.folder", "training.decode_prompts"}
-"""Keys that may change between sittings: they do not touch what is learned."""
+from falcon_cli.recipe.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
-class DistillFolder:
-    """An opened run folder."""
+class DistillFolder(RunFolder):
+    """A distillation's folder."""
 
-    path: Path
+    FREE: ClassVar[frozenset[str]] = frozenset(
+        {"out", "training.save_minutes", "cache.max_gb", "cache.folder", "training.decode_prompts"}
+    )
+    OTHERWISE: ClassVar[str] = "name another --out (init_from starts from its drafter)"
 
     @property
     def answers(self) -> Path:
@@ -51,12 +47,12 @@ class DistillFolder:
 
     @property
     def metrics(self) -> Path:
-        """The diary of the steps."""
+        """The log of the steps."""
         return self.path / "metrics.jsonl"
 
     @property
     def held_out(self) -> Path:
-        """The diary of the looks at held-out text."""
+        """The log of the evaluations on held-out text."""
         return self.path / "held_out.jsonl"
 
     @property
@@ -73,39 +69,5 @@ class DistillFolder:
             FalconError: It cannot be written.
         """
         folder = cls(Path(recipe.out))
-        kept = folder.path / "recipe.yaml"
-        if kept.is_file():
-            if not resume:
-                raise UsageError(
-                    f"{folder.path} already holds a run: add --resume to go on with it, or name another --out"
-                )
-            if changed := changed_keys(load_recipe(DistillRecipe, kept), recipe):
-                raise UsageError(
-                    f"{folder.path} was begun with other settings ({', '.join(changed)} changed): go on with the same "
-                    "ones, or name another --out (init_from starts from its drafter)"
-                )
-            return folder
-        with disk_errors(folder.path):
-            folder.path.mkdir(parents=True, exist_ok=True)
-            folder.put("provenance.json", json.dumps(provenance(argv), indent=2) + "\n")
-            folder.put("recipe.yaml", dump(recipe))
+        folder.enter(recipe, argv, resume)
         return folder
-
-    def put(self, name: str, text: str) -> None:
-        """Write a file whole."""
-        with atomic_file(self.path / name) as unfinished:
-            unfinished.write_text(text, encoding="utf-8")
-
-
-def changed_keys(before: DistillRecipe, now: DistillRecipe) -> list[str]:
-    """Dotted keys that differ, those that may change left out."""
-    old, new = dict(_flat(asdict(before))), dict(_flat(asdict(now)))
-    return [key for key in {**old, **new} if old.get(key) != new.get(key) and key not in _FREE]
-
-
-def _flat(values: dict[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{before}{key}.")
-        else:
-            yield f"{before}{key}", value

@@ -6,11 +6,10 @@ from typing import TypeVar
 
 from accelerate import Accelerator
 
-from falcon_cli.console import progress, say
+from falcon_cli.console import duration, progress, say
 from falcon_cli.distill.corpus.answers import greedy_answers, read_answers, target_answers
 from falcon_cli.distill.corpus.contamination import BenchPrompts
 from falcon_cli.distill.corpus.reader import Corpus, Reader, split
-from falcon_cli.distill.estimate import duration
 from falcon_cli.distill.folder import DistillFolder
 from falcon_cli.recipe.distill import DistillRecipe
 from falcon_cli.target.load import LoadedTarget

@@ -8,6 +8,7 @@ from falcon_cli.core import Drafter
 from falcon_cli.decode.loop import extend, speculate
 from falcon_cli.decode.stats import Completion
 from falcon_cli.decode.stop import Stop
+from falcon_cli.decode.totals import counted
 from falcon_cli.generate.requests import Request, prompt_ids
 from falcon_cli.generate.text import Piece, TextStream
 from falcon_cli.methods.defaults import default_method
@@ -82,15 +83,15 @@ class Generator:
 
 def statistics(completion: Completion) -> dict[str, Any]:
     """Counts, seconds and rates of one answer (τ excludes the bonus token, tokens per cycle includes it)."""
-    tokens, cycles, seconds = completion.decode_tokens, len(completion.cycles), completion.decode_seconds
+    totals = counted(completion)
     return {
         "prompt_tokens": completion.prompt_tokens,
         "new_tokens": len(completion.ids),
-        "prefill_seconds": round(completion.prefill_seconds, 6),
-        "decode_seconds": round(seconds, 6),
-        "tokens_per_second": round(tokens / seconds, 3) if seconds else None,
-        "cycles": cycles,
-        "tokens_per_cycle": round(tokens / cycles, 4) if cycles else None,
-        "accepted_length": round(tokens / cycles - 1, 4) if cycles else None,
-        "acceptance_rate": round(1 - cycles / tokens, 4) if tokens else None,
+        "prefill_seconds": round(totals.prefill_seconds, 6),
+        "decode_seconds": round(totals.decode_seconds, 6),
+        "tokens_per_second": round(totals.tokens_per_second, 3) if totals.decode_seconds else None,
+        "cycles": totals.cycles,
+        "tokens_per_cycle": round(totals.tokens_per_cycle, 4) if totals.cycles else None,
+        "accepted_length": round(totals.accepted_length, 4) if totals.cycles else None,
+        "acceptance_rate": round(totals.acceptance_rate, 4) if totals.tokens else None,
     }

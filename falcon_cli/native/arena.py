@@ -1,4 +1,4 @@
-"""Memory for packed weights: a few large blocks in huge pages, in the order in which a forward reads them."""
+"""Memory for packed weights: a few large blocks in huge pages, in the order in which a forward pass reads them."""
 
 import torch
 from torch import Tensor
@@ -13,8 +13,8 @@ class Arena:
     def __init__(self) -> None:
         self._left_B = torch.empty(0, dtype=torch.uint8)
 
-    def settle(self, tensor: Tensor) -> Tensor:
-        """A contiguous copy of a tensor."""
+    def copy_in(self, tensor: Tensor) -> Tensor:
+        """A contiguous copy of a tensor, in the arena's memory."""
         size = tensor.numel() * tensor.element_size()
         taken = -(-size // _LINE) * _LINE
         if taken > len(self._left_B):
@@ -24,4 +24,4 @@ class Arena:
 
 
 ARENA = Arena()
-"""Of all models of the process."""
+"""All models of the process share it."""

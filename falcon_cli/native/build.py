@@ -1,7 +1,7 @@
-"""The kernels' library: compiled on first use for this very processor, then kept in the cache.
+"""The kernels' library: compiled on first use for this processor, then kept in the cache.
 
-Everything that shapes the machine code is part of its name (source, compiler, torch, processor), so nothing stale is
-ever loaded. A second process waits for the first one's compiler.
+Everything that shapes the machine code is part of the library's name (source, compiler, torch, processor), so that a
+stale library is never loaded. A second process waits until the first one has compiled.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from falcon_cli.errors import FalconError
 from falcon_cli.sources import atomic_folder, home, locked
 
 SOURCE = Path(__file__).with_name("kernels")
-"""A folder of C++."""
+"""The folder of C++ sources."""
 FLAGS = ["-O3", "-march=native", "-ffp-contract=off", "-fopenmp", "-std=c++20"]
 NEEDED = ("avx2", "fma")
 
@@ -31,14 +31,14 @@ class NoKernelsError(FalconError):
 
 @cache
 def load_kernels() -> None:
-    """Make `torch.ops.falcon` available, compiling it if need be.
+    """Make `torch.ops.falcon` and `torch.classes.falcon` available; compile them if necessary.
 
     Raises:
         NoKernelsError: Another processor, no compiler, or the compiler fails.
     """
-    lacking = [flag for flag in NEEDED if flag not in _processor().split()]
-    if lacking:
-        raise NoKernelsError(f"this processor has no {' and no '.join(lacking)}")
+    missing = [flag for flag in NEEDED if flag not in _processor().split()]
+    if missing:
+        raise NoKernelsError(f"this processor has no {' and no '.join(missing)}")
     folder = home() / "native" / version()
     library = folder / "falcon_kernels.so"
     with locked(folder):
@@ -47,7 +47,7 @@ def load_kernels() -> None:
     try:
         torch.ops.load_library(str(library))
     except OSError as error:
-        raise NoKernelsError(f"{library} cannot be loaded ({error}); delete it to have it made anew") from error
+        raise NoKernelsError(f"{library} cannot be loaded ({error}); delete it to compile it again") from error
 
 
 def _compiler() -> str:
@@ -60,7 +60,7 @@ def _compiler() -> str:
 
 @cache
 def _processor() -> str:
-    """The instruction sets of this CPU, as Linux lists them; nothing elsewhere."""
+    """The instruction sets of this CPU, as Linux lists them; an empty string on other systems."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -69,7 +69,7 @@ def _processor() -> str:
 
 
 def version() -> str:
-    """A name of the machine code: another source, compiler, torch or processor, another name."""
+    """A name of the machine code. It differs for another source, compiler, torch or processor."""
     compiler = subprocess.run([_compiler(), "--version"], capture_output=True, text=True, check=False).stdout
     parts = [
         *(path.read_text() for path in sorted(SOURCE.iterdir())),
@@ -84,7 +84,7 @@ def version() -> str:
 
 
 def _compile(folder: Path) -> None:
-    """Build the library, load it from where it is built, then put its folder in place."""
+    """Build the library in a temporary folder, load it from there, then move the folder into place."""
     say("compiling the CPU kernels (once, about half a minute)")
     try:
         from torch.utils.cpp_extension import load

@@ -11,24 +11,25 @@ from torch import Tensor, nn
 
 from falcon_cli.attention.view import View
 from falcon_cli.kv_cache import StaticCache
-from falcon_cli.native.weights import Best, Kind, Matrix, best, packed, packed_gate_up, product
+from falcon_cli.native.packed_matrix import PackedMatrix, TopK, WeightFormat, product, top_k
+from falcon_cli.native.weights import packed, packed_gate_up
 
 Rotary = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """transformers' rotary embedding: any tensor of a dtype, positions [1, S] → cosines and sines [1, S, H]."""
 
 
 class NativeLinear(nn.Module):
-    """A linear layer, or the LM head; its weights stay beside as `weight` if somebody else reads them too.
+    """A linear layer, or the LM head.
 
     Args:
         linear: The layer.
-        kind: How the weights are held.
-        keep: Keep the original weights as well.
+        format: How the weights are stored.
+        keep: Keep the original weights as well, as `weight`, for other readers.
     """
 
-    def __init__(self, linear: nn.Linear, kind: Kind, keep: bool = False):
+    def __init__(self, linear: nn.Linear, format: WeightFormat, keep: bool = False):
         super().__init__()
-        self.matrix = packed([linear], kind)
+        self.matrix = packed([linear], format)
         if keep:
             self.weight = linear.weight
 
@@ -36,13 +37,13 @@ class NativeLinear(nn.Module):
         """Outputs [..., N] of rows [..., K]."""
         return product(rows.float(), self.matrix)
 
-    def best(self, rows: Tensor) -> Best:
-        """Outputs [T, N] of rows [T, K], and the largest one's place [T, 1]."""
-        return best(rows.float(), self.matrix, 1)
+    def best(self, rows: Tensor) -> TopK:
+        """Outputs [T, N] of rows [T, K], and the index [T, 1] of the largest one."""
+        return top_k(rows.float(), self.matrix, 1)
 
 
-class Packed(nn.Module):
-    """Stands where a decoder layer stood whose weights a `NativeDecoder` has taken; remembers its class."""
+class PackedLayer(nn.Module):
+    """A placeholder for a decoder layer whose weights a `NativeDecoder` has taken. It remembers the layer's class."""
 
     def __init__(self, layer: nn.Module):
         super().__init__()
@@ -50,69 +51,63 @@ class Packed(nn.Module):
 
 
 class NativeDecoder(nn.Module):
-    """Decoder layers, and the norm behind them, in one operator whatever the number of rows.
+    """Decoder layers, and the norm behind them, in one operator for any number of rows.
 
     Args:
-        layers: transformers' layers (`swap.FAMILIES` tells which ones); each leaves a `Packed` in its place, so that
-            never more than one layer is held twice.
+        layers: transformers' layers (`swap.FAMILIES` tells which ones). Each is replaced by a `PackedLayer` as soon as
+            it is packed, so that never more than one layer is in memory twice.
         norm: The final norm; None leaves it out.
         rotary: The rotary embedding.
-        kind: How the weights are held.
+        format: How the weights are stored.
     """
 
-    def __init__(self, layers: nn.ModuleList, norm: Any, rotary: Rotary, kind: Kind):
+    def __init__(self, layers: nn.ModuleList, norm: Any, rotary: Rotary, format: WeightFormat):
         super().__init__()
         first: Any = layers[0]
-        self.factor: float = first.self_attn.scaling
-        self.epsilon: float = first.input_layernorm.variance_epsilon
-        self.matrices: list[Matrix] = []
-        self.norms: list[Tensor] = []
+        scale, epsilon = first.self_attn.scaling, first.input_layernorm.variance_epsilon
+        self.matrices: list[PackedMatrix] = []
+        handles = []
         for index, layer in enumerate(layers):
-            self._take(layer, kind)
-            layers[index] = Packed(layer)
-        if norm is not None:
-            self.norms.append(_weight(norm))
-        self.weights = (
-            [matrix.data for matrix in self.matrices],
-            [matrix.scale_N for matrix in self.matrices],
-            [matrix.bias_N for matrix in self.matrices],
-            [matrix.outputs for matrix in self.matrices],
-            self.norms,
-        )
+            handles.append(self._pack(layer, format))
+            layers[index] = PackedLayer(layer)
+        final_norm_D = None if norm is None else _weight(norm)
+        self._handle = torch.classes.falcon.Decoder(handles, final_norm_D, epsilon, scale)
         self._rotary, self._tables_SH = rotary, (torch.empty(0, 0), torch.empty(0, 0))
 
     def forward(self, hidden_TD: Tensor, view: View, cache: StaticCache, context_TD: Tensor | None = None) -> Tensor:
-        """The rows' outputs [T, D]; their keys and values are written behind what the cache holds.
+        """The rows' outputs [T, D]. Their keys and values are written behind what the cache holds.
 
-        Given a context, keys and values of all layers are made of that (a drafter's one layer).
+        With a context, keys and values of all layers are made of the context (a drafter's one layer needs this).
         """
         if cache.capacity > len(self._tables_SH[0]):
             self._tables_SH = self._rotate_up_to(cache.capacity)
-        outputs_TD: Tensor = torch.ops.falcon.decoder(
+        outputs_TD: Tensor = self._handle.forward(
             hidden_TD,
-            _NONE if context_TD is None else context_TD.contiguous(),
-            *self.weights,
+            None if context_TD is None else context_TD.contiguous(),
             *self._tables_SH,
             view.depth_T,
             cache.buffer_PCBGSH,
             view.committed,
-            _ALL if view.ancestors_TC is None else view.ancestors_TC.contiguous(),
-            self.epsilon,
-            self.factor,
+            None if view.ancestors_TC is None else view.ancestors_TC.contiguous(),
         )
         return outputs_TD
 
-    def _take(self, layer: Any, kind: Kind) -> None:
-        own, mlp = layer.self_attn, layer.mlp
-        self.matrices += [
-            packed([own.q_proj, own.k_proj, own.v_proj], kind),
-            packed([own.o_proj], kind),
-            packed_gate_up(mlp.gate_proj, mlp.up_proj, kind),
-            packed([mlp.down_proj], kind),
+    def _pack(self, layer: Any, format: WeightFormat) -> Any:
+        """The layer as a `torch.classes.falcon.DecoderLayer`."""
+        attention, mlp = layer.self_attn, layer.mlp
+        matrices = [
+            packed([attention.q_proj, attention.k_proj, attention.v_proj], format),
+            packed([attention.o_proj], format),
+            packed_gate_up(mlp.gate_proj, mlp.up_proj, format),
+            packed([mlp.down_proj], format),
         ]
-        self.norms += [_weight(layer.input_layernorm), _weight(layer.post_attention_layernorm)]
-        if hasattr(own, "q_norm"):
-            self.norms += [_weight(own.q_norm), _weight(own.k_norm)]
+        norms = [_weight(layer.input_layernorm), _weight(layer.post_attention_layernorm)]
+        head_norms = (
+            [_weight(attention.q_norm), _weight(attention.k_norm)] if hasattr(attention, "q_norm") else [None] * 2
+        )
+        handles = [matrix.handle for matrix in matrices]
+        self.matrices += matrices
+        return torch.classes.falcon.DecoderLayer(*handles, *norms, *head_norms)
 
     def _rotate_up_to(self, positions: int) -> tuple[Tensor, Tensor]:
         cosine, sine = self._rotary(torch.empty(0), torch.arange(positions)[None])
@@ -124,11 +119,8 @@ def _weight(norm: Any) -> Tensor:
     return weight_D
 
 
-_ALL, _NONE = torch.empty(0, dtype=torch.bool), torch.empty(0)
-
-
 def family_of(layer: nn.Module) -> type:
-    """transformers' class of a decoder layer, which a `Packed` one and a drafter's own layer remember."""
+    """transformers' class of a decoder layer. A `PackedLayer` and a drafter's layer remember it as `family`."""
     family: type = getattr(layer, "family", type(layer))
     return family
 

@@ -1,4 +1,4 @@
-"""A loaded model moves onto the kernels, layer by layer, so that no second copy of it is ever held."""
+"""Move a loaded model onto the kernels, layer by layer, so that there is never a second copy of it in memory."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,23 +7,24 @@ import torch
 from torch import nn
 
 from falcon_cli.native.layer import NativeDecoder, NativeLinear, family_of
-from falcon_cli.native.weights import Kind, suits
+from falcon_cli.native.packed_matrix import WeightFormat
+from falcon_cli.native.weights import suits
 
 FAMILIES = {"Llama", "Mistral", "Qwen2", "Qwen3"}
-"""Whose models are known to be embedding, decoder layers, norm, and whose layers are known to compute what the kernels
-do: norm, attention with rotary halves, norm, gated SiLU."""
+"""Families whose models are known to be embedding, decoder layers and norm, and whose layers are known to compute what
+the kernels compute: norm, attention with rotary halves, norm, gated SiLU."""
 
 
 @dataclass(frozen=True)
 class NativeLayers:
     """What a model's layers have been swapped for."""
 
-    kind: Kind
-    """How the weights are held."""
+    kind: WeightFormat
+    """How the weights are stored."""
     decoder: NativeDecoder | None
     """All layers and the norm in one operator; None where the kernels know only the linear layers."""
     weight_bytes: int
-    """Read to decode one token."""
+    """How many bytes of weights are read to decode one token."""
 
     @property
     def exact(self) -> bool:
@@ -31,32 +32,32 @@ class NativeLayers:
         return self.decoder is not None
 
 
-def swap_model(model: Any, kind: Kind) -> NativeLayers:
+def swap_model(model: Any, format: WeightFormat) -> NativeLayers:
     """Put a causal LM's decoder and LM head on the kernels.
 
-    Layers of another make keep their own attention and norms; only their linear layers are swapped.
+    Layers of other families keep their own attention and norms; only their linear layers are swapped.
     """
     inner, head = model.get_decoder(), model.get_output_embeddings()
     decoder = None
     if suits(head) and suits_decoder(inner):
-        decoder = NativeDecoder(inner.layers, inner.norm, inner.rotary_emb, kind)
+        decoder = NativeDecoder(inner.layers, inner.norm, inner.rotary_emb, format)
     else:
-        swap_inside(inner.layers, kind)
+        swap_inside(inner.layers, format)
     if suits(head):
-        model.set_output_embeddings(NativeLinear(head, kind, keep=True))
+        model.set_output_embeddings(NativeLinear(head, format, keep=True))
     matrices = [module.matrix for module in model.modules() if isinstance(module, NativeLinear)]
     matrices += [] if decoder is None else decoder.matrices
-    return NativeLayers(kind, decoder, sum(matrix.bytes for matrix in matrices))
+    return NativeLayers(format, decoder, sum(matrix.bytes for matrix in matrices))
 
 
-def swap_inside(module: nn.Module, kind: Kind) -> None:
+def swap_inside(module: nn.Module, format: WeightFormat) -> None:
     """Put every linear layer inside a module on the kernels."""
     for name, child in module.named_children():
         if suits(child):
             assert isinstance(child, nn.Linear)
-            setattr(module, name, NativeLinear(child, kind))
+            setattr(module, name, NativeLinear(child, format))
         else:
-            swap_inside(child, kind)
+            swap_inside(child, format)
 
 
 def suits_decoder(decoder: Any) -> bool:
@@ -73,12 +74,13 @@ def suits_layer(layer: Any) -> bool:
     """Whether the kernels compute what a decoder layer does."""
     if family_of(layer).__name__.removesuffix("DecoderLayer") not in FAMILIES:
         return False
-    own, config = layer.self_attn, layer.self_attn.config
-    linears = [own.q_proj, own.k_proj, own.v_proj, own.o_proj, *layer.mlp.children()]
+    attention, config = layer.self_attn, layer.self_attn.config
+    projections = [attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj]
+    linears = [*projections, *layer.mlp.children()]
     return (
         config.hidden_act == "silu"
-        and own.head_dim % 8 == 0
-        and getattr(own, "sliding_window", None) is None
+        and attention.head_dim % 8 == 0
+        and getattr(attention, "sliding_window", None) is None
         and getattr(config, "sliding_window", None) is None
         and getattr(config, "partial_rotary_factor", None) in (None, 1.0)
         and all(suits(linear) for linear in linears if isinstance(linear, nn.Linear))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Literal
 
 from falcon_cli.errors import FalconError
-from falcon_cli.recipe.schema import TargetRecipe, at_least, one_of
+from falcon_cli.recipe.checks import Recipe, at_least, within
+from falcon_cli.recipe.schema import TargetRecipe
 
 TrainableMethod = Literal["falcon", "eagle", "medusa", "sps"]
 
@@ -15,7 +16,7 @@ BENCH_SETS = ("mt-bench", "humaneval", "gsm8k")
 
 
 @dataclass(frozen=True)
-class CorpusRecipe:
+class CorpusRecipe(Recipe):
     """Which dialogues, and which of them are left out."""
 
     sources: tuple[str, ...] = ("sharegpt",)
@@ -50,6 +51,7 @@ class CorpusRecipe:
     """Data sets none of whose prompts may be trained on."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         at_least(self, 1, "limit", "max_prompt_tokens", "max_tokens", "min_answer_tokens", "turns", "held_out")
         at_least(self, 0, "skip")
         within(self, 0, 1, "ascii_share")
@@ -62,18 +64,19 @@ class CorpusRecipe:
 
 
 @dataclass(frozen=True)
-class AnswersRecipe:
+class AnswersRecipe(Recipe):
     """How the target answers the corpus' prompts itself."""
 
     max_new_tokens: int = 256
     batch_size: int = 64
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         at_least(self, 1, "max_new_tokens", "batch_size")
 
 
 @dataclass(frozen=True)
-class CacheRecipe:
+class CacheRecipe(Recipe):
     """How the target's features lie on disk."""
 
     dtype: Literal["fp16", "bf16"] = "fp16"
@@ -86,7 +89,7 @@ class CacheRecipe:
     """Of the target's distribution, the most probable tokens kept with each feature."""
 
     def __post_init__(self) -> None:
-        one_of(self, "dtype", ("fp16", "bf16"))
+        super().__post_init__()
         at_least(self, 1, "shard_tokens", "top")
         if self.max_gb <= 0:
             raise FalconError(f"max_gb must be above 0, not {self.max_gb}")
@@ -96,7 +99,7 @@ Mixer = Literal["time", "position", "linear"]
 
 
 @dataclass(frozen=True)
-class NetworkRecipe:
+class NetworkRecipe(Recipe):
     """The drafter's form."""
 
     k: int = 2
@@ -113,10 +116,9 @@ class NetworkRecipe:
     """Most frequent tokens that may be drafted; 0 is all."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         at_least(self, 1, "k")
         at_least(self, 0, "draft_vocab_size")
-        one_of(self, "mixer", get_args(Mixer))
-        one_of(self, "start", ("block", "own"))
 
     @property
     def is_eagle(self) -> bool:
@@ -125,7 +127,7 @@ class NetworkRecipe:
 
 
 @dataclass(frozen=True)
-class MedusaRecipe:
+class MedusaRecipe(Recipe):
     """Medusa's form."""
 
     k: int = 4
@@ -134,24 +136,26 @@ class MedusaRecipe:
     """Most frequent tokens that may be drafted; 0 is all."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         at_least(self, 1, "k")
         at_least(self, 0, "draft_vocab_size")
 
 
 @dataclass(frozen=True)
-class DraftModelRecipe:
+class DraftModelRecipe(Recipe):
     """The small model that drafts for speculative sampling: some of the target's own layers, distilled."""
 
     layers: tuple[int, ...] = (0, 1, -2, -1)
     """Which, in this order; negative numbers count from the last."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.layers:
             raise FalconError("layers is empty: name at least one of the target's")
 
 
 @dataclass(frozen=True)
-class LossRecipe:
+class LossRecipe(Recipe):
     """Weights of the loss's parts: feature·SmoothL1 + kl·KL + ce·CE."""
 
     feature: float = 1.0
@@ -159,24 +163,26 @@ class LossRecipe:
     ce: float = 0.01
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         at_least(self, 0, "feature", "kl", "ce")
         if self.feature == self.kl == self.ce == 0:
             raise FalconError("feature, kl and ce are all 0: nothing would be learned")
 
 
 @dataclass(frozen=True)
-class LoraRecipe:
+class LoraRecipe(Recipe):
     """Adapt few weights of an existing drafter; merged into it at the end."""
 
     rank: int = 16
     alpha: int = 32
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         at_least(self, 1, "rank", "alpha")
 
 
 @dataclass(frozen=True)
-class TrainingRecipe:
+class TrainingRecipe(Recipe):
     """How long, how fast, in what portions."""
 
     steps: int | None = None
@@ -206,17 +212,16 @@ class TrainingRecipe:
     """Held-out prompts decoded at each look, for the real τ."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         at_least(self, 1, "steps", "batch_tokens", "micro_tokens", "measure_steps")
         at_least(self, 0, "epochs", "learning_rate", "weight_decay", "clip", "decode_prompts")
         within(self, 0, 1, "warmup", "final")
-        one_of(self, "optimizer", ("adamw", "muon"))
-        one_of(self, "precision", ("no", "bf16"))
         if not all(0 <= beta < 1 for beta in self.betas):
             raise FalconError(f"betas must lie between 0 and 1, not {self.betas[0]} and {self.betas[1]}")
 
 
 @dataclass(frozen=True)
-class DistillRecipe:
+class DistillRecipe(Recipe):
     """A drafter for a target."""
 
     method: TrainableMethod = "falcon"
@@ -256,14 +261,10 @@ class DistillRecipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         at_least(self, 0, "seed", "noise")
         at_least(self, 1, "passes")
         within(self, 0, 1, "glance", "pass_weight")
-        one_of(self, "phases", ("drawn", "all"))
-        one_of(self, "noise_kind", ("uniform", "gaussian"))
-        one_of(self, "method", get_args(TrainableMethod))
-        one_of(self, "answers", ("target", "dataset"))
-        one_of(self, "features", ("disk", "online"))
         if self.method == "eagle" and not self.network.is_eagle:
             raise FalconError("method eagle needs network: {k: 1, mixer: linear, start: own}")
         if self.method in ("medusa", "sps") and (self.passes > 1 or self.init_from or self.lora):
@@ -272,15 +273,3 @@ class DistillRecipe:
             raise FalconError("passes above 1 need network.mixer linear or position: an LSTM along time has one past")
         if self.lora is not None and self.init_from is None:
             raise FalconError("lora adapts an existing drafter: name it with init_from")
-
-
-def within(recipe: Any, least: float, most: float, *names: str) -> None:
-    """Check that each named field lies between `least` and `most`.
-
-    Raises:
-        FalconError: naming the first that does not.
-    """
-    for name in names:
-        value = getattr(recipe, name)
-        if not least <= value <= most:
-            raise FalconError(f"{name} must be between {least} and {most}, not {value}")

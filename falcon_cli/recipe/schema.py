@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Literal
 
 from falcon_cli.errors import FalconError
+from falcon_cli.recipe.checks import Recipe, at_least
 
 DType = Literal["auto", "fp32", "bf16", "fp16"]
 Kernels = Literal["auto", "native", "torch"]
@@ -13,7 +14,7 @@ Quantize = Literal["none", "bf16", "int8", "int4"]
 
 
 @dataclass(frozen=True)
-class TargetRecipe:
+class TargetRecipe(Recipe):
     """Which target, and how it is held."""
 
     model: str = "smollm2-135m-instruct"
@@ -37,10 +38,8 @@ class TargetRecipe:
     """Folder or hub id of a LoRA adapter (peft), merged into the target."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         at_least(self, 1, "threads")
-        one_of(self, "dtype", get_args(DType))
-        one_of(self, "kernels", get_args(Kernels))
-        one_of(self, "quantize", get_args(Quantize))
         if self.quantize != "none" and self.kernels == "torch":
             raise FalconError(f"quantize {self.quantize} needs the native kernels: leave out kernels torch")
         if self.compile and (self.kernels == "native" or self.quantize != "none"):
@@ -50,10 +49,26 @@ class TargetRecipe:
 
 
 @dataclass(frozen=True)
-class BenchRecipe:
-    """Which methods to compare, on which questions."""
+class DraftingRecipe(Recipe):
+    """What answers are drafted and decoded with, whoever asks for them."""
 
     target: TargetRecipe = field(default_factory=TargetRecipe)
+    draft_model: str | None = None
+    """The small model that drafts for speculative sampling."""
+    drafter: str | None = None
+    """Folder of a trained drafter, whose config says for which method; None takes those shipped for the target."""
+    tree: str = "auto"
+    """A file; auto: the one tuned here, else the drafter's; chain: as long as that is high; dynamic: grown anew."""
+    template: str | None = None
+    """Chat template: a name or a Jinja file; None takes the tokenizer's."""
+    keep_going: bool = False
+    """Skip malformed questions or lines instead of stopping at the first."""
+
+
+@dataclass(frozen=True)
+class BenchRecipe(DraftingRecipe):
+    """Which methods to compare, on which questions."""
+
     dataset: str = "mt-bench"
     """A data set's name or a .jsonl file."""
     limit: int | None = None
@@ -62,25 +77,16 @@ class BenchRecipe:
     """None takes ar, pld and lookahead, and medusa, eagle, falcon and falcon:copy=auto where they have a drafter."""
     peers: tuple[str, ...] = ()
     """Other programs to measure beside ours."""
-    draft_model: str | None = None
-    """The small model that drafts for speculative sampling."""
-    drafter: str | None = None
-    """A drafter's folder, for the method that it is for; None takes those that come with falcon for the target."""
-    tree: str = "auto"
-    """A file; auto: the one tuned here, else the drafter's own; chain: as long as that is high; dynamic: grown anew."""
     max_new_tokens: int = 128
     repeats: int = 1
     seed: int = 0
-    template: str | None = None
-    """Chat template: a name or a Jinja file; None takes the tokenizer's own."""
-    keep_going: bool = False
-    """Skip malformed questions instead of stopping at the first."""
     datasets: tuple[str, ...] = ()
     """Several data sets, one after the other, instead of dataset."""
     table: int | None = None
     """Number of the paper's table to hold the results against."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         at_least(self, 1, "limit", "max_new_tokens", "repeats", "table")
         at_least(self, 0, "seed")
         if self.methods == ():
@@ -92,18 +98,11 @@ class BenchRecipe:
 
 
 @dataclass(frozen=True)
-class GenerateRecipe:
+class GenerateRecipe(DraftingRecipe):
     """How prompts are answered."""
 
-    target: TargetRecipe = field(default_factory=TargetRecipe)
     method: str | None = None
     """None takes falcon:copy=auto where it has a drafter, else pld."""
-    draft_model: str | None = None
-    """The small model that drafts for speculative sampling."""
-    drafter: str | None = None
-    """A drafter's folder, for the method that it is for; None takes those that come with falcon for the target."""
-    tree: str = "auto"
-    """A file; auto: the one tuned here, else the drafter's own; chain: as long as that is high; dynamic: grown anew."""
     max_new_tokens: int = 256
     system: str | None = None
     """System message put before each prompt."""
@@ -111,36 +110,11 @@ class GenerateRecipe:
     """Continue the prompt as plain text, without a chat template."""
     stop: tuple[str, ...] = ()
     """Texts that end an answer; the answer is cut before them."""
-    template: str | None = None
-    """Chat template: a name or a Jinja file; None takes the tokenizer's own."""
-    keep_going: bool = False
-    """Skip malformed lines of a JSON lines input instead of stopping at the first."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         at_least(self, 1, "max_new_tokens")
         if self.raw and (self.system is not None or self.template is not None):
             raise FalconError("raw takes the prompt as it is: leave out system and template")
         if "" in self.stop:
             raise FalconError("stop: an empty text would end every answer at once; remove it")
-
-
-def one_of(recipe: Any, name: str, choices: tuple[str, ...]) -> None:
-    """Check a choice.
-
-    Raises:
-        FalconError: it is none of these.
-    """
-    if getattr(recipe, name) not in choices:
-        raise FalconError(f"{name} must be one of {', '.join(choices)}, not {getattr(recipe, name)}")
-
-
-def at_least(recipe: Any, least: int, *names: str) -> None:
-    """Check that each named field is `least` or more, or None.
-
-    Raises:
-        FalconError: naming the first that is not.
-    """
-    for name in names:
-        value = getattr(recipe, name)
-        if value is not None and value < least:
-            raise FalconError(f"{name} must be at least {least}, not {value}")

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from falcon_cli.errors import FalconError
-from falcon_cli.recipe.schema import TargetRecipe, at_least
+from falcon_cli.recipe.checks import Recipe, at_least
+from falcon_cli.recipe.schema import TargetRecipe
 
 
 @dataclass(frozen=True)
-class TuneTreeRecipe:
+class TuneTreeRecipe(Recipe):
     """Which drafters' trees to fit, to what text, at what prices."""
 
     target: TargetRecipe = field(default_factory=TargetRecipe)
@@ -47,6 +48,7 @@ class TuneTreeRecipe:
     """Folder of the report; None keeps what was measured in the cache."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         at_least(self, 1, "max_prompt_tokens", "nodes", "passes", "width", "rounds", "finalists")
         at_least(self, 2, "prompts", "max_new_tokens")
         at_least(self, 0, "validation_prompts", "seed")

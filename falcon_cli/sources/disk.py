@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import shutil
 import tempfile
@@ -17,12 +18,26 @@ from falcon_cli.errors import FalconError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+_PIECE = 1 << 20  # bytes read at a time
 _NOT_A_FOLDER = {errno.ENOTDIR, errno.EEXIST}
 
 
 def home() -> Path:
     """Return the folder of everything falcon fetches or converts: `$FALCON_HOME`, else `~/.cache/falcon`."""
     return Path(os.environ.get("FALCON_HOME") or "~/.cache/falcon").expanduser().absolute()
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file, in hexadecimal.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while piece := stream.read(_PIECE):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 @contextmanager

@@ -4,9 +4,11 @@ A line counts once its newline is on disk: a last line without one was torn by a
 over it, appending cuts it off.
 """
 
+import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 
 def append_line(path: Path, line: str) -> None:
@@ -33,6 +35,19 @@ def whole_lines(path: Path) -> list[bytes]:
     except FileNotFoundError:
         return []
     return lines
+
+
+def json_lines(path: Path) -> Iterator[Any]:
+    """The JSON values of a file's lines, one by one; a line that a kill cut short is passed over.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    for line in path.read_bytes().splitlines() if path.is_file() else []:
+        try:
+            yield json.loads(line)
+        except ValueError:
+            continue
 
 
 def _drop_torn_line(file: BinaryIO) -> None:

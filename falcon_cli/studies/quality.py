@@ -17,7 +17,7 @@ from typing import get_args
 
 import torch
 
-from falcon_cli.bench.figures.certificate import first_difference
+from falcon_cli.bench.figures.certificate import TokenIds, first_difference
 from falcon_cli.bench.measuring.session import BenchmarkSession
 from falcon_cli.console import progress, say, show
 from falcon_cli.data.datasets import load
@@ -32,7 +32,6 @@ from falcon_cli.recipe.schema import BenchRecipe, Quantize
 from falcon_cli.sources import append_line, disk_errors, home, whole_lines
 from falcon_cli.target.load import LoadedTarget, load_target
 
-Ids = list[int]
 _KINDS: tuple[Quantize, ...] = get_args(Quantize)
 
 
@@ -40,8 +39,8 @@ _KINDS: tuple[Quantize, ...] = get_args(Quantize)
 class Reading:
     """One question, read with one kind of weights."""
 
-    prompt: Ids
-    own: Ids
+    prompt: TokenIds
+    own: TokenIds
     """The free-running answer of these weights."""
     prompt_nats: float
     answer_nats: float
@@ -83,7 +82,7 @@ class Quality:
 
 @torch.inference_mode()
 def read(
-    target: LoadedTarget, prompt: Ids, limit: int, answer: Ids | None = None, reference: str | None = None
+    target: LoadedTarget, prompt: TokenIds, limit: int, answer: TokenIds | None = None, reference: str | None = None
 ) -> Reading:
     """Answer a prompt, and read it with the full-precision answer, teacher-forced.
 
@@ -128,7 +127,7 @@ def run(recipe: BenchRecipe) -> None:
 
 
 def _readings(
-    kind: Quantize, questions: Sequence[Question], recipe: BenchRecipe, log: Path, answers: Sequence[Ids]
+    kind: Quantize, questions: Sequence[Question], recipe: BenchRecipe, log: Path, answers: Sequence[TokenIds]
 ) -> list[Reading]:
     """Each question under one kind of weights; those in the log are not read again.
 
@@ -182,6 +181,6 @@ def _name(kind: str) -> str:
     return "fp32" if kind == "none" else kind
 
 
-def _alike(own: Ids, answer: Ids) -> float:
+def _alike(own: TokenIds, answer: TokenIds) -> float:
     place = first_difference(answer, own)
     return 1.0 if place is None else place / len(answer)

@@ -4,7 +4,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from falcon_cli.errors import FalconError
+from falcon_cli.errors import FalconError, first_line
 
 
 def with_adapter(model: Any, adapter: str) -> Any:
@@ -26,5 +26,4 @@ def with_adapter(model: Any, adapter: str) -> Any:
             raise ValueError(f"{len(astray)} weights are of layers that only one of them has, such as {min(astray)}")
         return adapted.merge_and_unload()
     except Exception as error:  # a missing file, a pickle, sizes of another model: one line for all of them
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise FalconError(f"adapter {adapter} does not fit this target ({reason})") from error
+        raise FalconError(f"adapter {adapter} does not fit this target ({first_line(error)})") from error

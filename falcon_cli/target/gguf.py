@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from falcon_cli.console import say
-from falcon_cli.errors import FalconError
+from falcon_cli.errors import FalconError, first_line
 from falcon_cli.sources import atomic_folder, home, locked
 
 
@@ -67,8 +67,7 @@ def _convert(gguf: Path, folder: Path) -> None:
             loaded: Any = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32, output_loading_info=True)
         model = whole(*loaded)
     except Exception as error:  # transformers and gguf raise whatever their parsing stumbles on
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise FalconError(f"{gguf}: not a GGUF model that transformers can read ({reason})") from error
+        raise FalconError(f"{gguf}: not a GGUF model that transformers can read ({first_line(error)})") from error
     model.config.__dict__.pop("quantization_config", None)
     model.hf_quantizer = None
     tokenizer.save_pretrained(folder)

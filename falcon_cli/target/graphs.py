@@ -21,6 +21,7 @@ from torch import Tensor
 
 from falcon_cli.attention.view import View
 from falcon_cli.console import warn
+from falcon_cli.errors import first_line
 from falcon_cli.kv_cache import StaticCache, cache_argument
 
 MOST_GRAPHS = 64
@@ -101,8 +102,7 @@ class FixedReader:
         try:
             return self._compiled(*inputs)
         except Exception as error:  # the compiler's, or no compiler
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            warn(f"--compile does not work here ({reason}); going on without")
+            warn(f"--compile does not work here ({first_line(error)}); going on without")
             self._compiled = self._forward
             return self._forward(*inputs)
 

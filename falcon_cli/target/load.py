@@ -9,10 +9,10 @@ import torch
 
 from falcon_cli.attention.backend import pick_backend
 from falcon_cli.console import say
-from falcon_cli.errors import FalconError, UsageError
+from falcon_cli.errors import FalconError, UsageError, first_line
 from falcon_cli.native.build import NoKernelsError, load_kernels
+from falcon_cli.native.packed_matrix import WeightFormat
 from falcon_cli.native.swap import swap_model
-from falcon_cli.native.weights import Kind
 from falcon_cli.recipe.schema import TargetRecipe
 from falcon_cli.sources import resolve_target
 from falcon_cli.target.adapter import with_adapter
@@ -111,14 +111,14 @@ def _fetching(recipe: TargetRecipe) -> dict[str, Any]:
     return {"trust_remote_code": recipe.trust_remote_code, **revision}
 
 
-def _native_kind(recipe: TargetRecipe, device: torch.device, dtype: str) -> Kind | None:
+def _native_kind(recipe: TargetRecipe, device: torch.device, dtype: str) -> WeightFormat | None:
     """How native kernels are to hold the weights; None when torch's operators serve.
 
     Raises:
         FalconError: Native kernels are asked for and cannot run.
     """
     asked = recipe.kernels == "native" or recipe.quantize != "none"
-    kind: Kind = "fp32" if recipe.quantize == "none" else recipe.quantize
+    kind: WeightFormat = "fp32" if recipe.quantize == "none" else recipe.quantize
     suits = (device.type, dtype, recipe.attention) == ("cpu", "fp32", "auto")
     if recipe.kernels == "torch" or recipe.compile or not (asked or suits):
         return None
@@ -136,7 +136,7 @@ def _native_kind(recipe: TargetRecipe, device: torch.device, dtype: str) -> Kind
     return kind
 
 
-def _hooked(name: str, model: Any, attention: str, kind: Kind | None, compiled: bool) -> TargetModel:
+def _hooked(name: str, model: Any, attention: str, kind: WeightFormat | None, compiled: bool) -> TargetModel:
     """The target on our attention and cache, tried on two tokens: a model of another make says so here, not later."""
     try:
         layers = None if kind is None else swap_model(model, kind)
@@ -166,8 +166,7 @@ def _from_transformers(where: str, recipe: TargetRecipe, dtype: torch.dtype) -> 
 
 
 def _why_not_loaded(where: str, error: Exception, what: str) -> str:
-    lines = str(error).strip().splitlines()
-    reason = lines[0] if lines else type(error).__name__
+    reason = first_line(error)
     if Path(where).exists():
         return f"{where}: cannot be loaded as {what} ({reason})"
     if "connect" in str(error).lower() or "offline" in str(error).lower():

@@ -257,7 +257,7 @@ def test_output_that_is_not_the_targets_own_is_a_failure(bench, tmp_path, monkey
         (["--set", "limit"], 2, "--set takes key=value"),
         (["--set", "target.dtipe=fp32"], 1, "--set target.dtipe: unknown key (did you mean dtype?)"),
         (["--max-new-tokens", "400"], 1, "question 8: a prompt of"),
-        (["--out", "/dev/null/run"], 1, "cannot make /dev/null/run"),
+        (["--out", "/dev/null/run"], 1, "/dev/null/run should be a folder and is not one"),
     ],
 )
 def test_bad_input_is_one_clear_line(bench, words, code, part):

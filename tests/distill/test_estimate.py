@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from falcon_cli.distill.corpus.reader import Corpus
-from falcon_cli.distill.estimate import duration, estimate_run, memory_bytes, peak_memory
+from falcon_cli.distill.estimate import estimate_run, memory_bytes, peak_memory
 from falcon_cli.distill.features.extract import bytes_a_token
 
 
@@ -47,8 +47,3 @@ def test_memory_grows_with_the_size_of_a_forward_not_of_the_batch(training_setup
         small.recipe, small.target, small.student
     )
     assert peak_memory(torch.device("cpu")) > 1e8
-
-
-@pytest.mark.parametrize(("hours", "text"), [(2.345, "2.3 h"), (0.2, "12 min"), (0.01, "36 s")])
-def test_durations_read_well(hours, text):
-    assert duration(hours) == text

@@ -5,10 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from falcon_cli.distill.folder import DistillFolder, changed_keys
+from falcon_cli.distill.folder import DistillFolder
 from falcon_cli.errors import FalconError, UsageError
 from falcon_cli.recipe.distill import DistillRecipe, LoraRecipe, NetworkRecipe, TrainingRecipe
 from falcon_cli.recipe.load import load_recipe
+from falcon_cli.recipe.run_folder import changed_keys
 
 ARGV = ["/usr/bin/falcon", "distill", "recipes/distill/smoke.yaml"]
 
@@ -63,7 +64,7 @@ def test_what_does_not_touch_the_learning_may_change(recipe):
         cache=replace(recipe.cache, max_gb=9.0),
     )
     DistillFolder.open(free, ARGV, resume=True)
-    assert changed_keys(recipe, replace(free, out="elsewhere")) == []
+    assert changed_keys(recipe, replace(free, out="elsewhere"), DistillFolder.FREE) == []
     assert load_recipe(DistillRecipe, DistillFolder.open(recipe, ARGV, True).path / "recipe.yaml") == recipe
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from accelerate import Accelerator
 
+from falcon_cli.console import duration
 from falcon_cli.distill import prepare as module
-from falcon_cli.distill.estimate import duration
 from falcon_cli.distill.folder import DistillFolder
 from falcon_cli.distill.prepare import prepare
 from falcon_cli.recipe.distill import AnswersRecipe, CorpusRecipe, DistillRecipe

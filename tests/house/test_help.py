@@ -13,7 +13,6 @@ PACKAGE = ROOT / "falcon_cli"
 MODULES = [path.relative_to(PACKAGE) for path in sorted(PACKAGE.rglob("*.py"))]
 HEAVY = {"torch", "transformers", "matplotlib", "datasets", "numpy", "safetensors"}
 TESTED_ELSEWHERE = {
-    "errors.py": "tests/commands/test_app.py",
     "__main__.py": "tests/commands/test_app.py",
     **{f"data/{name}.py": "tests/data/test_named_sets.py" for name in ("mt_bench", "humaneval", "gsm8k", "spec_bench")},
     "bench/run.py": "tests/commands/test_bench.py",

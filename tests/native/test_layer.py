@@ -7,7 +7,8 @@ from torch import nn
 from falcon_cli.attention.backend import implementation
 from falcon_cli.attention.view import View
 from falcon_cli.kv_cache import StaticCache, cache_argument
-from falcon_cli.native.layer import NativeDecoder, Packed, family_of, linear_of
+from falcon_cli.native.layer import NativeDecoder, PackedLayer, family_of, linear_of
+from falcon_cli.native.weights import pack, packed_gate_up
 from falcon_cli.tree.shape import ancestors_of, depths_of
 
 CPU = torch.device("cpu")
@@ -29,7 +30,7 @@ def test_a_decoder_is_transformers_own_in_double_precision(tiny_model, random_pa
     exact, ours = cache_of(model, torch.float64), cache_of(model, torch.float32)
     copy = deepcopy(decoder).float()
     native = NativeDecoder(copy.layers, copy.norm, copy.rotary_emb, "fp32")
-    assert all(isinstance(layer, Packed) for layer in copy.layers)
+    assert all(isinstance(layer, PackedLayer) for layer in copy.layers)
     generator = torch.Generator().manual_seed(1)
     parents = random_parents(11, generator)
     depths = torch.tensor(depths_of(parents))
@@ -133,3 +134,64 @@ def test_with_a_context_keys_and_values_are_made_of_that(tiny_model, tiny_networ
             cache.commit(range(rows))
     exact, held = (cache.buffer_PCBGSH.double() for cache in caches)
     torch.testing.assert_close(held, exact, rtol=2e-5, atol=2e-5)
+
+
+def layer_of(**changes):
+    """A decoder layer of 4 query heads and 2 groups of size 8, in C++."""
+    gate, up = (nn.Linear(32, 48) for _ in range(2))
+    parts = {
+        "qkv": pack(torch.ones(64, 32), "fp32").handle,
+        "o": pack(torch.ones(32, 32), "fp32").handle,
+        "gate_up": packed_gate_up(gate, up, "fp32").handle,
+        "down": pack(torch.ones(32, 48), "fp32").handle,
+        "input_norm": torch.ones(32),
+        "mlp_norm": torch.ones(32),
+        "query_norm": None,
+        "key_norm": None,
+    }
+    return torch.classes.falcon.DecoderLayer(*{**parts, **changes}.values())
+
+
+def forward(layers, final_norm=None, groups=2, size=8):
+    cache = torch.zeros(2, len(layers), 1, groups, 16, size)
+    tables = [torch.ones(16, size)] * 2
+    depths = torch.arange(3)
+    decoder = torch.classes.falcon.Decoder(layers, final_norm, 1e-6, 0.3)
+    return decoder.forward(torch.ones(3, 32), None, *tables, depths, cache, 0, None)
+
+
+def test_a_layer_takes_all_that_fits():
+    norms = {"query_norm": torch.ones(8), "key_norm": torch.ones(8)}
+    for layer in (layer_of(), layer_of(**norms)):
+        assert forward([layer, layer], torch.ones(32)).shape == (3, 32)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"query_norm": torch.ones(8)}, "a query norm and a key norm, or none"),
+        ({"input_norm": torch.ones(40)}, "must be 40 contiguous floats"),
+        ({"input_norm": torch.ones(40), "mlp_norm": torch.ones(40)}, "rows of 40 inputs for a matrix of 32"),
+        ({"mlp_norm": torch.ones(32).double()}, "must be 32 contiguous floats, not Double"),
+    ],
+)
+def test_a_layer_of_parts_that_do_not_fit_is_refused(changes, told):
+    with pytest.raises(RuntimeError, match=told) as error:
+        layer_of(**changes)
+    assert "\n" not in str(error.value)
+
+
+def test_a_layer_of_two_formats_is_refused():
+    with pytest.raises(RuntimeError, match="all matrices must have one format"):
+        layer_of(o=pack(torch.ones(32, 32), "int8").handle)
+
+
+def test_layers_that_do_not_fit_the_cache_are_refused():
+    with pytest.raises(RuntimeError, match="2 query heads for 3 groups"):
+        forward([layer_of()], groups=3)
+    with pytest.raises(RuntimeError, match="must be 8 contiguous floats"):
+        forward([layer_of(query_norm=torch.ones(16), key_norm=torch.ones(16))])
+    with pytest.raises(RuntimeError, match="must be 32 contiguous floats"):
+        forward([layer_of()], torch.ones(8))
+    with pytest.raises(RuntimeError, match="no layers"):
+        forward([])

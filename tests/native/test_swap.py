@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from falcon_cli.core import Draft
-from falcon_cli.native.layer import NativeLinear, Packed
+from falcon_cli.native.layer import NativeLinear, PackedLayer
 from falcon_cli.native.swap import swap_inside, swap_model
 from falcon_cli.target.model import TargetModel
 
@@ -68,7 +68,7 @@ def test_layers_that_the_kernels_do_not_compute_keep_their_attention(tiny_model,
     plain = TargetModel(tiny_model(family, 4, dtype=torch.float32)).prefill(PROMPT)
     target = TargetModel(model, native=swap_model(model, "fp32"))
     assert not target.native.exact
-    assert not any(isinstance(module, Packed) for module in model.modules())
+    assert not any(isinstance(module, PackedLayer) for module in model.modules())
     assert isinstance(model.get_decoder().layers[0].mlp.up_proj, NativeLinear)
     torch.testing.assert_close(target.prefill(PROMPT).logits_TV, plain.logits_TV, rtol=1e-4, atol=1e-4)
 

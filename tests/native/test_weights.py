@@ -4,7 +4,8 @@ from torch import nn
 from torch.nn.functional import pad
 
 from falcon_cli.native.layer import NativeLinear
-from falcon_cli.native.weights import best, pack, packed, packed_gate_up, product, suits
+from falcon_cli.native.packed_matrix import product, top_k
+from falcon_cli.native.weights import pack, packed, packed_gate_up, suits
 
 KINDS = ("fp32", "bf16", "int8", "int4")
 # of the outputs' norm: rounding of sums, of 8 bits, of inputs to 1/63 of their block, of weights to 1/15 of theirs
@@ -161,7 +162,7 @@ def test_the_best_outputs_are_those_of_the_product_of_equals_the_first(kind, out
     """Every third weight stands twice, so that many outputs are equal."""
     weight_NK = rows_of(outputs, 32).repeat_interleave(3, 0)[::2][:outputs]
     rows, matrix = rows_of(7, 32, seed=1), pack(weight_NK, kind)
-    found = best(rows, matrix, count)
+    found = top_k(rows, matrix, count)
     expected = product(rows, matrix)
     assert torch.equal(found.outputs_TN, expected)
     order = expected.sort(dim=-1, descending=True, stable=True).indices

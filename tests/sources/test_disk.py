@@ -1,4 +1,5 @@
 import errno
+import hashlib
 import threading
 import time
 
@@ -7,7 +8,7 @@ from filelock import FileLock
 
 from falcon_cli.errors import FalconError
 from falcon_cli.sources import atomic_file, atomic_folder, home, locked
-from falcon_cli.sources.disk import disk_errors
+from falcon_cli.sources.disk import disk_errors, sha256_of
 
 
 def test_home_is_the_variable_or_the_cache(monkeypatch, tmp_path):
@@ -127,3 +128,9 @@ def test_a_free_lock_is_silent_and_given_back(tmp_path, capsys):
         with locked(tmp_path / "file.bin"):
             pass
     assert capsys.readouterr().err == ""
+
+
+def test_a_file_is_hashed_piece_by_piece(tmp_path, monkeypatch):
+    monkeypatch.setattr("falcon_cli.sources.disk._PIECE", 3)
+    (tmp_path / "file").write_bytes(b"falcon takes wing")
+    assert sha256_of(tmp_path / "file") == hashlib.sha256(b"falcon takes wing").hexdigest()

@@ -1,6 +1,6 @@
 """Files that grow line by line."""
 
-from falcon_cli.sources import append_line, whole_lines
+from falcon_cli.sources import append_line, json_lines, whole_lines
 
 
 def test_lines_come_back_in_order(tmp_path):
@@ -19,3 +19,9 @@ def test_a_torn_line_is_passed_over_and_cut_off(tmp_path):
     assert whole_lines(path) == [b"whole"]
     append_line(path, "next")
     assert path.read_bytes() == b"whole\nnext\n"
+
+
+def test_json_lines_pass_over_what_a_kill_cut_short(tmp_path):
+    (tmp_path / "log").write_text('{"a": 1}\n\n{"a": 2\n[3]\n{"a":')
+    assert list(json_lines(tmp_path / "log")) == [{"a": 1}, [3]]
+    assert list(json_lines(tmp_path / "none")) == []

@@ -22,8 +22,8 @@ TOLERANCE = {"fp32": 1e-4, "bf16": 0.25, "fp16": 0.03}
 """Largest gap between two logits that rounding explains: fp32 set well over ~1e-5; two units in the last place of a
 logit of 16 to 32 for bf16 (2 · 2⁻⁷ · 16 = 0.25) and fp16 (2 · 2⁻¹⁰ · 16 ≈ 0.03)."""
 
-Ids = list[int]
-Reference = Callable[[Ids], Ids]
+TokenIds = list[int]
+Reference = Callable[[TokenIds], TokenIds]
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def _plain(divergence: Divergence) -> dict[str, Any]:
     return {**vars(divergence), "margin": divergence.margin if isfinite(divergence.margin) else None}
 
 
-def first_difference(one: Ids, other: Ids) -> int | None:
+def first_difference(one: TokenIds, other: TokenIds) -> int | None:
     """Index of the first token in which two answers differ; an answer that ends early differs where it ends."""
     if one == other:
         return None
@@ -85,7 +85,7 @@ def certify(
     records: Iterable[TurnRecord],
     target: TargetModel,
     dtype: str,
-    prompt_of: Callable[[TurnRecord], Ids],
+    prompt_of: Callable[[TurnRecord], TokenIds],
     reference: Reference,
 ) -> dict[str, Certificate]:
     """Certify every method of these records.
@@ -119,7 +119,7 @@ def certify(
     return certificates
 
 
-def margin_at(target: TargetModel, text: Ids, tokens: Ids) -> float:
+def margin_at(target: TargetModel, text: TokenIds, tokens: TokenIds) -> float:
     """How far the worst of these tokens lies below the target's best after this text, in logits.
 
     An answer that merely ends early has no second token; nothing excuses it, so its margin is infinite.

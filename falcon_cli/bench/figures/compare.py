@@ -1,6 +1,6 @@
 """Answer files side by side, each against the first: `falcon bench --compare`.
 
-Every figure comes in two ways. Ours (DESIGN: measuring): total tokens over total seconds, tokens as the file counts
+Every figure comes in two ways. Ours (docs/measuring.md): total tokens over total seconds, tokens as the file counts
 them. Spec-Bench's (https://github.com/hemingkx/Spec-Bench, evaluation/speed.py): the mean over questions of tokens per
 second; for the baseline, but not for a method, a text's tokens are those that tokenising it gives, less one. Only
 questions that every file answers count. Figures that do not exist are None.

@@ -1,6 +1,6 @@
 """The results document's methods and peers, summed from a run's records.
 
-Every figure comes twice, over all text and over loop-free text (DESIGN: measuring). A figure that does not exist,
+Every figure comes twice, over all text and over loop-free text (docs/measuring.md). A figure that does not exist,
 because nothing was decoded or the baseline was not run, is None.
 """
 
@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from falcon_cli.bench.figures.records import TurnRecord
-from falcon_cli.bench.figures.speedup import Totals, counted, speedup, speedup_interval
+from falcon_cli.bench.figures.speedup import speedup, speedup_interval
 from falcon_cli.data.loops import loop_start
+from falcon_cli.decode.totals import Totals, counted
 
 BASELINE = "ar"
 """Plain autoregression: what every speedup is measured against."""

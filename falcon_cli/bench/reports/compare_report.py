@@ -6,8 +6,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from falcon_cli.bench.reports.report import grid
 from falcon_cli.bench.reports.wording import ABSENT, times
+from falcon_cli.console import markdown_table
 
 _COUNTING = """\
 - Only questions that every file answers are compared. The first file is the baseline.
@@ -52,7 +52,7 @@ def compare_markdown(comparison: dict[str, Any], command: str) -> str:
     head += ["Spec-Bench: speedup", "tokens/s", "accepted", "texts equal"]
     rows = [_cells(figures, comparison["questions"]) for figures in comparison["files"]]
     text = f"# Answer files compared\n\n```sh\n{command}\n```\n\n{_circumstances(comparison)}\n\n"
-    text += grid(head, ((f"`{name}`", *cells) for name, *cells in rows))
+    text += markdown_table(head, ((f"`{name}`", *cells) for name, *cells in rows))
     if comparison["warnings"]:
         text += "\n## Warnings\n\n" + "".join(f"- {warning}\n" for warning in comparison["warnings"])
     return text + f"\n## How things are counted\n\n{_COUNTING}"

@@ -19,8 +19,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from falcon_cli.bench.reports.report import grid
 from falcon_cli.bench.reports.wording import ABSENT, interval, percent, questions, setting, times
+from falcon_cli.console import markdown_table
 
 Figures = dict[str, Any]
 Documents = Mapping[str, dict[str, Any]]
@@ -158,7 +158,7 @@ def markdown(number: int, documents: Documents) -> str:
     head = ["data set", "method", *_headings(TABLES[number])]
     rows = [[dataset, f"`{name}`", *cells] for dataset, name, *cells in _rows(TABLES[number], documents)]
     lines = "".join(f"- {line}\n" for line in _lines(number, documents))
-    return f"# {_title(number)}\n\n{grid(head, rows, left=2)}\n{lines}"
+    return f"# {_title(number)}\n\n{markdown_table(head, rows, left=2)}\n{lines}"
 
 
 def drawn(number: int, documents: Documents) -> Table:

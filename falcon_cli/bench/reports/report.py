@@ -1,7 +1,6 @@
 """The results as `report.md`: everything a reader needs to judge the figures, in one file."""
 
 import datetime
-from collections.abc import Iterable, Sequence
 from typing import Any
 
 from falcon_cli.bench.figures.summary import BASELINE
@@ -15,6 +14,7 @@ from falcon_cli.bench.reports.wording import (
     times,
     verdict,
 )
+from falcon_cli.console import markdown_table
 
 _COUNTING = """\
 - A speedup is a ratio of decode speeds in one run: total tokens over total seconds, the method's against plain
@@ -59,17 +59,11 @@ def markdown(results: dict[str, Any], command: str, date: datetime.date | None =
     return head + chart + "".join(f"\n## {title}\n\n{body}" for title, body in sections if body)
 
 
-def grid(head: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
-    """Draw a Markdown table; the first columns are left-aligned, the others right-aligned."""
-    lines = [head, ["---"] * left + ["---:"] * (len(head) - left), *rows]
-    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
-
-
 def _speed(results: dict[str, Any]) -> str:
     head = ["method", "speedup", "95 %", "tokens/s", "tokens/cycle", "τ", "α", "lossless"]
     head += ["loop-free: speedup", "95 %", "tokens/s", "tokens/cycle", "α", "in loops"]
     rows = [_speed_row(name, figures) for name, figures in {**results["methods"], **results["peers"]}.items()]
-    text = grid(head, rows)
+    text = markdown_table(head, rows)
     bound = results["machine"].get("bandwidth_bound_tokens_per_second")
     if bound:
         text += (
@@ -114,7 +108,7 @@ def _time(methods: dict[str, Any]) -> str:
         ]
         for name, figures in methods.items()
     ]
-    return grid(head, rows)
+    return markdown_table(head, rows)
 
 
 def _depths(methods: dict[str, Any]) -> str:
@@ -125,7 +119,7 @@ def _depths(methods: dict[str, Any]) -> str:
     rows = [
         [f"`{name}`", *map(percent, by_depth), *[""] * (deepest - len(by_depth))] for name, by_depth in shares.items()
     ]
-    shown = grid(["method", *map(str, range(1, deepest + 1))], rows)
+    shown = markdown_table(["method", *map(str, range(1, deepest + 1))], rows)
     return f"Share of cycles that accept at least this many drafted tokens.\n\n{shown}"
 
 
@@ -137,7 +131,7 @@ def _categories(methods: dict[str, Any]) -> str:
     rows = [
         [category, *(_category_cell(parts.get(category)) for parts in drafting.values())] for category in categories
     ]
-    shown = grid(["category", *(f"`{name}`" for name in drafting)], rows)
+    shown = markdown_table(["category", *(f"`{name}`" for name in drafting)], rows)
     return f"Speedup, and tokens per cycle in brackets, over all text.\n\n{shown}"
 
 
@@ -158,9 +152,9 @@ def _certificate(methods: dict[str, Any]) -> str:
         for name, lossless in checked.items()
         for parting in lossless["divergences"]
     ]
-    text = grid(["method", "verdict", "prompts exact"], rows)
+    text = markdown_table(["method", "verdict", "prompts exact"], rows)
     if partings:
-        text += "\nEvery divergence:\n\n" + grid(["method", "prompt", "position", "margin"], partings)
+        text += "\nEvery divergence:\n\n" + markdown_table(["method", "prompt", "position", "margin"], partings)
     return text
 
 

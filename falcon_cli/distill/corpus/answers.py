@@ -29,7 +29,7 @@ from falcon_cli.console import progress, say
 from falcon_cli.distill.corpus.reader import CorpusPrompt
 from falcon_cli.kv_cache import cache_argument
 from falcon_cli.recipe.distill import AnswersRecipe
-from falcon_cli.sources import append_line, disk_errors
+from falcon_cli.sources import append_line, disk_errors, json_lines
 from falcon_cli.target.load import LoadedTarget
 
 _PAD = 0
@@ -82,11 +82,10 @@ def read_answers(path: Path, prompts: Iterable[CorpusPrompt]) -> dict[str, tuple
     asked = {prompt.id: prompt.tokens for prompt in prompts}
     found: dict[str, tuple[int, ...]] = {}
     for file in [path, *sorted(path.parent.glob(f"{path.stem}.*.jsonl"))]:
-        for line in file.read_text().splitlines() if file.is_file() else []:
+        for record in json_lines(file):
             try:
-                record: dict[str, Any] = json.loads(line)
                 name, prompt, reply = record["id"], tuple(record["prompt_ids"]), tuple(record["response_ids"])
-            except (ValueError, KeyError, TypeError):
+            except (KeyError, TypeError):
                 continue
             if asked.get(name) == prompt:
                 found[name] = reply

@@ -25,7 +25,7 @@ from typing import Any
 from falcon_cli.console import warn
 from falcon_cli.data import sharegpt
 from falcon_cli.data.prompts import ROLES, Message
-from falcon_cli.errors import FalconError
+from falcon_cli.errors import FalconError, first_line
 from falcon_cli.recipe.distill import CorpusRecipe
 
 _FORMS = '"messages", "conversations", or "prompt_ids" with "response_ids"'
@@ -95,7 +95,7 @@ def _rows(name: str, kind: str, options: dict[str, Any]) -> Iterator[Dialogue]:
         rows = iter(load_dataset(kind, streaming=True, **options))
     except Exception as error:  # not there, unreachable, no such split: one line for all of them
         raise FalconError(
-            f"corpus {name} cannot be loaded ({_reason(error)}); give a local file, or check name and split"
+            f"corpus {name} cannot be loaded ({first_line(error)}); give a local file, or check name and split"
         ) from error
     for number in count(1):
         try:
@@ -104,14 +104,10 @@ def _rows(name: str, kind: str, options: dict[str, Any]) -> Iterator[Dialogue]:
             return
         except Exception as error:  # damaged in the middle, or the connection is gone
             raise FalconError(
-                f"corpus {name} cannot be read beyond row {number - 1} ({_reason(error)}); fetch it again, or set "
+                f"corpus {name} cannot be read beyond row {number - 1} ({first_line(error)}); fetch it again, or set "
                 "corpus.limit"
             ) from error
         yield _dialogue(record, name, number)
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _jsonl(path: Path) -> Iterator[Dialogue]:

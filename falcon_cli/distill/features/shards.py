@@ -11,6 +11,7 @@ something else is made anew, and the others are kept.
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -23,10 +24,9 @@ from safetensors.torch import save_file
 from falcon_cli.console import warn
 from falcon_cli.distill.corpus.sample import Sample
 from falcon_cli.distill.features.extract import TextFeatures
-from falcon_cli.sources import atomic_file
+from falcon_cli.sources import atomic_file, json_lines, sha256_of
 
 FIELDS = ("tokens", "answer", "features", "top_ids", "top_logprobs")
-_READ = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def missing(folder: Path, shards: Sequence[ShardPlan]) -> list[ShardPlan]:
         path, entry = folder / shard.name, finished.get(shard.name)
         if entry is None or entry.fingerprint != shard.fingerprint or not path.is_file():
             wanted.append(shard)
-        elif path.stat().st_size != entry.bytes or _sha256(path) != entry.sha256:
+        elif path.stat().st_size != entry.bytes or sha256_of(path) != entry.sha256:
             warn(f"{path} is damaged or cut short: it is made anew")
             path.unlink()
             wanted.append(shard)
@@ -96,7 +96,7 @@ def write_shard(folder: Path, shard: ShardPlan, lesson_of: Sequence[TextFeatures
     path = folder / shard.name
     with atomic_file(path, needed=sum(t.numel() * t.element_size() for t in tensors.values())) as unfinished:
         save_file(tensors, unfinished)
-    entry = Finished(shard.name, shard.fingerprint, path.stat().st_size, _sha256(path))
+    entry = Finished(shard.name, shard.fingerprint, path.stat().st_size, sha256_of(path))
     with (folder / "shards.jsonl").open("a") as index:
         index.write("\n" + json.dumps(asdict(entry)) + "\n")  # a line cut short by a kill spoils no other
 
@@ -145,19 +145,8 @@ def _plan(number: int, group: Sequence[Sample], made_by: str) -> ShardPlan:
 
 
 def _index(folder: Path) -> list[Finished]:
-    path = folder / "shards.jsonl"
     entries = []
-    for line in path.read_text().splitlines() if path.is_file() else []:
-        try:
-            entries.append(Finished(**json.loads(line)))
-        except (ValueError, TypeError):  # the line that a kill cut short
-            continue
+    for entry in json_lines(folder / "shards.jsonl"):
+        with suppress(TypeError):  # another file's
+            entries.append(Finished(**entry))
     return entries
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while piece := stream.read(_READ):
-            digest.update(piece)
-    return digest.hexdigest()

@@ -24,17 +24,14 @@ from falcon_cli.distill.features.batches import Batch, generator_of, loss_positi
 from falcon_cli.distill.objective.glancing import glanced_L, one_block_ahead
 from falcon_cli.distill.objective.losses import Losses, TeacherSignal, best_tokens, losses
 from falcon_cli.distill.objective.vocabulary import ExtendedVocabulary, opened
-from falcon_cli.drafters.falcon.blocks import block_L, slot_L
-from falcon_cli.drafters.falcon.unroll import streams_mask
+from falcon_cli.drafters.falcon.blocks import Blocks, block_L, slot_L
 from falcon_cli.recipe.distill import DistillRecipe
 
 
 class DrafterForward(Protocol):
     """`DrafterNetwork.forward`, alone or wrapped for several processes."""
 
-    def __call__(
-        self, embedded: Tensor, features: Tensor, mask: Tensor, before: Tensor, wanted: Tensor, *, streams: int
-    ) -> Tensor:
+    def __call__(self, embedded: Tensor, features: Tensor, blocks: Blocks, before: Tensor, wanted: Tensor) -> Tensor:
         """Predicted features [M, D] at the wanted positions."""
 
 
@@ -171,11 +168,11 @@ class _Reading:
         if last_only:
             wanted = [torch.zeros_like(wanted[0])] * (count - 1) + list(wanted)
         tokens_BM = torch.cat([tokens_BL] + [batch.tokens_BL] * (count - 1), 1)
-        mask = streams_mask(batch.length_B, self.length, self.k, count, self.phase)
+        blocks = Blocks.of_texts(batch.length_B, self.length, self.k, self.phase, count)
         before = tokens_before(self.weights, batch.tokens_BL, self.k).repeat(1, count, 1)
         wanted_BM = torch.cat(list(wanted), 1)
         embedded = self.weights.embedding_VD[tokens_BM]
-        predicted_MD = self.network(embedded, torch.cat(list(streams), 1), mask, before, wanted_BM, streams=count)
+        predicted_MD = self.network(embedded, torch.cat(list(streams), 1), blocks, before, wanted_BM)
         stream_M = wanted_BM.nonzero()[:, 1] // self.length
         return [predicted_MD[stream_M == number] for number in range(count)] if count > 1 else [predicted_MD]
 

@@ -1,10 +1,10 @@
-"""The diary of a training run: `metrics.jsonl`, a line a step, and `held_out.jsonl`, a line a look at held-out text."""
+"""The logs of a training run: `metrics.jsonl`, a line a step, and `held_out.jsonl`, a line an evaluation."""
 
 import json
 from pathlib import Path
 from typing import Any
 
-from falcon_cli.sources import atomic_file
+from falcon_cli.sources import atomic_file, json_lines
 
 
 class JsonlLog:
@@ -24,11 +24,5 @@ class JsonlLog:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a diary; what a kill cut short is left out."""
-    lines = []
-    for line in path.read_text().splitlines() if path.is_file() else []:
-        try:
-            lines.append(json.loads(line))
-        except ValueError:
-            continue
-    return lines
+    """The whole lines of a log; what a kill cut short is left out."""
+    return list(json_lines(path))

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from falcon_cli.distill.training.optimizer import restore, tensors_of
-from falcon_cli.errors import FalconError
+from falcon_cli.errors import FalconError, first_line
 from falcon_cli.sources import atomic_folder
 
 Optimizers = list[torch.optim.Optimizer]
@@ -52,7 +52,7 @@ def load_state(folder: Path, network: nn.Module, made: Optimizers) -> int:
         network.load_state_dict(load_file(held / "weights.safetensors"))
         restore(network, made, load_file(held / "optimizer.safetensors"))
     except Exception as error:
-        raise FalconError(f"{held} is damaged ({_line(error)}): delete it to train from the start") from error
+        raise FalconError(f"{held} is damaged ({first_line(error)}): delete it to train from the start") from error
     return step
 
 
@@ -63,7 +63,3 @@ def _leftovers(folder: Path) -> list[Path]:
 
 def _own(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

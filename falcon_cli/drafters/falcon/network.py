@@ -45,7 +45,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import rms_norm
 
-from falcon_cli.drafters.falcon.blocks import last_seen_BL
+from falcon_cli.drafters.falcon.blocks import Blocks
 from falcon_cli.drafters.falcon.layer import DecoderLayer
 from falcon_cli.drafters.shared.norm import divisor
 from falcon_cli.native.layer import family_of
@@ -140,31 +140,25 @@ class DrafterNetwork(nn.Module):
         self,
         embedded_BLD: Tensor,
         features_BLD: Tensor,
-        mask_BLL: Tensor,
+        blocks: Blocks,
         before_BLD: Tensor,
         wanted_BL: Tensor | None = None,
-        streams: int = 1,
     ) -> Tensor:
         """Predicted features of whole texts from position 0 on: [B, L, D], or [M, D] at the wanted positions.
 
         Args:
             embedded_BLD: Embeddings of the input tokens.
             features_BLD: Input features.
-            mask_BLL: Boolean [B, 1, L, L], relaxed causal.
+            blocks: Their blocks. Inputs of several passes may stand one behind the other along L (streams); an LSTM
+                along time knows one only.
             before_BLD: At position i, the embedding of x(i+k): the token before the one that i predicts.
             wanted_BL: Boolean; the positions whose outputs are asked for, None for all.
-            streams: Inputs of so many passes lie one behind the other along L (`unroll.py`), under their own mask; an
-                LSTM along time knows one only.
         """
         mixed = self.mix(embedded_BLD, features_BLD)
-        row_L = torch.arange(embedded_BLD.shape[1], device=embedded_BLD.device)
-        position_BL = (row_L % (len(row_L) // streams))[None]
-        last_BL = last_seen_BL(mask_BLL)
-        hidden = self.attend(mixed.hidden_BLD, position_BL, last_BL, attention_mask=mask_BLL, wanted_BL=wanted_BL)
-        later_BL = last_BL - row_L < self.k - 1
+        hidden = self.attend(mixed.hidden_BLD, blocks, attention_mask=blocks.mask_BLL, wanted_BL=wanted_BL)
         if wanted_BL is None:
-            return self.finish(hidden, before_BLD, later_BL)
-        return self.finish(hidden, before_BLD[wanted_BL], later_BL[wanted_BL])
+            return self.finish(hidden, before_BLD, blocks.later_BL)
+        return self.finish(hidden, before_BLD[wanted_BL], blocks.later_BL[wanted_BL])
 
     def mix(self, embedded_BLD: Tensor, features_BLD: Tensor, state: LstmState | None = None) -> Mixed:
         """Make one vector of each embedding and feature; `state` goes on from earlier positions (mixer time)."""
@@ -175,17 +169,16 @@ class DrafterNetwork(nn.Module):
         mixed, state = self._mixer(both, state)
         return Mixed(features_BLD + mixed if self.recipe.normalise else mixed, state)
 
-    def attend(self, mixed_BLD: Tensor, position_BL: Tensor, last_BL: Tensor, **attention: Any) -> Tensor:
+    def attend(self, mixed_BLD: Tensor, blocks: Blocks, **attention: Any) -> Tensor:
         """Hidden states behind the outputs; `finish` makes features of them.
 
         Args:
             mixed_BLD: What `mix` made.
-            position_BL: Each row's position in the text, for the rotary embedding.
-            last_BL: For each row, the row that holds its block's last position.
+            blocks: Each row's position, block and slot.
             attention: For the decoder layer: a mask, or cache and view.
         """
-        rotary = self.rotary[0](mixed_BLD, position_BL)
-        start_BLD = self._start(mixed_BLD, last_BL)
+        rotary = self.rotary[0](mixed_BLD, blocks.position_BL)
+        start_BLD = self._start(mixed_BLD, blocks)
         hidden_BLD: Tensor = self.layer(start_BLD, context_BLD=mixed_BLD, position_embeddings=rotary, **attention)
         return hidden_BLD
 
@@ -205,14 +198,12 @@ class DrafterNetwork(nn.Module):
             return hidden
         return rms_norm(hidden, hidden.shape[-1:], self.norm_D, self.epsilon)
 
-    def _start(self, mixed_BLD: Tensor, last_BL: Tensor) -> Tensor:
+    def _start(self, mixed_BLD: Tensor, blocks: Blocks) -> Tensor:
         """What each row's output starts from."""
         if self.recipe.start == "own":
             return mixed_BLD
-        rows_L = torch.arange(mixed_BLD.shape[1], device=mixed_BLD.device)
-        slot_BL = (self.k - 1 - (last_BL - rows_L)).clamp(0, self.k - 1)
-        newest_BLD = mixed_BLD.gather(1, last_BL[..., None].expand_as(mixed_BLD))
-        return newest_BLD + self.own(mixed_BLD) + self.slot_KD[slot_BL]
+        newest_BLD = mixed_BLD.gather(1, blocks.last_BL[..., None].expand_as(mixed_BLD))
+        return newest_BLD + self.own(mixed_BLD) + self.slot_KD[blocks.slot_BL - 1]
 
     def _mixer(self, both_BLE: Tensor, state: LstmState | None) -> tuple[Tensor, LstmState | None]:
         if self.recipe.mixer == "linear":

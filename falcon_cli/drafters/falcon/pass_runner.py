@@ -12,11 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from falcon_cli.attention.view import View
+from falcon_cli.drafters.falcon.blocks import Blocks
 from falcon_cli.drafters.falcon.network import DrafterNetwork, LstmState, Mixed
 from falcon_cli.kv_cache import StaticCache
 from falcon_cli.native.layer import NativeDecoder, linear_of
+from falcon_cli.native.packed_matrix import PackedMatrix, WeightFormat
 from falcon_cli.native.swap import suits_layer, swap_inside
-from falcon_cli.native.weights import Kind, Matrix, packed, packed_gate_up
+from falcon_cli.native.weights import packed, packed_gate_up
 from falcon_cli.target.model import TargetModel
 
 
@@ -61,8 +63,8 @@ class TorchPassRunner:
 
     def attend(self, mixed_BLD: Tensor, view: View, block: int, cache: StaticCache) -> Tensor:
         """See `PassRunner`."""
-        last_BL = _last_of(mixed_BLD.shape[1], block, mixed_BLD.device)[None]
-        return self.network.attend(mixed_BLD, view.position_T[None], last_BL, cache=cache, falcon_view=view)
+        blocks = Blocks.of_rows(view.position_T, block, self.network.k)
+        return self.network.attend(mixed_BLD, blocks, cache=cache, falcon_view=view)
 
     def finish(self, hidden_ED: Tensor, before_ED: Tensor | None) -> Tensor:
         """See `PassRunner`."""
@@ -72,27 +74,29 @@ class TorchPassRunner:
 class NativePassRunner:
     """The network on the kernels, a call a step; for linear mixers."""
 
-    def __init__(self, network: DrafterNetwork, kind: Kind = "int8"):
+    def __init__(self, network: DrafterNetwork, kind: WeightFormat = "int8"):
         self.k = network.k
-        self.size, self.epsilon = network.mixer.out_features, network.epsilon
+        self.epsilon = network.epsilon
         self.scale_D = network.scale_D.float() if network.recipe.normalise else _NONE
         self.norm_D = _NONE if network.norm_D is None else network.norm_D.detach().float()
         self.mixer = packed([network.mixer], kind)
-        self.own: Matrix | None = None
+        self.own: PackedMatrix | None = None
         if network.recipe.start == "block":
             self.own, self.slot_KD = packed([network.own], kind), network.slot_KD.detach().float()
-        self.gate: list[Tensor] = []
-        self.change: list[Tensor] = []
+        self.gate: PackedMatrix | None = None
+        self.change: PackedMatrix | None = None
         if network.chained:
             first, _, last = cast(tuple[nn.Linear, nn.Module, nn.Linear], tuple(network.chain))
             value, gate = (linear_of(part) for part in first.weight.detach().chunk(2))
-            self.gate, self.change = packed_gate_up(gate, value, kind).parts, packed([last], kind).parts
+            self.gate, self.change = packed_gate_up(gate, value, kind), packed([last], kind)
+        handles = (matrix and matrix.handle for matrix in (self.mixer, self.own, self.gate, self.change))
+        self.steps = torch.classes.falcon.Drafter(*handles)
         self.decoder = NativeDecoder(nn.ModuleList([network.layer]), None, network.rotary[0], kind)
         self._places: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
 
     def mix(self, embedded_BLD: Tensor, features_BLD: Tensor, state: LstmState | None) -> Mixed:
         """See `PassRunner`."""
-        mixed = torch.ops.falcon.mix(embedded_BLD, features_BLD, self.scale_D, self.mixer.parts, self.size)
+        mixed = self.steps.mix(embedded_BLD, features_BLD, self.scale_D)
         return Mixed(mixed, state)
 
     def attend(self, mixed_BLD: Tensor, view: View, block: int, cache: StaticCache) -> Tensor:
@@ -101,29 +105,21 @@ class NativePassRunner:
         start_LD = mixed_LD
         if self.own is not None:
             last_L, slot_L = self._places_of(len(mixed_LD), block)
-            start_LD = torch.ops.falcon.start(mixed_LD, last_L, slot_L, self.slot_KD, self.own.parts, self.size)
+            start_LD = self.steps.start(mixed_LD, last_L, slot_L, self.slot_KD)
         return self.decoder.forward(start_LD, view, cache, mixed_LD).view_as(mixed_BLD)
 
     def finish(self, hidden_ED: Tensor, before_ED: Tensor | None) -> Tensor:
         """See `PassRunner`."""
         before_ED = before_ED if before_ED is not None and self.gate else _NONE
-        features_ED: Tensor = torch.ops.falcon.finish(
-            hidden_ED, before_ED, self.gate, self.change, self.size, self.norm_D, self.epsilon
-        )
+        features_ED: Tensor = self.steps.finish(hidden_ED, before_ED, self.norm_D, self.epsilon)
         return features_ED
 
     def _places_of(self, rows: int, block: int) -> tuple[Tensor, Tensor]:
         """For each row, its block's last one and its slot."""
         if (rows, block) not in self._places:
-            last_L = _last_of(rows, block, torch.device("cpu"))
-            slot_L = (self.k - 1 - (last_L - torch.arange(rows))).clamp(0, self.k - 1)
-            self._places[rows, block] = last_L, slot_L
+            blocks = Blocks.of_rows(torch.arange(rows), block, self.k)
+            self._places[rows, block] = blocks.last_BL[0], blocks.slot_BL[0] - 1
         return self._places[rows, block]
-
-
-def _last_of(rows: int, block: int, device: torch.device) -> Tensor:
-    """For each row, the last row of its block."""
-    return torch.arange(rows, device=device) // block * block + block - 1
 
 
 _NONE = torch.empty(0)

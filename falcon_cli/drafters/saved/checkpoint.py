@@ -18,7 +18,7 @@ from torch import Tensor
 from falcon_cli.drafters.saved.card import card
 from falcon_cli.drafters.saved.trained import TRAINED
 from falcon_cli.errors import FalconError
-from falcon_cli.sources import atomic_folder
+from falcon_cli.sources import atomic_folder, sha256_of
 from falcon_cli.target.load import LoadedTarget
 
 FORMAT = 1
@@ -97,7 +97,7 @@ def save_drafter(
             "hidden_size": target.model.hidden_size,
             "vocab_size": target.model.vocab_size,
             "vocab_hash": vocab_hash(target.tokenizer),
-            "weights_sha256": _digest(unfinished / WEIGHTS),
+            "weights_sha256": sha256_of(unfinished / WEIGHTS),
             "training": training,
         }
         (unfinished / CONFIG).write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -188,7 +188,7 @@ def _check_target(folder: Path, about: dict[str, Any], target: LoadedTarget) -> 
 def _tensors(folder: Path, about: dict[str, Any]) -> dict[str, Tensor]:
     path = folder / WEIGHTS
     try:
-        whole = _digest(path) == about.get("weights_sha256")
+        whole = sha256_of(path) == about.get("weights_sha256")
     except OSError as error:
         raise FalconError(f"{folder} is no drafter: {WEIGHTS} cannot be read ({error.strerror})") from error
     if not whole:
@@ -221,11 +221,3 @@ def _check_shapes(folder: Path, wanted: dict[str, Tensor], found: dict[str, Tens
             raise FalconError(f"{folder}: {name} has shape {have}, this target's drafter needs {need}: distill it anew")
         if not bool(found[name].isfinite().all()):
             raise FalconError(f"{folder}: {name} holds values that are not finite: distill it anew")
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from falcon_cli.native.layer import linear_of
-from falcon_cli.native.weights import Kind, best, pack, product, rewrite, suits
+from falcon_cli.native.packed_matrix import WeightFormat, product, top_k
+from falcon_cli.native.weights import pack, rewrite, suits
 from falcon_cli.target.model import TargetModel
 
 SPARE = 512
@@ -137,7 +138,7 @@ class NativeHead(Head):
         vocabulary_W: Tensor | None,
         dtype: torch.dtype,
         spare: int = SPARE,
-        kind: Kind = "int8",
+        kind: WeightFormat = "int8",
     ):
         super().__init__(head_VD, vocabulary_W, dtype, spare)
         self._whole = pack(head_VD if vocabulary_W is None else head_VD[self._ids], kind)
@@ -153,7 +154,7 @@ class NativeHead(Head):
         return product(features_ED, self._rows)
 
     def _best(self, features_ED: Tensor, count: int) -> Tensor:
-        return best(features_ED, self._rows, count).places_TK
+        return top_k(features_ED, self._rows, count).places_TK
 
 
 def head_of(target: TargetModel, vocabulary_W: Tensor | None, dtype: torch.dtype) -> Head:

@@ -1,134 +1,161 @@
-// Attention of few queries to the slots of a cache; runs inside a parallel region, by all its threads together.
+// Attention of few queries to the slots of a cache. All threads of a parallel region call `attend_all` together.
 #pragma once
+#include <optional>
+
 #include "product.h"
 
 namespace falcon {
 
-struct Cache {  // of one layer
-  float *keys, *values;
-  int64_t groups, stride, head;  // floats from one group to the next; head size
-  float* key(int64_t g, int64_t slot) const { return keys + g * stride + slot * head; }
-  float* value(int64_t g, int64_t slot) const { return values + g * stride + slot * head; }
+struct LayerCache {
+  float* keys;
+  float* values;
+  int64_t groups;     // kv heads
+  int64_t stride;     // floats from one group to the next
+  int64_t head_size;  // floats of a slot
+  float* key(int64_t g, int64_t slot) const { return keys + g * stride + slot * head_size; }
+  float* value(int64_t g, int64_t slot) const { return values + g * stride + slot * head_size; }
 };
 
-struct Seen {  // the slots that a row sees: the first ones, and some of its own forward
-  int64_t first;
-  std::vector<int64_t> own;
-  int64_t count() const { return first + own.size(); }
-  int64_t slot(int64_t n) const { return n < first ? n : own[n - first]; }
+struct VisibleSlots {           // of one row
+  int64_t committed;            // the row sees all of these, the first slots
+  std::vector<int64_t> others;  // of its own forward
+  int64_t count() const { return committed + others.size(); }
+  int64_t slot(int64_t n) const { return n < committed ? n : others[n - committed]; }
 };
 
-// Rows see all committed slots, and of the C slots behind them those that `seen` [T, C] marks (none given: those of the
-// rows before them and their own)
-inline std::vector<Seen> visible(int64_t rows, int64_t committed, const Tensor& seen) {
-  std::vector<Seen> all(rows);
-  int64_t columns = seen.numel() ? seen.size(1) : 0;
+// A row sees all committed slots, and of the C slots behind them those that `mask` [T, C] marks. Without a mask, it
+// sees those of the rows before it and its own.
+inline std::vector<VisibleSlots> visible_slots(int64_t rows, int64_t committed, const std::optional<Tensor>& mask) {
+  std::vector<VisibleSlots> slots(rows);
+  const int64_t columns = mask ? mask->size(1) : 0;
+  const bool* marks = mask ? mask->const_data_ptr<bool>() : nullptr;
   for (int64_t t = 0; t < rows; t++) {
-    all[t].first = committed + (columns ? 0 : t + 1);
+    slots[t].committed = committed + (mask ? 0 : t + 1);
     for (int64_t c = 0; c < columns; c++)
-      if (seen.const_data_ptr<bool>()[t * columns + c]) all[t].own.push_back(committed + c);
+      if (marks[t * columns + c]) slots[t].others.push_back(committed + c);
   }
-  return all;
+  return slots;
 }
 
-// Scores of one query over the slots begin .. end - 1 of those it sees: the share of N vectors V of the head, from h on
-template <typename V, int N>
-void dot_keys(const float* q, const Cache& cache, int64_t g, const Seen& seen, int64_t begin, int64_t end, int64_t h, float* p) {
-  constexpr int64_t lanes = sizeof(V) / 4;
-  V query[N];
-  for (int n = 0; n < N; n++) query[n] = get<V>(q + h + lanes * n);
-  for (int64_t s = begin; s < end; s += 8) {
-    F8 folded[8];
-    for (int64_t i = 0; i < 8; i++) {  // behind the last slot, the last again
-      const float* key = cache.key(g, seen.slot(std::min(s + i, end - 1))) + h;
-      V v = query[0] * get<V>(key);
-      for (int n = 1; n < N; n++) v = fma(query[n], get<V>(key + lanes * n), v);
-      folded[i] = fold(v);
-    }
-    _mm256_storeu_ps(p + s, h ? _mm256_loadu_ps(p + s) + sums(folded) : sums(folded));
-  }
-}
-
-// out += the values of the slots begin .. end - 1, weighed by p
-template <typename V, int N>
-void weigh_values(const float* p, const Cache& cache, int64_t g, const Seen& seen, int64_t begin, int64_t end, int64_t h, float* out) {
-  constexpr int64_t lanes = sizeof(V) / 4;
-  V v[N];
-  for (int n = 0; n < N; n++) v[n] = get<V>(out + h + lanes * n);
-  for (int64_t s = begin; s < end; s++) {
-    const float* value = cache.value(g, seen.slot(s)) + h;
-    const V weight = spread<V>(p[s]);
-    for (int n = 0; n < N; n++) v[n] = fma(weight, get<V>(value + lanes * n), v[n]);
-  }
-  for (int n = 0; n < N; n++) put(out + h + lanes * n, v[n]);
-}
-
-// p = e^(scale p - most) of `count` scores, and behind them one over their sum; lane by lane, in their order
-inline void soften(float* p, int64_t count, float scale) {
-  const int64_t whole = (count + 7) / 8 * 8;
-  std::fill(p + count, p + whole, p[0]);
-  F8 most = _mm256_loadu_ps(p), total = _mm256_setzero_ps();
-  for (int64_t s = 8; s < whole; s += 8) most = _mm256_max_ps(most, _mm256_loadu_ps(p + s));
-  const float top = largest(most) * scale;
-  for (int64_t s = 0; s < whole; s += 8) _mm256_storeu_ps(p + s, exponential(_mm256_loadu_ps(p + s) * scale - top));
-  std::fill(p + count, p + whole, 0.f);
-  for (int64_t s = 0; s < whole; s += 8) total += _mm256_loadu_ps(p + s);
-  p[count] = 1.f / sum(total);
-}
-
-struct Query {
+struct Query {  // of one row and one head
   const float* q;
   float* out;
-  const Seen& seen;
-  float* p;  // room for its scores, and 8 more
+  const VisibleSlots& slots;
+  float* scores;  // with space for 8 more, which `softmax` uses
 };
 
-// Some queries of one group, block by block of slots, so that keys and values are fetched from far once for all of
-// them. Each sums over its slots in their order, whatever the others do.
-inline void attend(const std::vector<Query>& queries, const Cache& cache, int64_t g, float scale) {
-  const int64_t H = cache.head, wide = H / 64 * 64, span = 64;
-  int64_t most = 0;
-  for (const Query& one : queries) most = std::max(most, one.seen.count());
-  auto blocks = [&](auto&& work) {
-    for (int64_t begin = 0; begin < most; begin += span)
-      for (const Query& one : queries)
-        if (begin < one.seen.count()) work(one, begin, std::min(begin + span, one.seen.count()));
-  };
-  blocks([&](const Query& one, int64_t begin, int64_t end) {
-    for (int64_t h = 0; h < wide; h += 64) dot_keys<F, 64 / W>(one.q, cache, g, one.seen, begin, end, h, one.p);
-    for (int64_t h = wide; h < H; h += 8) dot_keys<F8, 1>(one.q, cache, g, one.seen, begin, end, h, one.p);
-  });
-  for (const Query& one : queries) {
-    soften(one.p, one.seen.count(), scale);
-    std::fill_n(one.out, H, 0.f);
+// Scores of one query over the slots begin .. end - 1 of those it sees: what N vectors V of the head, from h on, add
+template <typename V, int N>
+void dot_keys(const Query& query, const LayerCache& cache, int64_t g, int64_t begin, int64_t end, int64_t h) {
+  constexpr int64_t lanes = sizeof(V) / sizeof(float);
+  const VisibleSlots& slots = query.slots;
+  float* scores = query.scores;
+  V q[N];
+  for (int n = 0; n < N; n++) q[n] = load<V>(query.q + h + lanes * n);
+  for (int64_t s = begin; s < end; s += 8) {
+    F8 products[8];
+    for (int64_t i = 0; i < 8; i++) {  // behind the last slot, the last again
+      const float* key = cache.key(g, slots.slot(std::min(s + i, end - 1))) + h;
+      V v = q[0] * load<V>(key);
+      for (int n = 1; n < N; n++) v = fma(q[n], load<V>(key + lanes * n), v);
+      products[i] = add_halves(v);
+    }
+    const F8 sums = sum_lanes_of_8(products);
+    _mm256_storeu_ps(scores + s, h ? _mm256_loadu_ps(scores + s) + sums : sums);
   }
-  blocks([&](const Query& one, int64_t begin, int64_t end) {
-    for (int64_t h = 0; h < wide; h += 64) weigh_values<F, 64 / W>(one.p, cache, g, one.seen, begin, end, h, one.out);
-    for (int64_t h = wide; h < H; h += 8) weigh_values<F8, 1>(one.p, cache, g, one.seen, begin, end, h, one.out);
-  });
-  for (const Query& one : queries)
-    for (int64_t h = 0; h < H; h++) one.out[h] *= one.p[one.seen.count()];
 }
 
-// All query heads of all rows: q [T, q_stride] of which the first `heads` heads are queries, out [T, heads, H]. A group's
-// queries go in few parts, for each reads the group's keys and values; in more where their scores would leave the cache.
-inline void attend_all(const float* q, int64_t q_stride, int64_t heads, const Cache& cache, const std::vector<Seen>& slots,
-                       float scale, float* out) {
-  FALCON_TOLD("falcon::attention");
-  const int64_t rows = slots.size(), shared = heads / cache.groups, of_group = rows * shared;
+// out += the values of the slots begin .. end - 1, weighed by the scores
+template <typename V, int N>
+void add_values(const Query& query, const LayerCache& cache, int64_t g, int64_t begin, int64_t end, int64_t h) {
+  constexpr int64_t lanes = sizeof(V) / sizeof(float);
+  const VisibleSlots& slots = query.slots;
+  const float* weights = query.scores;
+  V v[N];
+  for (int n = 0; n < N; n++) v[n] = load<V>(query.out + h + lanes * n);
+  for (int64_t s = begin; s < end; s++) {
+    const float* value = cache.value(g, slots.slot(s)) + h;
+    const V weight = broadcast<V>(weights[s]);
+    for (int n = 0; n < N; n++) v[n] = fma(weight, load<V>(value + lanes * n), v[n]);
+  }
+  for (int n = 0; n < N; n++) store<V>(query.out + h + lanes * n, v[n]);
+}
+
+// Scores become e^(scale score - top), and p[count] becomes one over their sum: outputs are divided once, at the end.
+// The sum runs in 8 lanes over the slots in their order; the padding of the last vector adds zeros.
+inline void softmax(float* p, int64_t count, float scale) {
+  const int64_t padded = (count + 7) / 8 * 8;
+  std::fill(p + count, p + padded, p[0]);
+  F8 largest = _mm256_loadu_ps(p);
+  F8 total = _mm256_setzero_ps();
+  for (int64_t s = 8; s < padded; s += 8) largest = _mm256_max_ps(largest, _mm256_loadu_ps(p + s));
+  const float top = max_lane(largest) * scale;
+  for (int64_t s = 0; s < padded; s += 8) _mm256_storeu_ps(p + s, exponential(_mm256_loadu_ps(p + s) * scale - top));
+  std::fill(p + count, p + padded, 0.f);
+  for (int64_t s = 0; s < padded; s += 8) total += _mm256_loadu_ps(p + s);
+  p[count] = 1.f / sum_lanes(total);
+}
+
+// Some queries of one group, block by block of slots: keys and values come from memory once for all of them. Each query
+// sums over its slots in their order, whatever the others do, so its bits do not depend on them.
+inline void attend(const std::vector<Query>& queries, const LayerCache& cache, int64_t g, float scale) {
+  constexpr int64_t slots_a_block = 64;
+  const int64_t H = cache.head_size;
+  const int64_t wide = H / 64 * 64;  // of the head in widest vectors, 64 floats at a time; the rest 8 at a time
+  int64_t longest = 0;
+  for (const Query& query : queries) longest = std::max(longest, query.slots.count());
+  auto for_blocks = [&](auto&& work) {
+    for (int64_t begin = 0; begin < longest; begin += slots_a_block)
+      for (const Query& query : queries)
+        if (begin < query.slots.count()) work(query, begin, std::min(begin + slots_a_block, query.slots.count()));
+  };
+  for_blocks([&](const Query& query, int64_t begin, int64_t end) {
+    for (int64_t h = 0; h < wide; h += 64) dot_keys<F, 64 / W>(query, cache, g, begin, end, h);
+    for (int64_t h = wide; h < H; h += 8) dot_keys<F8, 1>(query, cache, g, begin, end, h);
+  });
+  for (const Query& query : queries) {
+    softmax(query.scores, query.slots.count(), scale);
+    std::fill_n(query.out, H, 0.f);
+  }
+  for_blocks([&](const Query& query, int64_t begin, int64_t end) {
+    for (int64_t h = 0; h < wide; h += 64) add_values<F, 64 / W>(query, cache, g, begin, end, h);
+    for (int64_t h = wide; h < H; h += 8) add_values<F8, 1>(query, cache, g, begin, end, h);
+  });
+  for (const Query& query : queries)
+    for (int64_t h = 0; h < H; h++) query.out[h] *= query.scores[query.slots.count()];
+}
+
+// All query heads of all rows: q [T, q_stride], of which the first `heads` heads are queries; out [T, heads, H].
+//
+// A group's queries are split into few parts, because each part reads all keys and values of the group: two parts a
+// thread keep all threads busy. More than 64 queries a part would not leave their scores in the cache.
+inline void attend_all(const float* q, int64_t q_stride, int64_t heads, const LayerCache& cache,
+                       const std::vector<VisibleSlots>& slots, float scale, float* out) {
+  FALCON_PROFILE("falcon::attention");
+  const int64_t rows = slots.size();
+  const int64_t shared = heads / cache.groups;  // query heads of a group
+  const int64_t of_group = rows * shared;
   const int64_t busy = (2 * omp_get_num_threads() + cache.groups - 1) / cache.groups;
   const int64_t parts = std::min(of_group, std::max(busy, of_group / 64));
-  std::vector<float> room;
+  std::vector<float> scores;
   std::vector<Query> queries;
+  // Dynamic: parts take unequal time, because rows see unequal numbers of slots.
 #pragma omp for schedule(dynamic, 1)
   for (int64_t n = 0; n < cache.groups * parts; n++) {
-    int64_t g = n / parts, begin = n % parts * of_group / parts, end = (n % parts + 1) * of_group / parts, width = 0;
-    for (const Seen& one : slots) width = std::max(width, one.count() + 9);
-    room.resize((end - begin) * width), queries.clear();
+    const int64_t g = n / parts;
+    const int64_t begin = n % parts * of_group / parts;
+    const int64_t end = (n % parts + 1) * of_group / parts;
+    int64_t width = 0;  // of a query's scores, with the space that `softmax` and whole vectors need
+    for (const VisibleSlots& of_row : slots) width = std::max(width, of_row.count() + 9);
+    scores.resize((end - begin) * width);
+    queries.clear();
     for (int64_t i = begin; i < end; i++) {
-      int64_t t = i / shared, head = g * shared + i % shared;
-      const float* query = q + t * q_stride + head * cache.head;
-      queries.push_back({query, out + (t * heads + head) * cache.head, slots[t], room.data() + (i - begin) * width});
+      const int64_t t = i / shared;
+      const int64_t head = g * shared + i % shared;
+      queries.push_back({.q = q + t * q_stride + head * cache.head_size,
+                         .out = out + (t * heads + head) * cache.head_size,
+                         .slots = slots[t],
+                         .scores = scores.data() + (i - begin) * width});
     }
     attend(queries, cache, g, scale);
   }

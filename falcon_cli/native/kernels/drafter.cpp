@@ -1,68 +1,90 @@
-// What surrounds the decoder layer in a Falcon drafter (falcon_cli/drafter/network.py), a call each.
+// What surrounds the decoder layer in a Falcon drafter (falcon_cli/drafter/network.py), one call each.
 #include <ATen/Parallel.h>
-#include <torch/library.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
 
-#include <optional>
-
+#include "operators.h"
 #include "product.h"
 
 namespace falcon {
-namespace {
 
-Matrix matrix_of(const Tensors& parts, int64_t outputs) { return {parts[0], parts[1], parts[2], outputs}; }
-
-// [e / rms(e), f / scale] through the mixer, a change of f / scale; without a scale, [e, f] through the mixer
-Tensor mix(const Tensor& embedded, const Tensor& features, const Tensor& scale, Tensors mixer, int64_t outputs) {
-  const int64_t D = features.size(-1), rows = features.numel() / D;
-  Tensor e = embedded.contiguous(), f = features.contiguous(), y = at::empty_like(f);
-  const Matrix w = matrix_of(mixer, outputs);
-  Scratch room(w, rows, 2 * D);
+// [e / rms(e), f / scale] through the mixer, added to f / scale; without a scale, [e, f] through the mixer
+Tensor Drafter::mix(const Tensor& embedded, const Tensor& features, const Tensor& scale) const {
+  FALCON_PROFILE("falcon::mix");
+  const int64_t D = features.size(-1);
+  const int64_t rows = features.numel() / D;
+  Tensor e = embedded.contiguous();
+  Tensor f = features.contiguous();
+  Tensor y = at::empty_like(f);
+  mixer->check_sizes(2 * D, D);
+  QuantisedInputs workspace(*mixer, rows, 2 * D);
   std::vector<float> both(rows * 2 * D);
-  const float *from_e = numbers(e), *from_f = numbers(f), *by = numbers(scale);
+  const float* from_e = data_or_null(e);
+  const float* from_f = data_or_null(f);
+  const float* by = data_or_null(scale);
   float* to = y.data_ptr<float>();
 #pragma omp parallel num_threads(at::get_num_threads())
   {
-#pragma omp for schedule(static) nowait
+#pragma omp for schedule(static) nowait  // the product quantises its rows with the same schedule
     for (int64_t r = 0; r < rows; r++) {
       float* row = both.data() + r * 2 * D;
-      if (by) normalise(from_e + r * D, nullptr, row, D, 1e-6f);
-      else std::copy_n(from_e + r * D, D, row);
+      if (by) {
+        normalise(from_e + r * D, nullptr, row, D, 1e-6f);
+      } else {
+        std::copy_n(from_e + r * D, D, row);
+      }
       for (int64_t k = 0; k < D; k++) row[D + k] = by ? from_f[r * D + k] / by[k] : from_f[r * D + k];
       for (int64_t k = 0; k < D; k++) to[r * D + k] = by ? row[D + k] : 0.f;
     }
-    product(Rows{both.data(), rows, 2 * D, room}, w, to, D, End::add);
+    const InputRows inputs{.x = both.data(), .count = rows, .width = 2 * D, .quantised = workspace};
+    product(inputs, *mixer, to, D, Epilogue::add);
   }
   return y;
 }
 
 // What each row starts from: the mixed input of its block's last row, a change made of its own, and its slot
-Tensor start(const Tensor& mixed, const Tensor& last, const Tensor& slot, const Tensor& slots, Tensors own, int64_t outputs) {
-  const int64_t D = mixed.size(-1), rows = mixed.numel() / D;
-  Tensor x = mixed.contiguous(), y = at::empty_like(x);
-  const Matrix w = matrix_of(own, outputs);
-  Scratch room(w, rows, D);
-  const int64_t *last_of = last.const_data_ptr<int64_t>(), *slot_of = slot.const_data_ptr<int64_t>();
-  const float *from = numbers(x), *of_slot = numbers(slots);
+Tensor Drafter::start(const Tensor& mixed, const Tensor& last, const Tensor& slot, const Tensor& slots) const {
+  FALCON_PROFILE("falcon::start");
+  TORCH_CHECK(own, "Drafter: rows start from their own matrix, but there is none");
+  const int64_t D = mixed.size(-1);
+  const int64_t rows = mixed.numel() / D;
+  Tensor x = mixed.contiguous();
+  Tensor y = at::empty_like(x);
+  (*own)->check_sizes(D, D);
+  QuantisedInputs workspace(**own, rows, D);
+  const int64_t* last_of = last.const_data_ptr<int64_t>();
+  const int64_t* slot_of = slot.const_data_ptr<int64_t>();
+  const float* from = data_or_null(x);
+  const float* of_slot = data_or_null(slots);
   float* to = y.data_ptr<float>();
 #pragma omp parallel num_threads(at::get_num_threads())
   {
 #pragma omp for schedule(static) nowait
     for (int64_t r = 0; r < rows; r++)
       for (int64_t k = 0; k < D; k++) to[r * D + k] = from[last_of[r] * D + k] + of_slot[slot_of[r] * D + k];
-    product(Rows{from, rows, D, room}, w, to, D, End::add);
+    const InputRows inputs{.x = from, .count = rows, .width = D, .quantised = workspace};
+    product(inputs, **own, to, D, Epilogue::add);
   }
   return y;
 }
 
 // Features of hidden states: a change gated by the tokens before, if they are given; then the norm, if there is one
-Tensor finish_rows(const Tensor& hidden, const Tensor& before, Tensors gate, Tensors change, int64_t outputs, const Tensor& norm,
-                   double epsilon) {
-  const int64_t D = hidden.size(-1), rows = hidden.numel() / D;
-  Tensor y = hidden.clone(at::MemoryFormat::Contiguous), b = before.contiguous();
-  std::vector<float> both(b.numel() ? rows * 2 * D : 0), gated(b.numel() ? rows * D : 0);
-  const float *from = numbers(b), *weight = numbers(norm);
-  std::optional<Scratch> room;
-  if (from) room.emplace(matrix_of(gate, 2 * outputs), rows, 2 * D);
+Tensor Drafter::finish(const Tensor& hidden, const Tensor& before, const Tensor& norm, double epsilon) const {
+  FALCON_PROFILE("falcon::finish");
+  const int64_t D = hidden.size(-1);
+  const int64_t rows = hidden.numel() / D;
+  Tensor y = hidden.clone(at::MemoryFormat::Contiguous);
+  Tensor b = before.contiguous();
+  const float* from = data_or_null(b);
+  const float* weight = data_or_null(norm);
+  std::vector<float> both(from ? rows * 2 * D : 0);
+  std::vector<float> gated(from ? rows * D : 0);
+  std::optional<QuantisedInputs> workspace;
+  if (from) {
+    TORCH_CHECK(gate, "Drafter: tokens before, but no chain that reads them");
+    (*gate)->check_sizes(2 * D, 2 * D);
+    workspace.emplace(**gate, rows, 2 * D);
+  }
   float* to = y.data_ptr<float>();
 #pragma omp parallel num_threads(at::get_num_threads())
   {
@@ -72,8 +94,10 @@ Tensor finish_rows(const Tensor& hidden, const Tensor& before, Tensors gate, Ten
         normalise(to + r * D, nullptr, both.data() + r * 2 * D, D, 1e-6f);
         normalise(from + r * D, nullptr, both.data() + r * 2 * D + D, D, 1e-6f);
       }
-      product(Rows{both.data(), rows, 2 * D, *room}, matrix_of(gate, 2 * outputs), gated.data(), D, End::glu);
-      product(Rows{gated.data(), rows, D, *room}, matrix_of(change, outputs), to, D, End::add);
+      const InputRows inputs{.x = both.data(), .count = rows, .width = 2 * D, .quantised = *workspace};
+      product(inputs, **gate, gated.data(), D, Epilogue::sigmoid_gate);
+      const InputRows changes{.x = gated.data(), .count = rows, .width = D, .quantised = *workspace};
+      product(changes, **change, to, D, Epilogue::add);
     }
     if (weight) {
 #pragma omp for schedule(static)
@@ -83,43 +107,45 @@ Tensor finish_rows(const Tensor& hidden, const Tensor& before, Tensors gate, Ten
   return y;
 }
 
-// The places of the `width` best outputs of each row, best first, of equals the first: [rows, width]; and all outputs
-std::tuple<Tensor, Tensor> best(const Tensor& features, Tensors head, int64_t outputs, int64_t width) {
-  const int64_t D = features.size(-1), rows = features.numel() / D;
-  Tensor x = features.contiguous(), chosen = at::empty({rows, width}, at::kLong), y = at::empty({rows, outputs}, x.options());
-  const Matrix w = matrix_of(head, outputs);
-  Scratch room(w, rows, D);
-  const float* from = numbers(x);
-  float* logits = y.data_ptr<float>();
-  int64_t* to = chosen.data_ptr<int64_t>();
-#pragma omp parallel num_threads(at::get_num_threads())
-  {
-    product(Rows{from, rows, D, room}, w, logits, outputs, End::store);
-#pragma omp for schedule(static)
-    for (int64_t r = 0; r < rows; r++) {
-      const float* row = logits + r * outputs;
-      int64_t* top = to + r * width;
-      for (int64_t v = 0, held = 0; v < outputs; v++) {
-        while (held == width && v + W <= outputs && !any_above(load(row + v), row[top[held - 1]])) v += W;
-        if (v == outputs || (held == width && !(row[v] > row[top[held - 1]]))) continue;
-        int64_t place = held < width ? held++ : width - 1;
-        for (; place > 0 && row[v] > row[top[place - 1]]; place--) top[place] = top[place - 1];
-        top[place] = v;
-      }
-    }
+namespace {
+
+// Indices of the `count` largest values, largest first, of equals the first. Once `count` are found, whole vectors of
+// values that are not above the least of them are skipped.
+void find_top_k(const float* values, int64_t size, int64_t count, int64_t* top) {
+  int64_t found = 0;
+  for (int64_t v = 0; v < size; v++) {
+    while (found == count && v + W <= size && !any_above(load(values + v), values[top[found - 1]])) v += W;
+    if (v == size || (found == count && !(values[v] > values[top[found - 1]]))) continue;
+    int64_t place = found < count ? found++ : count - 1;
+    for (; place > 0 && values[v] > values[top[place - 1]]; place--) top[place] = top[place - 1];
+    top[place] = v;
   }
-  return {chosen, y};
 }
 
 }  // namespace
 
-TORCH_LIBRARY_FRAGMENT(falcon, library) {
-  library.def("mix(Tensor embedded, Tensor features, Tensor scale, Tensor[] mixer, int outputs) -> Tensor", &mix);
-  library.def("start(Tensor mixed, Tensor last, Tensor slot, Tensor slots, Tensor[] own, int outputs) -> Tensor", &start);
-  library.def(
-      "finish(Tensor hidden, Tensor before, Tensor[] gate, Tensor[] change, int outputs, Tensor norm, float epsilon) -> Tensor",
-      &finish_rows);
-  library.def("best(Tensor features, Tensor[] head, int outputs, int width) -> (Tensor, Tensor)", &best);
+// The best outputs' indices of each row [rows, count], best first, of equals the first; and all outputs
+std::tuple<Tensor, Tensor> top_k(const PackedMatrixPtr& head, const Tensor& features, int64_t count) {
+  FALCON_PROFILE("falcon::top_k");
+  const int64_t D = features.size(-1);
+  const int64_t rows = features.numel() / D;
+  const int64_t outputs = head->outputs;
+  TORCH_CHECK(count <= outputs, "the best ", count, " of ", outputs, " outputs");
+  Tensor x = features.contiguous();
+  Tensor chosen = at::empty({rows, count}, at::kLong);
+  Tensor y = at::empty({rows, outputs}, x.options());
+  head->check_inputs(D);
+  QuantisedInputs workspace(*head, rows, D);
+  const InputRows inputs{.x = data_or_null(x), .count = rows, .width = D, .quantised = workspace};
+  float* logits = y.data_ptr<float>();
+  int64_t* to = chosen.data_ptr<int64_t>();
+#pragma omp parallel num_threads(at::get_num_threads())
+  {
+    product(inputs, *head, logits, outputs, Epilogue::store);
+#pragma omp for schedule(static)
+    for (int64_t r = 0; r < rows; r++) find_top_k(logits + r * outputs, outputs, count, to + r * count);
+  }
+  return {chosen, y};
 }
 
 }  // namespace falcon

@@ -1,4 +1,4 @@
-// Products of few rows with large matrices. What is here runs inside a parallel region, by all its threads together.
+// Products of few rows with a large packed matrix. All threads of a parallel region call them together.
 #pragma once
 #include <ATen/record_function.h>
 #include <omp.h>
@@ -7,96 +7,136 @@
 
 namespace falcon {
 
-using Tensors = std::vector<Tensor>;
+// A single tile (decoding one token) uses each weight once: memory is one stream, and 2 KB of it are on their way while
+// a kernel computes. Several tiles use each chunk of weights one after the other: the chunk and the next one, which is
+// being fetched, take half of a first-level cache of 32 KB.
+constexpr int64_t PREFETCH_DISTANCE = 2048;  // bytes
+constexpr int64_t CHUNK_BYTES = 8192;
+constexpr int64_t TILES_AT_ONCE = 8;  // their sums lie on the stack: 12 KB at most
 
-constexpr int64_t SOON = 2048, PIECE = 8192;  // bytes
-constexpr int64_t AT_ONCE = 8;                // tiles
-enum class End { store, add, silu, glu };  // y = s, y += s, or of the panel's halves a, b: y = silu(a) b, y = sigmoid(a) b
+// What becomes of the sums: y = sum, y += sum, or y = silu(gate) up and y = sigmoid(gate) up of a panel's two halves
+enum class Epilogue { store, add, silu_gate, sigmoid_gate };
 
-// Events for torch's profiler, of one thread only
-#define FALCON_TOLD(name)                                                                            \
-  at::RecordFunction told(at::RecordScope::FUNCTION);                                                \
-  if (omp_get_thread_num() == 0 && told.isActive()) told.before(name)
+// An event for torch's profiler, of one thread only
+#define FALCON_PROFILE(name)                              \
+  at::RecordFunction profiled(at::RecordScope::FUNCTION); \
+  if (omp_get_thread_num() == 0 && profiled.isActive()) profiled.before(name)
 
-// What becomes of a row's 2W finished sums; the last panel may stand out over the matrix.
-inline void finish(F low, F high, const float* bias, float* y, int64_t begin, int64_t outputs, End end) {
+// Write a row's 2W finished sums, which are the outputs from `begin` on. The last panel may be wider than the matrix.
+inline void apply_epilogue(F low, F high, const float* bias, float* y, int64_t begin, int64_t outputs,
+                           Epilogue epilogue) {
   alignas(64) float s[P];
-  store(s, bias ? low + load(bias) : low), store(s + W, bias ? high + load(bias + W) : high);
-  bool halved = end == End::silu || end == End::glu;
-  if (halved) {
+  store(s, bias ? low + load(bias) : low);
+  store(s + W, bias ? high + load(bias + W) : high);
+  const bool gated = epilogue == Epilogue::silu_gate || epilogue == Epilogue::sigmoid_gate;
+  if (gated) {
     for (int i = 0; i < W; i += 8) {
-      F8 gate = _mm256_load_ps(s + i), other = _mm256_load_ps(s + W + i);
-      _mm256_store_ps(s + i, (end == End::silu ? gate * other : other) / (exponential(-gate) + 1.f));
+      F8 gate = _mm256_load_ps(s + i);
+      F8 up = _mm256_load_ps(s + W + i);
+      _mm256_store_ps(s + i, (epilogue == Epilogue::silu_gate ? gate * up : up) / (exponential(-gate) + 1.f));
     }
-    begin /= 2, outputs /= 2;
+    begin /= 2;
+    outputs /= 2;
   }
-  int64_t width = std::min<int64_t>(halved ? W : P, outputs - begin), i = 0;
+  const int64_t width = std::min<int64_t>(gated ? W : P, outputs - begin);
+  const bool add = epilogue == Epilogue::add;
+  int64_t i = 0;
   for (; i + 8 <= width; i += 8) {
     F8 v = _mm256_load_ps(s + i);
-    _mm256_storeu_ps(y + begin + i, end == End::add ? _mm256_loadu_ps(y + begin + i) + v : v);
+    _mm256_storeu_ps(y + begin + i, add ? _mm256_loadu_ps(y + begin + i) + v : v);
   }
-  for (; i < width; i++) y[begin + i] = end == End::add ? y[begin + i] + s[i] : s[i];
+  for (; i < width; i++) y[begin + i] = add ? y[begin + i] + s[i] : s[i];
 }
 
-// What the panels of a product have in common
-struct Plan {
-  const Rows& rows;
-  Tiles tiles;
-  int64_t bytes, fetched;  // of a block of inputs; and of those, what one turn's share is, if one tile fetches all
-  Meet low, high;          // for tiles of the two heights
-
-  Plan(const Rows& rows, const Matrix& w, int64_t most) : rows(rows), tiles{rows.count, (rows.count + most - 1) / most} {
-    bytes = w.whole() ? w.data.stride(0) / rows.blocks() : BLOCK * P * w.data.element_size();
-    fetched = w.whole() ? bytes : bytes / 4;
-    low = meeting(least(), w), high = meeting(least() + 1, w);
-  }
-  int64_t least() const { return tiles.rows / tiles.count; }
+// Rows in as few tiles as `max_height` allows. Their heights differ by one at most.
+struct RowTiles {
+  int64_t rows;
+  int64_t count;
+  RowTiles(int64_t rows, int64_t max_height) : rows(rows), count((rows + max_height - 1) / max_height) {}
+  int64_t begin(int64_t t) const { return rows * t / count; }
+  int64_t height(int64_t t) const { return begin(t + 1) - begin(t); }
+  int64_t least_height() const { return rows / count; }
 };
 
-// Sums [rows, 2] of some tiles with a panel: piece by piece, each met by all tiles before the next comes from far. One
-// tile fetches what it soon meets, each of several its share of the next piece.
-inline void add_up(const Plan& plan, const char* data, int64_t t0, int64_t t1, F* sums) {
-  const Tiles& tiles = plan.tiles;
-  const int64_t m0 = tiles.begin(t0), here = t1 - t0, blocks = plan.rows.blocks();
-  const int64_t piece = here == 1 ? blocks : std::max<int64_t>(1, PIECE / plan.bytes), length = piece * plan.bytes;
-  std::fill_n(sums, 2 * (tiles.begin(t1) - m0), all(0.f));
-  for (int64_t b = 0; b < blocks; b += piece, data += length)
+// What the panels of a product have in common
+struct ProductPlan {
+  const InputRows& rows;
+  RowTiles tiles;
+  int64_t block_bytes;     // of a block of inputs in a panel
+  int64_t bytes_a_step;    // of a kernel's step: a block, or 8 inputs of an fp32 or bf16 matrix
+  TileKernel low_kernel;   // for tiles of the least height
+  TileKernel high_kernel;  // for tiles of one row more
+
+  ProductPlan(const InputRows& rows, const PackedMatrix& w)
+      : rows(rows), tiles(rows.count, w.is_quantised() ? QUANTISED_TILE_ROWS : FLOAT_TILE_ROWS) {
+    block_bytes = w.is_quantised() ? w.data.stride(0) / rows.blocks() : BLOCK * P * w.data.element_size();
+    bytes_a_step = w.is_quantised() ? block_bytes : block_bytes / 4;
+    low_kernel = select_kernel(tiles.least_height(), w.format);
+    high_kernel = select_kernel(tiles.least_height() + 1, w.format);
+  }
+};
+
+// Sums [rows, 2 vectors] of the tiles t0 .. t1 - 1 with a panel, chunk by chunk. All tiles use a chunk before the next
+// one comes from memory. A single tile fetches what it needs soon; each of several fetches its share of the next chunk.
+inline void accumulate_tiles(const ProductPlan& plan, const char* data, int64_t t0, int64_t t1, F* sums) {
+  const RowTiles& tiles = plan.tiles;
+  const int64_t first_row = tiles.begin(t0);
+  const int64_t count = t1 - t0;
+  const int64_t blocks = plan.rows.blocks();
+  const int64_t chunk = count == 1 ? blocks : std::max<int64_t>(1, CHUNK_BYTES / plan.block_bytes);
+  const int64_t chunk_bytes = chunk * plan.block_bytes;
+  std::fill_n(sums, 2 * (tiles.begin(t1) - first_row), broadcast(0.f));
+  for (int64_t b = 0; b < blocks; b += chunk, data += chunk_bytes)
     for (int64_t t = t0; t < t1; t++) {
-      const int64_t m = tiles.begin(t);
-      const Meet meet = tiles.height(t) == plan.least() ? plan.low : plan.high;
-      const char* soon = here == 1 ? data + SOON : data + length + (t - t0) * length / here;
-      meet(data, plan.rows.tile(m), {b, std::min(b + piece, blocks)}, sums + 2 * (m - m0), {soon, plan.fetched / here});
+      const int64_t row = tiles.begin(t);
+      const TileKernel kernel = tiles.height(t) == tiles.least_height() ? plan.low_kernel : plan.high_kernel;
+      const char* ahead = count == 1 ? data + PREFETCH_DISTANCE : data + chunk_bytes + (t - t0) * chunk_bytes / count;
+      kernel(data, plan.rows.tile(row), {b, std::min(b + chunk, blocks)}, sums + 2 * (row - first_row),
+             {ahead, plan.bytes_a_step / count});
     }
 }
 
-// y [rows, outputs] of x [rows, inputs] and a packed matrix; every thread of the team takes a stretch of panels as it
-// gets free, a long one first, for memory is a stream. Rows may have been made by the threads that a static schedule
-// gives them to.
-inline void product(const Rows& rows, const Matrix& w, float* y, int64_t stride, End end) {
-  FALCON_TOLD("falcon::product");
+// y [rows, outputs] of x [rows, inputs] and a packed matrix; y's rows are `stride` floats apart.
+//
+// Callers may leave out the barrier behind a loop that made the rows, if its schedule is static: quantisation has the
+// same schedule, so each thread quantises the rows that it made itself. Without quantisation, the barrier is here.
+inline void product(const InputRows& rows, const PackedMatrix& w, float* y, int64_t stride, Epilogue epilogue) {
+  FALCON_PROFILE("falcon::product");
   if (!rows.count) return;
-  const Plan plan(rows, w, w.whole() ? SMALL_TILE : TILE);
-  const Tiles& tiles = plan.tiles;
-  if (w.whole()) {
+  const ProductPlan plan(rows, w);
+  const RowTiles& tiles = plan.tiles;
+  if (w.is_quantised()) {
+    const bool int8 = w.format == WeightFormat::int8;
+    const int levels = int8 ? INT8_LEVELS : INT4_LEVELS;
+    const int sum_factor = int8 ? -128 : 1;
 #pragma omp for schedule(static)
-    for (int64_t m = 0; m < rows.count; m++)  // int8 in 63 levels, so that a pair of products fits 16 bits
-      w.int8() ? rows.round(m, 63, -128) : rows.round(m, 127, 1);
+    for (int64_t m = 0; m < rows.count; m++) rows.quantise(m, levels, sum_factor);
   } else {
 #pragma omp barrier
   }
-  const char* data = (const char*)w.data.const_data_ptr();
-  const float *bias = numbers(w.bias), *scale = w.int8() ? numbers(w.scale) : nullptr;
-  const int64_t panels = w.data.size(0), bytes = w.data.stride(0) * w.data.element_size();
+  const char* data = static_cast<const char*>(w.data.const_data_ptr());
+  const float* bias = data_or_null(w.bias);
+  const float* scale = data_or_null(w.scale);
+  const int64_t panel_bytes = w.data.stride(0) * w.data.element_size();
+  // Guided: a thread takes a long stretch of panels first, because each new stretch breaks its stream of memory, and
+  // shorter ones later, so that all threads end together even if the system delays one of them.
 #pragma omp for schedule(guided)
-  for (int64_t number = 0; number < panels; number++)
-    for (int64_t t0 = 0; t0 < tiles.count; t0 += AT_ONCE) {
-      const int64_t t1 = std::min(t0 + AT_ONCE, tiles.count), m0 = tiles.begin(t0), outputs = number * P;
-      F sums[2 * AT_ONCE * std::max(TILE, SMALL_TILE)];
-      add_up(plan, data + number * bytes, t0, t1, sums);
-      for (int64_t m = m0; m < tiles.begin(t1); m++) {
-        F &low = sums[2 * (m - m0)], &high = sums[2 * (m - m0) + 1];
-        if (scale) low *= load(scale + outputs), high *= load(scale + outputs + W);
-        finish(low, high, bias ? bias + outputs : nullptr, y + m * stride, outputs, w.outputs, end);
+  for (int64_t panel = 0; panel < w.panels(); panel++)
+    for (int64_t t0 = 0; t0 < tiles.count; t0 += TILES_AT_ONCE) {
+      const int64_t t1 = std::min(t0 + TILES_AT_ONCE, tiles.count);
+      const int64_t first_row = tiles.begin(t0);
+      const int64_t first_output = panel * P;
+      F sums[2 * TILES_AT_ONCE * std::max(FLOAT_TILE_ROWS, QUANTISED_TILE_ROWS)];
+      accumulate_tiles(plan, data + panel * panel_bytes, t0, t1, sums);
+      for (int64_t m = first_row; m < tiles.begin(t1); m++) {
+        F& low = sums[2 * (m - first_row)];
+        F& high = sums[2 * (m - first_row) + 1];
+        if (scale) {
+          low *= load(scale + first_output);
+          high *= load(scale + first_output + W);
+        }
+        apply_epilogue(low, high, bias ? bias + first_output : nullptr, y + m * stride, first_output, w.outputs,
+                       epilogue);
       }
     }
 }

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from falcon_cli.distill.objective import accuracy as module
 from falcon_cli.distill.objective.accuracy import MISSED, accuracy, best_paths, expected_accepted, ranks_AP
 from falcon_cli.distill.objective.csgd import tokens_before
-from falcon_cli.drafters.falcon.blocks import relaxed_causal_BLL
+from falcon_cli.drafters.falcon.blocks import Blocks
 
 RANKS = torch.tensor([[0, 0, 1, 0], [0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 9]])
 
@@ -30,7 +30,7 @@ def first_pass(room, number):
     )
     tokens_BL, features_BLD = text.tokens_L[None, 1:].long(), text.features_LD[None, :-1]
     length = tokens_BL.shape[1]
-    mask = relaxed_causal_BLL(torch.tensor([length]), length, k, 0)
+    mask = Blocks.of_texts(torch.tensor([length]), length, k, 0)
     out_LD = network(weights.embedding_VD[tokens_BL], features_BLD, mask, tokens_before(weights, tokens_BL, k))[0]
     fixed = {token for token, number in enumerate(weights.number_V.tolist()) if number >= 0}
     ranks = []

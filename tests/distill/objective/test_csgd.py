@@ -8,7 +8,7 @@ import torch
 from falcon_cli.distill.features.batches import collate, generator_of, loss_positions_BL
 from falcon_cli.distill.objective.csgd import TargetWeights, teacher_signal, tokens_before, train_forward
 from falcon_cli.distill.objective.glancing import one_block_ahead
-from falcon_cli.drafters.falcon.blocks import relaxed_causal_BLL
+from falcon_cli.drafters.falcon.blocks import Blocks
 from falcon_cli.drafters.falcon.unroll import unrolled
 
 CPU = torch.device("cpu")
@@ -24,9 +24,9 @@ class Watched:
     def __init__(self, room, says=None):
         self.network, self.says, self.shown = room.student.network, says, []
 
-    def __call__(self, *inputs, streams):
+    def __call__(self, *inputs):
         self.shown.append(inputs)
-        return self.network(*inputs, streams=streams) if self.says is None else self.says[inputs[-1]]
+        return self.network(*inputs) if self.says is None else self.says[inputs[-1]]
 
 
 def forward(room, numbers, step=0, glance=0.0, says=None, **changes):
@@ -70,7 +70,7 @@ def test_glanced_inputs_are_replaced_together_by_those_one_block_ahead(training_
     assert torch.equal(second[1], one_block_ahead(batch.features_BLD, glanced_BL, 2))
     tokens_BL = one_block_ahead(batch.tokens_BL, glanced_BL, 2)
     assert torch.equal(second[0], room.student.weights.embedding_VD[tokens_BL])
-    assert torch.equal(first[2], second[2])
+    assert torch.equal(first[2].mask_BLL, second[2].mask_BLL)
     assert torch.equal(first[3], second[3])
 
 
@@ -142,11 +142,11 @@ def test_the_phase_is_drawn_for_each_step(training_setup):
     room = training_setup(k=3)
     batch = batch_of(room, [4, 5])
     length = batch.tokens_BL.shape[1]
-    masks = [relaxed_causal_BLL(batch.length_B, length, 3, phase) for phase in range(3)]
+    masks = [Blocks.of_texts(batch.length_B, length, 3, phase).mask_BLL for phase in range(3)]
     drawn = set()
     for step in range(20):
         (shown,) = forward(room, [4, 5], step)[1]
-        (phase,) = [phase for phase in range(3) if torch.equal(shown[2], masks[phase])]
+        (phase,) = [phase for phase in range(3) if torch.equal(shown[2].mask_BLL, masks[phase])]
         drawn.add(phase)
     assert drawn == {0, 1, 2}
 
@@ -155,7 +155,7 @@ def test_the_phase_is_drawn_for_each_step(training_setup):
 def test_positions_are_counted_under_their_slot(training_setup, step):
     room = training_setup(k=3)
     outcome, (shown,) = forward(room, [4], step)
-    seen_L = shown[2][0, 0].sum(-1)  # a position sees up to the end of its block
+    seen_L = shown[2].mask_BLL[0, 0].sum(-1)  # a position sees up to the end of its block
     ends = seen_L.tolist()
     begins = [0, *ends]
     slots = [place - begins[ends.index(end)] for place, end in enumerate(ends)]
@@ -195,7 +195,7 @@ def test_later_passes_learn_on_what_the_drafter_itself_would_read_there(training
     expected = unrolled(network, embedded_BLD, batch.features_BLD[:, :even], before_BLD, batch.length_B, passes)
     *inputs, wanted_BM = shown[-1]
     assert not inputs[1].requires_grad
-    said_MD = network(*inputs, wanted_BM, streams=passes)
+    said_MD = network(*inputs, wanted_BM)
     stream_M = wanted_BM.nonzero()[:, 1] // batch.tokens_BL.shape[1]
     for number in range(passes):
         wanted_BL = wanted_BM.chunk(passes, 1)[number][:, :even]

@@ -5,11 +5,11 @@ import torch
 
 from falcon_cli.distill.students import lora
 from falcon_cli.distill.students.lora import merged
-from falcon_cli.drafters.falcon.blocks import relaxed_causal_BLL
+from falcon_cli.drafters.falcon.blocks import Blocks
 from falcon_cli.recipe.distill import LoraRecipe
 
 LENGTH = 8
-MASK = relaxed_causal_BLL(torch.tensor([LENGTH]), LENGTH, 2, 0)
+MASK = Blocks.of_texts(torch.tensor([LENGTH]), LENGTH, 2, 0)
 MIXERS = pytest.mark.parametrize("mixer", ["linear", "time", "position"])
 
 

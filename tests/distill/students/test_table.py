@@ -9,7 +9,7 @@ from falcon_cli.distill.training.evaluator import HeldOutEvaluator
 from falcon_cli.drafters.falcon.propose import Falcon
 from falcon_cli.drafters.rivals.medusa import Medusa
 from falcon_cli.drafters.rivals.sps import SpeculativeSampling
-from falcon_cli.recipe.distill import DistillRecipe, DraftModelRecipe, MedusaRecipe, Method, NetworkRecipe
+from falcon_cli.recipe.distill import DistillRecipe, DraftModelRecipe, MedusaRecipe, NetworkRecipe, TrainableMethod
 from falcon_cli.tree.shape import TreeShape
 
 OWN = {
@@ -22,7 +22,7 @@ DRAFTERS = {"falcon": Falcon, "eagle": Falcon, "medusa": Medusa, "sps": Speculat
 
 
 def test_every_method_of_a_recipe_has_its_pupil():
-    assert STUDENTS.keys() == set(get_args(Method)) == OWN.keys()
+    assert STUDENTS.keys() == set(get_args(TrainableMethod)) == OWN.keys()
 
 
 @pytest.fixture(params=OWN)

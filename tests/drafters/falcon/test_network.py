@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from falcon_cli.drafters.falcon.blocks import last_seen_BL, relaxed_causal_BLL
+from falcon_cli.drafters.falcon.blocks import Blocks
 from falcon_cli.drafters.falcon.network import DrafterNetwork
 from falcon_cli.recipe.distill import NetworkRecipe
 
@@ -22,7 +22,7 @@ def inputs():
 
 
 def mask(k, phase=0):
-    return relaxed_causal_BLL(torch.tensor([LENGTH]), LENGTH, k, phase)
+    return Blocks.of_texts(torch.tensor([LENGTH]), LENGTH, k, phase)
 
 
 @pytest.mark.parametrize("mixer", MIXERS)
@@ -48,7 +48,7 @@ def test_initialised_from_the_target_it_passes_true_features_through(decoder, ti
         features_BLD = decoder(torch.arange(LENGTH)[None]).last_hidden_state
         noise_BLD = torch.randn_like(features_BLD)
         out_BLD = network(noise_BLD, features_BLD, mask(2), noise_BLD)
-    newest_BLD = features_BLD[:, last_seen_BL(mask(2))[0]]  # of each position's block
+    newest_BLD = features_BLD[:, mask(2).last_BL[0]]  # of each position's block
     likeness = torch.nn.functional.cosine_similarity(out_BLD, newest_BLD, dim=-1)
     assert likeness.min() > 0.9
     torch.testing.assert_close(out_BLD.std(), features_BLD.std(), rtol=0.2, atol=0)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from falcon_cli.core import Draft, Scores, Verdict
-from falcon_cli.drafters.falcon.blocks import relaxed_causal_BLL
+from falcon_cli.drafters.falcon.blocks import Blocks
 from falcon_cli.drafters.falcon.dynamic import DynamicFalcon
 from falcon_cli.drafters.falcon.propose import Falcon, FalconOptions
 from falcon_cli.errors import FalconError, UsageError
@@ -45,7 +45,7 @@ class Reference:
         tokens = self.tokens[1:] + drafted_tokens
         features_LD = torch.stack([*self.features, *drafted_features])
         length, k = len(features_LD), self.network.k
-        mask_BLL = relaxed_causal_BLL(torch.tensor([length]), length, k, phase=-known % k)
+        mask_BLL = Blocks.of_texts(torch.tensor([length]), length, k, phase=-known % k)
         self.network.attend_by(attention)
         padded = torch.tensor(tokens + [0] * (length + k))
         embedded_LD = self.target.model.get_input_embeddings().weight[padded]

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from falcon_cli.core import Scores
-from falcon_cli.drafters.falcon.blocks import relaxed_causal_BLL
+from falcon_cli.drafters.falcon.blocks import Blocks
 from falcon_cli.drafters.falcon.propose import Falcon
-from falcon_cli.drafters.falcon.unroll import streams_mask, unrolled
+from falcon_cli.drafters.falcon.unroll import unrolled
 from falcon_cli.target.model import TargetModel
 from falcon_cli.tree.shape import TreeShape
 
@@ -71,11 +71,11 @@ def blocks_of(drawing, k):
 
 @pytest.mark.parametrize("k", [1, 2, 3])
 def test_the_streams_see_what_is_drawn(k):
-    assert torch.equal(streams_mask(torch.tensor([3 * k]), 3 * k, k, 2)[0, 0], blocks_of(DRAWN, k))
+    assert torch.equal(Blocks.of_texts(torch.tensor([3 * k]), 3 * k, k, streams=2).mask_BLL[0, 0], blocks_of(DRAWN, k))
 
 
 def test_padding_is_seen_by_none_but_itself():
-    mask = streams_mask(torch.tensor([4, 6]), 6, 2, 2)[:, 0]
+    mask = Blocks.of_texts(torch.tensor([4, 6]), 6, 2, streams=2).mask_BLL[:, 0]
     assert torch.equal(mask[1], blocks_of(DRAWN, 2))
     for column in (4, 5, 10, 11):
         assert mask[0][:, column].nonzero().flatten().tolist() == [column]
@@ -87,7 +87,7 @@ def test_padding_is_seen_by_none_but_itself():
 def test_the_first_pass_is_the_network_s_own(target, network, k, mixer, ours):
     net, text = network(k, mixer, ours), Text(target, k)
     length = len(text.features_LD)
-    mask = relaxed_causal_BLL(torch.tensor([length]), length, k, 0)
+    mask = Blocks.of_texts(torch.tensor([length]), length, k, 0)
     whole_LD = net(text.embedded_LD[None], text.features_LD[None], mask, text.before_LD[None])[0]
     torch.testing.assert_close(text.predicted(net)[0], whole_LD, rtol=1e-9, atol=1e-9)
 

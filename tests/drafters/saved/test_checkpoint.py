@@ -7,7 +7,6 @@ from safetensors.torch import load_file, save_file
 
 from falcon_cli.drafters.saved.checkpoint import (
     SHIPPED,
-    _digest,
     load_drafter,
     save_drafter,
     shipped,
@@ -15,7 +14,7 @@ from falcon_cli.drafters.saved.checkpoint import (
 )
 from falcon_cli.drafters.saved.trained import TRAINED
 from falcon_cli.errors import FalconError
-from falcon_cli.sources import TARGETS
+from falcon_cli.sources import TARGETS, sha256_of
 from falcon_cli.target.load import LoadedTarget
 from falcon_cli.target.model import TargetModel
 
@@ -115,7 +114,7 @@ def rewrite(folder, change):
     change(tensors)
     save_file(tensors, folder / "model.safetensors")
     about = json.loads((folder / "config.json").read_text())
-    about["weights_sha256"] = _digest(folder / "model.safetensors")
+    about["weights_sha256"] = sha256_of(folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(about))
 
 
@@ -170,7 +169,7 @@ def test_missing_and_broken_files_are_named(folder, target, tmp_path):
 def test_a_file_that_only_looks_whole_is_refused(folder, target):
     (folder / "model.safetensors").write_bytes(b"\xff" * 64)
     about = json.loads((folder / "config.json").read_text())
-    about["weights_sha256"] = _digest(folder / "model.safetensors")
+    about["weights_sha256"] = sha256_of(folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(about))
     with pytest.raises(FalconError, match="is no safetensors file"):
         load_drafter(folder, target)

@@ -7,7 +7,7 @@ import torch
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRotaryEmbedding
 
 from falcon_cli.core import Scores
-from falcon_cli.drafters.falcon.blocks import relaxed_causal_BLL
+from falcon_cli.drafters.falcon.blocks import Blocks
 from falcon_cli.drafters.falcon.propose import Falcon
 from falcon_cli.drafters.saved.trained import TRAINED
 from falcon_cli.recipe.distill import NetworkRecipe, TrainableMethod
@@ -41,7 +41,7 @@ def test_the_network_is_eagle_s(pair, tiny_model):
     assert network.recipe.is_eagle
     assert not network.chained
     embedded, features = torch.randn(2, 9, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    mask = relaxed_causal_BLL(torch.tensor([9]), 9, 1, 0)
+    mask = Blocks.of_texts(torch.tensor([9]), 9, 1, 0)
     ours = network(embedded[None], features[None], mask, embedded[None])[0]
     theirs = eagle(network, tiny_model("llama-gqa").get_decoder(), embedded, features)
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)  # norms are taken in fp32 on both sides

@@ -1,0 +1,51 @@
+// What library.cpp registers with torch, beside the classes of packed_matrix.h and decoder_layer.h.
+//
+// Functions whose first argument is a PackedMatrix become methods of that class. They are no operators
+// (torch.ops), because torch takes 13 us more to call an operator with such an argument: it looks for fake objects.
+#pragma once
+#include <optional>
+#include <tuple>
+
+#include "decoder_layer.h"
+
+namespace falcon {
+
+using OptionalTensor = std::optional<Tensor>;
+
+// decoder.cpp
+Tensor huge(int64_t bytes);
+Tensor linear(const PackedMatrixPtr& weight, const Tensor& x);
+Tensor rms_norm(const Tensor& x, const Tensor& weight, double epsilon);
+Tensor attention(const Tensor& query, Tensor keys, Tensor values, int64_t committed, const OptionalTensor& visible,
+                 double scale);
+
+// drafter.cpp
+std::tuple<Tensor, Tensor> top_k(const PackedMatrixPtr& head, const Tensor& features, int64_t count);
+
+// torch.classes.falcon.Drafter: the matrices around a drafter's decoder layer. A drafter may have no `own`, and no
+// chain of `gate` and `change`.
+struct Drafter : torch::CustomClassHolder {
+  const PackedMatrixPtr mixer;
+  const std::optional<PackedMatrixPtr> own;
+  const std::optional<PackedMatrixPtr> gate;
+  const std::optional<PackedMatrixPtr> change;
+
+  Drafter(PackedMatrixPtr mixer_, std::optional<PackedMatrixPtr> own_, std::optional<PackedMatrixPtr> gate_,
+          std::optional<PackedMatrixPtr> change_)
+      : mixer(std::move(mixer_)), own(std::move(own_)), gate(std::move(gate_)), change(std::move(change_)) {
+    const int64_t D = mixer->outputs;
+    mixer->check_sizes(2 * D, D);
+    if (own) (*own)->check_sizes(D, D);
+    TORCH_CHECK(gate.has_value() == change.has_value(), "Drafter: a gate and a change, or none");
+    if (!gate) return;
+    (*gate)->check_sizes(2 * D, 2 * D);
+    (*change)->check_sizes(D, D);
+    TORCH_CHECK((*gate)->format == (*change)->format, "Drafter: a chain of two formats");
+  }
+
+  Tensor mix(const Tensor& embedded, const Tensor& features, const Tensor& scale) const;
+  Tensor start(const Tensor& mixed, const Tensor& last, const Tensor& slot, const Tensor& slots) const;
+  Tensor finish(const Tensor& hidden, const Tensor& before, const Tensor& norm, double epsilon) const;
+};
+
+}  // namespace falcon
