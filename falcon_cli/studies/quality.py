@@ -67,14 +67,14 @@ class Quality:
     @classmethod
     def of(cls, found: Sequence[Reading], exact: Sequence[Reading]) -> "Quality":
         """Compare readings with those in full precision, question by question."""
-        answers = [one.own for one in exact]
+        answers = [reading.own for reading in exact]
         tokens = sum(map(len, answers))
-        alike = [_alike(one.own, answer) for one, answer in zip(found, answers, strict=True)]
-        marked = [one.solved for one in found if one.solved is not None]
+        alike = [_alike(reading.own, answer) for reading, answer in zip(found, answers, strict=True)]
+        marked = [reading.solved for reading in found if reading.solved is not None]
         return cls(
-            exp(sum(one.prompt_nats for one in found) / sum(len(one.prompt) - 1 for one in found)),
-            exp(sum(one.answer_nats for one in found) / tokens),
-            sum(one.agreed for one in found) / tokens,
+            exp(sum(reading.prompt_nats for reading in found) / sum(len(reading.prompt) - 1 for reading in found)),
+            exp(sum(reading.answer_nats for reading in found) / tokens),
+            sum(reading.agreed for reading in found) / tokens,
             sum(alike) / len(alike),
             sum(marked) if marked else None,
         )
@@ -116,7 +116,7 @@ def run(recipe: BenchRecipe) -> None:
     found: dict[str, Quality] = {}
     try:
         for kind in _KINDS:
-            readings = _readings(kind, questions, recipe, log, [one.own for one in exact])
+            readings = _readings(kind, questions, recipe, log, [reading.own for reading in exact])
             exact = exact or readings
             found[_name(kind)] = Quality.of(readings, exact)
             say(f"{_name(kind)}: " + ", ".join(f"{name} {cell}" for name, cell in _row(found[_name(kind)]).items()))

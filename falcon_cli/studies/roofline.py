@@ -106,8 +106,8 @@ class Shape:
 
 
 MACHINES = {
-    one.name: one
-    for one in (
+    machine.name: machine
+    for machine in (
         Machine("h100", 80e9, 3.35e12, 989e12, 0.8, 0.6, 2e-6, 0.3e-3),
         Machine("a100", 80e9, 2.039e12, 312e12, 0.8, 0.7, 2e-6, 0.3e-3),
         Machine("rtx-4090", 24e9, 1.008e12, 165.2e12, 0.85, 0.7, 2e-6, 0.3e-3, "fp16"),
@@ -116,8 +116,8 @@ MACHINES = {
 }
 
 SHAPES = {
-    one.name: one
-    for one in (
+    shape.name: shape
+    for shape in (
         Shape("vicuna-7b", 32, 4096, 11008, 32, 32, 32000),
         Shape("vicuna-13b", 40, 5120, 13824, 40, 40, 32000),
     )

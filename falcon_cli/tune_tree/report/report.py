@@ -8,7 +8,7 @@ import torch
 from rich import box
 from rich.table import Table
 
-from falcon_cli.console import say
+from falcon_cli.console import markdown_table, say
 from falcon_cli.errors import FalconError
 from falcon_cli.tree.sketch import sketch
 from falcon_cli.tune_tree.folder import TuningFolder
@@ -88,11 +88,11 @@ def markdown(result: TuningResult) -> str:
         f"{result.setting}. Ranks on greedy answers to {result.recipe.prompts} prompts of {result.recipe.dataset}: "
         f"{drafts}; {result.search.context:.0f} tokens before a draft on average. Costs: {result.search.costs.device}.",
         "## Best tree of each size, predicted",
-        _markdown_table(*_frontier(result)[1:]),
+        markdown_table(*_frontier(result)[1:]).rstrip(),
     ]
     if result.contenders:
         title, head, rows = _validation(result)
-        parts += [f"## {title}", _markdown_table(head, rows)]
+        parts += [f"## {title}", markdown_table(head, rows).rstrip()]
     winner = result.winner
     parts += ["## Winner", verdict(result).partition("\n")[0]]
     if winner is not None:
@@ -151,11 +151,6 @@ def _rich(title: str, head: Sequence[str], rows: Rows) -> Table:
     for row in rows:
         table.add_row(*row)
     return table
-
-
-def _markdown_table(head: Sequence[str], rows: Rows) -> str:
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" + "---:|" * (len(head) - 1)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
 
 def _draw(result: TuningResult, folder: Path) -> None:
