@@ -42,13 +42,13 @@ fix: setup
 	$(VENV)/bin/clang-format -i $(KERNELS)
 
 profile: setup
-	$(PY) -m falcon_cli.studies.profile $(ARGS)
+	$(PY) -m falcon_cli.studies profile $(ARGS)
 
 cost: setup
-	$(PY) -m falcon_cli.studies.cost $(ARGS)
+	$(PY) -m falcon_cli.studies cost $(ARGS)
 
 quality: setup
-	$(PY) -m falcon_cli.studies.quality $(ARGS)
+	$(PY) -m falcon_cli.studies quality $(ARGS)
 
 docs: setup
 	$(PY) tests/house/cli_pages.py

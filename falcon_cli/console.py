@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+from falcon_cli.errors import FalconError
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -34,6 +36,31 @@ def warn(text: str) -> None:
 def error(text: str) -> None:
     """Tell the user, on one line of stderr, why the work stops."""
     print(f"falcon: {_label('error:', _BOLD_RED)} {_one_line(text)}", file=sys.stderr, flush=True)
+
+
+def exit_code_of(work: Callable[[], int], debug: bool = False) -> int:
+    """Run a program; turn what goes wrong into one line on stderr and an exit code (`falcon_cli/errors.py`).
+
+    Args:
+        work: the program; returns the exit code where all goes well.
+        debug: let errors through, with their tracebacks.
+    """
+    try:
+        return work()
+    except KeyboardInterrupt:
+        say("falcon: stopped by Ctrl-C")
+        return 130
+    except BrokenPipeError:  # nobody reads on, as after `| head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at exit
+        return 0
+    except Exception as problem:
+        if debug:
+            raise
+        if isinstance(problem, FalconError):
+            error(str(problem))
+            return problem.exit_code
+        error(f"{type(problem).__name__}: {problem}; this is a bug of falcon's: --debug shows where")
+        return 1
 
 
 def emit(text: str, end: str = "\n") -> None:

@@ -4,7 +4,6 @@ Exit codes: 0 done · 1 something to put right (one line says what) · 2 wrong u
 the target's own · 130 Ctrl-C.
 """
 
-import os
 import sys
 from typing import Any
 
@@ -16,8 +15,7 @@ from falcon_cli.commands.bench import bench
 from falcon_cli.commands.distill import distill
 from falcon_cli.commands.generate import generate
 from falcon_cli.commands.tune_tree import tune_tree
-from falcon_cli.console import error, say
-from falcon_cli.errors import FalconError
+from falcon_cli.console import error, exit_code_of
 
 app = typer.Typer(
     help="Lossless speculative decoding: generate a model's own greedy text faster, and prove it.",
@@ -44,22 +42,7 @@ def main() -> int:
     """Run the command line; returns the exit code. `--debug` is taken anywhere."""
     words = sys.argv[1:]
     debug = "--debug" in words
-    try:
-        return run([word for word in words if word != "--debug"])
-    except (typer.Abort, KeyboardInterrupt):
-        say("falcon: stopped by Ctrl-C")
-        return 130
-    except BrokenPipeError:  # nobody reads on, as after `| head -1`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at exit
-        return 0
-    except Exception as problem:
-        if debug:
-            raise
-        if isinstance(problem, FalconError):
-            error(str(problem))
-            return problem.exit_code
-        error(f"{type(problem).__name__}: {problem}; this is a bug of falcon's: --debug shows where")
-        return 1
+    return exit_code_of(lambda: run([word for word in words if word != "--debug"]), debug)
 
 
 def run(words: list[str]) -> int:
@@ -68,6 +51,8 @@ def run(words: list[str]) -> int:
     try:
         with command.make_context("falcon", words) as context:
             command.invoke(context)
+    except typer.Abort as stopped:
+        raise KeyboardInterrupt from stopped
     except typer.Exit as done:
         return done.exit_code
     except _WrongUsage as problem:

@@ -1,1 +1,1 @@
-"""Studies for makers of falcon, `python -m falcon_cli.studies NAME KEY=VALUE ...`: cost, profile, quality, roofline."""
+"""Studies for developers of falcon, `python -m falcon_cli.studies NAME [KEY=VALUE ...]`: measurements and models."""

@@ -1,15 +1,13 @@
-"""What a forward costs by nodes and context: `make cost`, or `python -m falcon_cli.studies.cost KEY=VALUE ...`.
+"""What a forward costs by nodes and context: `make cost`, or `python -m falcon_cli.studies cost [KEY=VALUE ...]`.
 
     make cost                                   the default target
     make cost ARGS="contexts=[0,2048,8000]"     longer texts
     make cost ARGS="shape=7b"                   random weights in the shape of LLaMA-2-7B, bf16 (13.5 GB of memory)
 
-Times are medians of interleaved rounds. What the cache holds is not computed: a forward costs the same whatever stands
-there. A shape also decodes a few tokens plainly and with an untrained Falcon drafter, whose ids must be the same.
+Times are medians of interleaved rounds. The cache's contents are not computed: a forward costs the same whatever it
+reads. With a shape, a few tokens are also decoded plainly and with an untrained Falcon drafter; the ids must be equal.
 """
 
-import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from time import perf_counter
@@ -30,7 +28,6 @@ from falcon_cli.errors import FalconError
 from falcon_cli.native.build import load_kernels
 from falcon_cli.native.swap import swap_model
 from falcon_cli.recipe.distill import NetworkRecipe
-from falcon_cli.recipe.load import load_recipe
 from falcon_cli.recipe.schema import TargetRecipe
 from falcon_cli.target.load import load_target
 from falcon_cli.target.model import TargetModel
@@ -65,11 +62,13 @@ class CostRecipe:
     shape: str | None = None
     """Random bf16 weights of this shape instead of a target."""
     contexts: tuple[int, ...] = (300,)
-    """Committed tokens."""
+    """Committed tokens before the draft."""
     nodes: tuple[int, ...] = (1, 2, 4, 6, 8, 12, 16, 24, 32)
+    """Nodes of the draft, the root included."""
     rounds: int = 9
+    """Rounds that count; the first warms up."""
     new_tokens: int = 8
-    """Decoded by a shape, plainly and with a drafter."""
+    """Tokens that a shape decodes, plainly and with a drafter."""
 
     def __post_init__(self) -> None:
         if self.shape is not None and self.shape not in SHAPES:
@@ -78,7 +77,7 @@ class CostRecipe:
 
 @torch.inference_mode()
 def costs(target: TargetModel, recipe: CostRecipe) -> dict[tuple[int, int], float]:
-    """Milliseconds to score so many nodes after so many tokens."""
+    """(context, nodes) → milliseconds to score that many nodes after that many tokens."""
     drafts = {nodes: Draft.chain(list(range(3, 3 + nodes)), target.device) for nodes in recipe.nodes}
     times: dict[tuple[int, int], list[float]] = {}
     with progress("measuring", len(recipe.contexts) * (recipe.rounds + 1), "rounds") as bar:
@@ -96,7 +95,7 @@ def costs(target: TargetModel, recipe: CostRecipe) -> dict[tuple[int, int], floa
                         times.setdefault((context, nodes), []).append(1e3 * (perf_counter() - began))
                 bar.advance()
     target.cache.rewind(0)
-    return {key: median(found) for key, found in times.items()}
+    return {key: median(milliseconds) for key, milliseconds in times.items()}
 
 
 def random_model(shape: str) -> Any:
@@ -115,26 +114,27 @@ def untrained_falcon(decoder: Any, target: TargetModel) -> Falcon:
     return Falcon(network.requires_grad_(False), target, default_tree(network.k))
 
 
-def main(settings: Sequence[str]) -> None:
+def run(recipe: CostRecipe) -> None:
     """Measure, and print one table."""
     from rich.table import Table
 
-    recipe = load_recipe(CostRecipe, None, settings)
     if recipe.shape is None:
         target, name = load_target(recipe.target).model, recipe.target.model
     else:
         target, name = _random_target(recipe)
-    found = costs(target, recipe)
+    milliseconds = costs(target, recipe)
     table = Table("nodes", *(f"after {context:,}" for context in recipe.contexts), title=f"{name}: ms a forward")
     for nodes in recipe.nodes:
-        cells = (found[context, nodes] for context in recipe.contexts)
-        first = (found[context, recipe.nodes[0]] for context in recipe.contexts)
-        table.add_row(str(nodes), *(f"{cell:.1f} ({cell / one:.2f}x)" for cell, one in zip(cells, first, strict=True)))
+        cells = (milliseconds[context, nodes] for context in recipe.contexts)
+        first = (milliseconds[context, recipe.nodes[0]] for context in recipe.contexts)
+        table.add_row(
+            str(nodes), *(f"{cell:.1f} ({cell / least:.2f}x)" for cell, least in zip(cells, first, strict=True))
+        )
     show(table)
 
 
 def _random_target(recipe: CostRecipe) -> tuple[TargetModel, str]:
-    """A shape on the kernels, which has decoded a little plainly and with Falcon."""
+    """A random model on the native kernels, after decoding a little plainly and with Falcon; and its name."""
     if recipe.target.threads is not None:
         torch.set_num_threads(recipe.target.threads)
     load_kernels()
@@ -159,7 +159,3 @@ def _random_target(recipe: CostRecipe) -> tuple[TargetModel, str]:
     if ids["ar"] != ids["falcon"]:
         raise FalconError("falcon's ids are not plain decoding's: a bug of falcon's")
     return target, f"{recipe.shape}, random weights, bf16"
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -1,11 +1,10 @@
-"""Where a cycle's time goes: `make profile` (keys of a bench recipe).
+"""Where a cycle's time goes: `make profile`, or `python -m falcon_cli.studies profile [KEY=VALUE ...]`.
 
-torch's profiler tells what each operator took, ranges around target and drafter tell for whom. What no operator took
-is Python. The profiler itself slows Python and small operators: the cycle's length is measured without it, in the same
-run, and the shares are of the profiled time.
+Keys are those of a bench recipe. torch's profiler times each operator; ranges around target and drafter tell for which
+of them. Time outside operators is Python's. The profiler slows Python and small operators, so a cycle's length is
+measured without it, in the same run; the shares are of the profiled time.
 """
 
-import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,12 +23,11 @@ from falcon_cli.decode.loop import complete
 from falcon_cli.decode.stop import Stop
 from falcon_cli.methods.defaults import default_methods
 from falcon_cli.methods.grammar import choose, load_context
-from falcon_cli.recipe.load import load_recipe
 from falcon_cli.recipe.schema import BenchRecipe
 
 PREFILL, TARGET, DRAFTER, TREE, HEAD = (f"falcon/{name}" for name in ("prefill", "target", "drafter", "tree", "head"))
 HEADS = {HEAD, "falcon::top_k"}
-"""What an LM head's products happen in."""
+"""The ranges and operators of an LM head's products."""
 KINDS = {
     "linear layers": (
         "falcon::product",
@@ -51,62 +49,62 @@ class Profile:
     """One method's cycle."""
 
     milliseconds: float
-    """Of a cycle, without the profiler."""
+    """Length of a cycle, without the profiler."""
     shares: Mapping[tuple[str, str], float]
     """(target, drafter or tree; kind of work) → share of the profiled time."""
 
 
 class WatchedTarget:
-    """A target that tells the profiler when it works."""
+    """A target whose calls are ranges of the profiler."""
 
     def __init__(self, target: Target):
         self.target, self.device, self.context_limit = target, target.device, target.context_limit
 
     def prefill(self, prompt_L: Tensor) -> Scores:
-        """Under a range of its own."""
+        """Prefill in a range of its own."""
         with record_function(PREFILL):
             return self.target.prefill(prompt_L)
 
     def score(self, draft: Draft) -> Scores:
-        """Counted for the target."""
+        """Score, counted for the target."""
         with record_function(TARGET):
             return self.target.score(draft)
 
     def commit(self, path: Sequence[int]) -> None:
-        """Counted for the target."""
+        """Commit, counted for the target."""
         with record_function(TARGET):
             self.target.commit(path)
 
     def synchronize(self) -> None:
-        """As the target does."""
+        """Synchronize as the target does."""
         self.target.synchronize()
 
 
 class WatchedDrafter:
-    """A drafter that tells the profiler when it works."""
+    """A drafter whose calls are ranges of the profiler."""
 
     def __init__(self, drafter: Drafter):
         self.drafter = drafter
 
     def start(self, prompt_L: Tensor, scores: Scores) -> None:
-        """Counted for the prefill."""
+        """Start, counted for the prefill."""
         with record_function(PREFILL):
             self.drafter.start(prompt_L, scores)
 
     def propose(self, token: int, room: int) -> Draft:
-        """Counted for the drafter."""
+        """Propose, counted for the drafter."""
         with record_function(DRAFTER):
             return self.drafter.propose(token, room)
 
     def observe(self, verdict: Verdict, scores: Scores) -> None:
-        """Counted for the drafter."""
+        """Observe, counted for the drafter."""
         with record_function(DRAFTER):
             self.drafter.observe(verdict, scores)
 
 
 @contextmanager
 def watched(heads: Sequence[nn.Module]) -> Iterator[None]:
-    """LM heads that tell the profiler when they work."""
+    """Make the calls of LM heads ranges of the profiler."""
     ranges: list[Any] = []
 
     def enter(*_: object) -> None:
@@ -127,7 +125,7 @@ def watched(heads: Sequence[nn.Module]) -> Iterator[None]:
 
 
 def shares_of(events: Sequence[Any]) -> dict[tuple[str, str], float]:
-    """Who did what for how long, from the profiler's events: each event's own time counts once."""
+    """(owner, kind of work) → share of the time, from the profiler's events: each event's self time counts once."""
     spent: dict[tuple[str, str], float] = defaultdict(float)
     for event in events:
         around = list(_names_upwards(event))
@@ -155,23 +153,22 @@ def profiled(session: BenchmarkSession, drafter: Drafter, prompts: Sequence[list
     return Profile(1e3 * sum(cycles) / len(cycles), shares_of(trace.events()))
 
 
-def main(settings: Sequence[str]) -> None:
-    """Profile a bench recipe's methods; prints one table."""
+def run(recipe: BenchRecipe) -> None:
+    """Profile a bench recipe's methods, and print one table."""
     from rich.table import Table
 
-    recipe = load_recipe(BenchRecipe, None, ["limit=2", "max_new_tokens=48", *settings])
     choices = [
         choose(name) for name in recipe.methods or [name for name in default_methods(recipe) if name != "lookahead"]
     ]
     context = load_context(recipe, choices)
     session = BenchmarkSession(context.target, {}, recipe.max_new_tokens)
     prompts = [session.prompt(question, 0, ()) for question in load(recipe.dataset, recipe.limit).questions]
-    profiles = {one.name: profiled(session, one.build(context), prompts, recipe.max_new_tokens) for one in choices}
+    profiles = {it.name: profiled(session, it.build(context), prompts, recipe.max_new_tokens) for it in choices}
     table = Table("", *profiles, title=f"{recipe.target.model}: a cycle's time, {torch.get_num_threads()} threads")
-    for key in sorted({key for one in profiles.values() for key in one.shares}):
-        table.add_row(": ".join(key), *(f"{100 * one.shares.get(key, 0):.1f} %" for one in profiles.values()))
+    for key in sorted({key for cycle in profiles.values() for key in cycle.shares}):
+        table.add_row(": ".join(key), *(f"{100 * cycle.shares.get(key, 0):.1f} %" for cycle in profiles.values()))
     table.add_section()
-    table.add_row("a cycle, unprofiled", *(f"{one.milliseconds:.1f} ms" for one in profiles.values()))
+    table.add_row("a cycle, unprofiled", *(f"{cycle.milliseconds:.1f} ms" for cycle in profiles.values()))
     show(table)
 
 
@@ -186,7 +183,3 @@ def _names_upwards(event: Any) -> Iterator[str]:
     while event is not None:
         yield event.name
         event = event.cpu_parent
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

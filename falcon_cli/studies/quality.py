@@ -1,15 +1,14 @@
-"""What quantised weights cost in quality: `make quality`, or `python -m falcon_cli.studies.quality KEY=VALUE ...`.
+"""What quantised weights cost in quality: `make quality`, or `python -m falcon_cli.studies quality [KEY=VALUE ...]`.
 
-Every kind of weights reads the same texts: the data set's questions, and the full-precision target's own greedy
-answers to them. Told are the perplexity of the questions' text and of the answers, how often the first choice is the
-full-precision one (teacher-forced), and how much of a free-running answer comes before the first other token; for
-GSM8K also how many of the free-running answers end in the right number. Each question is kept as soon as it is read,
-under `$FALCON_HOME/quality`, and the same command goes on where it was stopped.
+Keys are those of a bench recipe. Every kind of weights reads the same texts: the data set's questions, and the greedy
+answers of the full-precision target. The table shows the perplexity of questions and of answers, how often the first
+choice is the full-precision one (teacher-forced), and how much of a free-running answer precedes the first token that
+differs; for GSM8K also how many free-running answers end in the right number. Each question is kept as soon as it is
+read, under `$FALCON_HOME/quality`; the same command continues where it was stopped.
 """
 
 import hashlib
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from math import exp
@@ -18,7 +17,7 @@ from typing import get_args
 
 import torch
 
-from falcon_cli.bench.figures.certificate import first_difference
+from falcon_cli.bench.figures.certificate import TokenIds, first_difference
 from falcon_cli.bench.measuring.session import BenchmarkSession
 from falcon_cli.console import progress, say, show
 from falcon_cli.data.datasets import load
@@ -28,55 +27,54 @@ from falcon_cli.decode.loop import complete
 from falcon_cli.decode.stop import Stop
 from falcon_cli.drafters.rivals.autoregressive import Autoregressive
 from falcon_cli.native.build import version
-from falcon_cli.recipe.load import dump, load_recipe
+from falcon_cli.recipe.load import dump
 from falcon_cli.recipe.schema import BenchRecipe, Quantize
 from falcon_cli.sources import append_line, disk_errors, home, whole_lines
 from falcon_cli.target.load import LoadedTarget, load_target
 
-Ids = list[int]
 _KINDS: tuple[Quantize, ...] = get_args(Quantize)
 
 
 @dataclass(frozen=True)
 class Reading:
-    """One question under one kind of weights."""
+    """One question, read with one kind of weights."""
 
-    prompt: Ids
-    own: Ids
-    """Its free-running answer, which full precision's is read as well."""
+    prompt: TokenIds
+    own: TokenIds
+    """The free-running answer of these weights."""
     prompt_nats: float
     answer_nats: float
-    """Minus the log-likelihood of all tokens of the prompt but the first, and of the full-precision answer."""
+    """Minus the log-likelihoods of the prompt (but its first token) and of the full-precision answer."""
     agreed: int
-    """Tokens of that answer that are its first choice too."""
+    """Tokens of the full-precision answer that are the first choice of these weights too."""
     solved: bool | None
-    """Whether its own answer is right; None where nobody knows."""
+    """Whether the free-running answer is right; None where the question has no reference."""
 
 
 @dataclass(frozen=True)
 class Quality:
-    """One kind of weights, over all questions."""
+    """One kind of weights over all questions."""
 
     prompt_perplexity: float
     answer_perplexity: float
     agreement: float
-    """Share of the full-precision answers' tokens that are its first choice too."""
+    """Share of the full-precision answers' tokens that are the first choice of these weights too."""
     alike: float
-    """Share of a free-running answer before its first other token."""
+    """Share of a free-running answer before the first token that differs."""
     solved: int | None
-    """Questions answered right, of those that have a reference; None when none has."""
+    """Questions answered right, of those that have a reference; None where none has."""
 
     @classmethod
     def of(cls, found: Sequence[Reading], exact: Sequence[Reading]) -> "Quality":
-        """What readings come to, question by question beside full precision's."""
-        answers = [one.own for one in exact]
+        """Compare readings with those in full precision, question by question."""
+        answers = [reading.own for reading in exact]
         tokens = sum(map(len, answers))
-        alike = [_alike(one.own, answer) for one, answer in zip(found, answers, strict=True)]
-        marked = [one.solved for one in found if one.solved is not None]
+        alike = [_alike(reading.own, answer) for reading, answer in zip(found, answers, strict=True)]
+        marked = [reading.solved for reading in found if reading.solved is not None]
         return cls(
-            exp(sum(one.prompt_nats for one in found) / sum(len(one.prompt) - 1 for one in found)),
-            exp(sum(one.answer_nats for one in found) / tokens),
-            sum(one.agreed for one in found) / tokens,
+            exp(sum(reading.prompt_nats for reading in found) / sum(len(reading.prompt) - 1 for reading in found)),
+            exp(sum(reading.answer_nats for reading in found) / tokens),
+            sum(reading.agreed for reading in found) / tokens,
             sum(alike) / len(alike),
             sum(marked) if marked else None,
         )
@@ -84,7 +82,7 @@ class Quality:
 
 @torch.inference_mode()
 def read(
-    target: LoadedTarget, prompt: Ids, limit: int, answer: Ids | None = None, reference: str | None = None
+    target: LoadedTarget, prompt: TokenIds, limit: int, answer: TokenIds | None = None, reference: str | None = None
 ) -> Reading:
     """Answer a prompt, and read it with the full-precision answer, teacher-forced.
 
@@ -109,9 +107,8 @@ def read(
     )
 
 
-def main(settings: Sequence[str]) -> None:
-    """Compare all kinds of weights; a line as each is done, and a table at the end."""
-    recipe = load_recipe(BenchRecipe, None, ["limit=20", "max_new_tokens=128", *settings])
+def run(recipe: BenchRecipe) -> None:
+    """Compare all kinds of weights; print a line as each is done, and a table at the end."""
     questions = load(recipe.dataset, recipe.limit).questions
     plan = dump(recipe) + version() + repr(questions)
     log = home() / "quality" / f"{hashlib.sha256(plan.encode()).hexdigest()[:16]}.jsonl"
@@ -119,7 +116,7 @@ def main(settings: Sequence[str]) -> None:
     found: dict[str, Quality] = {}
     try:
         for kind in _KINDS:
-            readings = _readings(kind, questions, recipe, log, [one.own for one in exact])
+            readings = _readings(kind, questions, recipe, log, [reading.own for reading in exact])
             exact = exact or readings
             found[_name(kind)] = Quality.of(readings, exact)
             say(f"{_name(kind)}: " + ", ".join(f"{name} {cell}" for name, cell in _row(found[_name(kind)]).items()))
@@ -130,9 +127,12 @@ def main(settings: Sequence[str]) -> None:
 
 
 def _readings(
-    kind: Quantize, questions: Sequence[Question], recipe: BenchRecipe, log: Path, answers: Sequence[Ids]
+    kind: Quantize, questions: Sequence[Question], recipe: BenchRecipe, log: Path, answers: Sequence[TokenIds]
 ) -> list[Reading]:
-    """Each question under one kind of weights, those read before taken from the log; without answers, the exact one."""
+    """Each question under one kind of weights; those in the log are not read again.
+
+    Without `answers` these are the full-precision weights.
+    """
     found = _kept(log, kind)
     if len(found) == len(questions):
         return found
@@ -152,7 +152,7 @@ def _readings(
 
 
 def _kept(log: Path, kind: str) -> list[Reading]:
-    """What a log holds of one kind of weights, in the questions' order."""
+    """The readings of one kind of weights in a log, in the questions' order."""
     entries = map(json.loads, whole_lines(log))
     return [Reading(**entry) for entry in entries if entry.pop("weights") == kind]
 
@@ -181,10 +181,6 @@ def _name(kind: str) -> str:
     return "fp32" if kind == "none" else kind
 
 
-def _alike(own: Ids, answer: Ids) -> float:
+def _alike(own: TokenIds, answer: TokenIds) -> float:
     place = first_difference(answer, own)
     return 1.0 if place is None else place / len(answer)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

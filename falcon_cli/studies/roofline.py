@@ -1,30 +1,28 @@
-"""Cost tables worked out from bytes and FLOPs over published bandwidth and peak, for machines that one does not have.
+"""Cost tables computed from bytes and FLOPs over published bandwidth and peak, for machines that are not at hand.
 
-Whatever reads W bytes and computes F floating-point operations in N kernels takes (Williams, Waterman and Patterson,
+Work that moves W bytes and computes F floating-point operations in N kernels takes (Williams, Waterman and Patterson,
 "Roofline", CACM 52(4), 2009)
 
     max(W / (bandwidth · fraction), F / (peak · fraction)) + N · launch
 
-and a forward reads all weights once, whatever its nodes: so long as it is bound by memory, more nodes cost little.
+A forward reads all weights once, whatever its nodes: as long as it is memory-bound, more nodes cost little.
 
-    python -m falcon_cli.studies.roofline recipes/costs
+    python -m falcon_cli.studies roofline folder=recipes/costs
 
 Published are, per device and without sparsity: H100 SXM5 3.35 TB/s, 989 TFLOP/s bf16 (NVIDIA H100 data sheet); A100
 80 GB SXM 2.039 TB/s, 312 TFLOP/s bf16 (NVIDIA A100 data sheet); GeForce RTX 4090 1.008 TB/s, 165.2 TFLOP/s fp16 with
 fp32 accumulation (NVIDIA Ada GPU architecture white paper, appendix A). H800 is H100 with less NVLink and fp64. The
-laptop is nobody's in particular: two channels of DDR5-5600 (JEDEC: 2 · 8 bytes · 5.6 GT/s = 89.6 GB/s) and 8 cores of
-AVX2 (8 cores · 2 units · 8 lanes · 2 FLOP · 3.5 GHz = 0.9 TFLOP/s fp32) of which some 60 GB/s and 0.5 TFLOP/s are had.
-Fractions, launches and rests are assumptions, no vendor's.
+laptop is a typical one: two channels of DDR5-5600 (JEDEC: 2 · 8 bytes · 5.6 GT/s = 89.6 GB/s) and 8 cores of
+AVX2 (8 cores · 2 units · 8 lanes · 2 FLOP · 3.5 GHz = 0.9 TFLOP/s fp32) of which about 60 GB/s and 0.5 TFLOP/s are
+reached. Fractions, launches and rests are assumptions, not published figures.
 """
 
-import sys
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from falcon_cli.errors import UsageError
 from falcon_cli.tune_tree.measure.cost_table import CostTable, DraftCost, save_costs
 
+K_VALUES = (1, 2, 3, 4)
 CONTEXTS = (128, 512, 1024, 2048)
 NODES = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 MADE_BY = "worked out from bytes and FLOPs over published bandwidth and peak, not measured"
@@ -40,7 +38,15 @@ SLOT_KERNELS = 5
 COMMITTED = 4
 """Tokens that a cycle commits, which the next draft's first pass reads: about the paper's tau + 1."""
 DRAFT_CONTEXT = 1024
-"""Tokens in the drafter's cache; its one layer hardly notices."""
+"""Tokens in the drafter's cache; with one layer it costs little."""
+
+
+@dataclass(frozen=True)
+class RooflineRecipe:
+    """Where the tables go."""
+
+    folder: str
+    """Folder of the tables; each is a file MACHINE-SHAPE.json."""
 
 
 @dataclass(frozen=True)
@@ -49,19 +55,19 @@ class Machine:
 
     name: str
     memory: float
-    """Bytes of it."""
+    """Bytes of memory."""
     bandwidth: float
-    """Bytes a second from it, as published."""
+    """Bytes a second, as published."""
     flops: float
     """Dense FLOP/s on these weights, as published."""
     bandwidth_fraction: float
-    """Of the published, had by reading weights once."""
+    """Fraction of the published bandwidth that reading weights once reaches."""
     flops_fraction: float
-    """Of the published, had by products with few rows."""
+    """Fraction of the published peak that products with few rows reach."""
     launch: float
-    """Seconds between two kernels, over and above their work; on GPUs those of a replayed CUDA graph."""
+    """Seconds between two kernels, in addition to their work; on GPUs those of a replayed CUDA graph."""
     rest: float
-    """Seconds of a cycle that no kernel hides: Python and waiting for the verdict."""
+    """Seconds of a cycle outside kernels: Python, and waiting for the verdict."""
     weights: str = "bf16"
     weight_bytes: int = 2
 
@@ -95,13 +101,13 @@ class Shape:
 
     @property
     def read(self) -> int:
-        """Weights that a forward reads: of the embedding only some rows."""
+        """Weights that a forward reads: all but the embedding, of which it reads only a few rows."""
         return self.layers * self.layer + self.head
 
 
 MACHINES = {
-    one.name: one
-    for one in (
+    machine.name: machine
+    for machine in (
         Machine("h100", 80e9, 3.35e12, 989e12, 0.8, 0.6, 2e-6, 0.3e-3),
         Machine("a100", 80e9, 2.039e12, 312e12, 0.8, 0.7, 2e-6, 0.3e-3),
         Machine("rtx-4090", 24e9, 1.008e12, 165.2e12, 0.85, 0.7, 2e-6, 0.3e-3, "fp16"),
@@ -110,8 +116,8 @@ MACHINES = {
 }
 
 SHAPES = {
-    one.name: one
-    for one in (
+    shape.name: shape
+    for shape in (
         Shape("vicuna-7b", 32, 4096, 11008, 32, 32, 32000),
         Shape("vicuna-13b", 40, 5120, 13824, 40, 40, 32000),
     )
@@ -134,9 +140,9 @@ class Work:
 
 
 def verify_work(shape: Shape, nodes: int, context: int, size: int) -> Work:
-    """A forward of the target over so many nodes (the root included) after so many tokens.
+    """A forward of the target over a draft after committed tokens.
 
-    Each node also writes and reads again its activations: in a layer some 10 vectors of the hidden size and 5 of the
+    Each node also writes and reads again its activations: in a layer about 10 vectors of the hidden size and 5 of the
     intermediate one, and its fp32 logits.
 
     Args:
@@ -162,7 +168,7 @@ def draft_cost(machine: Machine, shape: Shape, k: int, mixer: str = "time") -> D
     own last step. With the mixer `time` those are read again for each token, since one step waits for the other; with
     `position`, as in the authors' code, all tokens are one step. Then comes a decoder layer as the target's.
     Later slots have a gated layer of 5 H², counted in every slot by its mean. A pass is taken to be bound by memory,
-    and its rows' arithmetic to come on top: a little too dear where it is neither.
+    and its rows' arithmetic to come on top: a little too expensive where neither dominates.
     """
     square, size = shape.hidden**2, machine.weight_bytes
     chain = 5 * square * (k - 1) / k
@@ -183,9 +189,7 @@ def draft_cost(machine: Machine, shape: Shape, k: int, mixer: str = "time") -> D
     )
 
 
-def cost_table(
-    machine: Machine, shape: Shape, k_values: Sequence[int] = (1, 2, 3, 4), mixer: str = "time"
-) -> CostTable:
+def cost_table(machine: Machine, shape: Shape) -> CostTable:
     """The costs of a target, and of Falcon's drafters for it, on one machine."""
     size = machine.weight_bytes
     return CostTable(
@@ -196,15 +200,15 @@ def cost_table(
             context: {nodes: verify_work(shape, nodes, context, size).ms(machine) for nodes in NODES}
             for context in CONTEXTS
         },
-        draft={k: draft_cost(machine, shape, k, mixer) for k in k_values},
+        draft={k: draft_cost(machine, shape, k) for k in K_VALUES},
         rest=1e3 * machine.rest,
         made_by={
             "how": MADE_BY,
-            "by": "python -m falcon_cli.studies.roofline",
+            "by": "python -m falcon_cli.studies roofline",
             "units": "bytes, bytes/s, FLOP/s, seconds",
             "machine": asdict(machine),
             "shape": asdict(shape),
-            "drafter": {"mixer": mixer, "chained": True, "committed": COMMITTED, "context": DRAFT_CONTEXT},
+            "drafter": {"mixer": "time", "chained": True, "committed": COMMITTED, "context": DRAFT_CONTEXT},
             "kernels": {"layer": LAYER_KERNELS, "ends": END_KERNELS, "lstm_step": STEP_KERNELS, "slot": SLOT_KERNELS},
             "fits": fits(machine, shape),
         },
@@ -217,19 +221,12 @@ def fits(machine: Machine, shape: Shape) -> bool:
     return machine.weight_bytes * (shape.read + shape.head + drafter) + 2e9 <= machine.memory
 
 
-def main(argv: Sequence[str]) -> None:
-    """Write all tables to a folder, as <machine>-<shape>.json.
+def run(recipe: RooflineRecipe) -> None:
+    """Write all tables to the folder.
 
     Raises:
-        UsageError: There is not exactly one argument.
         FalconError: The folder cannot be written.
     """
-    if len(argv) != 1:
-        raise UsageError("python -m falcon_cli.studies.roofline FOLDER")
     for machine in MACHINES.values():
         for shape in SHAPES.values():
-            save_costs(Path(argv[0]) / f"{machine.name}-{shape.name}.json", cost_table(machine, shape))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
+            save_costs(Path(recipe.folder) / f"{machine.name}-{shape.name}.json", cost_table(machine, shape))

@@ -1,15 +1,15 @@
 """Trees as files: {"k": 2, "paths": [[0], [1], [0, 0]], "made_by": {…}}, and the tree when there is no file.
 
-`k` is the drafter's: a tree's worth depends on where its passes begin. `made_by` is for people. No paths at all, with
-`"plain": true` under `made_by`, says that no tree is worth its price: decode plainly. `"dynamic": true` says that the
-paths are but a budget for a tree grown again in every cycle. Next to `made_by`, `"copying": {"ngram": 2, "tokens": 3,
-"paths": [[0]]}` says how Falcon had best copy, and with which tree beside. Other tools' trees, bare lists of paths, are
-read too; they know no k, so they are taken for any.
+`k` is the drafter's: a tree's worth depends on where its passes begin. `made_by` is for people, but for two keys. With
+no paths at all, `"plain": true` says that no tree is worth its price: decode plainly. `"dynamic": true` says that the
+paths are only a budget: the tree is grown again in every cycle. Next to `made_by`, `"copying": {"ngram": 2, "tokens":
+3, "paths": [[0]]}` is the best copy policy for Falcon, with the tree to draft where nothing can be copied. Other tools'
+trees, bare lists of paths, are read too: they name no k, so they serve any.
 """
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from heapq import heappop, heappush
 from math import ceil
 from pathlib import Path as File
 from typing import Any, TypeGuard
@@ -17,34 +17,35 @@ from typing import Any, TypeGuard
 from falcon_cli.errors import FalconError
 from falcon_cli.sources import atomic_file
 from falcon_cli.tree.foreign import is_python, read_python
+from falcon_cli.tree.likeliest import ScoredPath, likeliest
 from falcon_cli.tree.shape import Path, TreeShape
 
 
 @dataclass(frozen=True)
 class CopyPolicy:
-    """The best copying policy for `falcon:copy=auto`: how to copy where the text repeats itself."""
+    """When to copy from the text so far, and how much."""
 
     ngram: int
-    """Tokens that must be there again."""
+    """How many of the last tokens must have occurred before."""
     tokens: int
-    """Tokens copied at most; 0 where copies are not worth their price."""
+    """The most tokens to copy; 0 where copying is not worth its price."""
     shape: TreeShape
-    """Drafted where there is nothing to copy; without paths no tree is worth its price there."""
+    """The tree drafted where there is nothing to copy; without paths, plain decoding is faster there."""
 
 
 @dataclass(frozen=True)
 class StoredTree:
-    """A tree with where it comes from."""
+    """A tree and where it comes from."""
 
     k: int
     shape: TreeShape
     made_by: dict[str, Any] = field(default_factory=dict)
     copying: CopyPolicy | None = None
-    """What was found best; None where nobody looked."""
+    """The best copy policy; None where none was searched for."""
 
     @property
     def plain(self) -> bool:
-        """Whether decoding plainly is faster than with any tree."""
+        """Whether plain decoding is faster than with any tree."""
         return not self.shape.paths
 
     @property
@@ -54,7 +55,7 @@ class StoredTree:
 
     @property
     def beside_copies(self) -> "StoredTree":
-        """The tree for where there is nothing to copy."""
+        """The tree to draft where there is nothing to copy."""
         return self if self.copying is None else StoredTree(self.k, self.copying.shape)
 
 
@@ -65,8 +66,8 @@ def save_tree(file: File, tree: StoredTree) -> None:
         FalconError: The place cannot be written.
     """
     document: dict[str, Any] = {"k": tree.k, "paths": tree.shape.paths}
-    if one := tree.copying:
-        document["copying"] = {"ngram": one.ngram, "tokens": one.tokens, "paths": one.shape.paths}
+    if policy := tree.copying:
+        document["copying"] = {"ngram": policy.ngram, "tokens": policy.tokens, "paths": policy.shape.paths}
     document["made_by"] = tree.made_by
     with atomic_file(file) as unfinished:
         unfinished.write_text(json.dumps(document) + "\n", encoding="utf-8")
@@ -113,7 +114,7 @@ def _are_paths(paths: Any) -> TypeGuard[list[Path]]:
 
 
 def _document(file: File, k: int) -> dict[str, Any]:
-    """A tree's file in our own form, whatever form it has; empty where it has none."""
+    """The document of a tree's file, put into our form; empty where the file holds neither a mapping nor a list."""
     if is_python(file):
         paths, origin = read_python(file)
         return {"k": k, "paths": paths, "made_by": {"from": origin}}
@@ -129,26 +130,26 @@ def _document(file: File, k: int) -> dict[str, Any]:
 
 
 def default_tree(k: int, nodes: int = 24) -> TreeShape:
-    """A sensible tree for a drafter of which nothing is known but its k: the likeliest paths of a simple model.
+    """A sensible tree for a drafter of which nothing is known but its k: the likeliest paths of a fixed model.
 
-    A node of rank r and slot s is right with probability 0.55 · 0.4^r · 0.85^(s−1), given that its parent is; the
-    paths with the greatest products are taken, down to a whole number of passes and depth 4 at least: a further pass
-    costs more than it finds. A product never grows on the way down, so every parent comes first.
+    A node of rank r and slot s is right with probability 0.55 · 0.4^r · 0.85^(s−1), given that its parent is. The tree
+    ends at a whole number of passes, at depth 4 or below: a further pass costs more than it finds.
     A fast GPU verifies more nodes for the same price, a slow machine fewer: `falcon tune-tree` measures.
     """
-    paths: list[Path] = []
-    heap: list[tuple[float, Path]] = [(-_chance(0, 0, k), (0,))]
-    while len(paths) < nodes:
-        negative, path = heappop(heap)
-        paths.append(path)
-        *way, rank = path
-        depth = len(way)
-        if len(path) < k * ceil(4 / k):
-            heappush(heap, (negative * _chance(0, depth + 1, k), (*path, 0)))
-        heappush(heap, (negative * _chance(rank + 1, depth, k) / _chance(rank, depth, k), (*way, rank + 1)))
-    return TreeShape.from_paths(paths)
+    deepest = k * ceil(4 / k)
+
+    def successors(path: Path, probability: float) -> Iterator[ScoredPath]:
+        if len(path) < deepest:
+            yield ScoredPath((*path, 0), probability * _fixed_probability(0, len(path), k))
+        if path:
+            # Ranks have no end, so a sibling is offered only once the rank before it has been taken.
+            *above, rank = path
+            here, after = (_fixed_probability(number, len(above), k) for number in (rank, rank + 1))
+            yield ScoredPath((*above, rank + 1), probability * after / here)
+
+    return TreeShape.from_paths(scored.path for scored in likeliest(successors, nodes))
 
 
-def _chance(rank: int, depth: int, k: int) -> float:
-    """That a node of this rank is right when its parent is; its slot is depth (from 0) within its pass, plus 1."""
+def _fixed_probability(rank: int, depth: int, k: int) -> float:
+    """The probability that a node is right when its parent, at this depth, is right: its slot is depth mod k + 1."""
     return float(0.55 * 0.4**rank * 0.85 ** (depth % k))

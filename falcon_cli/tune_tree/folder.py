@@ -1,10 +1,10 @@
-"""The folder of one tuning: what was measured, so that nothing is measured twice, and the report.
+"""The folder of one tuning: everything measured, so that nothing is measured twice, and the report.
 
-answers.jsonl       the target's greedy answers       tree.json      the winner
-ranks-NAME.jsonl    each drafter's rank paths         tree.svg       the winner, drawn
-costs.json          what a cycle costs here           ranks.png      acceptance by depth and rank
-proof-KEY.jsonl     the trees' runs                   speed.png      tokens a second by size
-results.json        the document of --json            report.md      all of it for people
+answers.jsonl           the target's greedy answers       tree.json      the winner
+ranks-NAME.jsonl        each drafter's rank paths         tree.svg       the winner, drawn
+costs.json              what a cycle costs here           ranks.png      acceptance by depth and rank
+validation-KEY.jsonl    the contenders' runs              speed.png      tokens a second by size
+results.json            the document of --json            report.md      all of it for people
 recipe.yaml, provenance.json
 """
 
@@ -28,19 +28,19 @@ from falcon_cli.tune_tree.measure.texts import GreedyText
 
 @dataclass(frozen=True)
 class TuningFolder:
-    """An opened folder."""
+    """The folder of a tuning that was begun."""
 
     path: Path
 
     @classmethod
     def open(cls, recipe: TuneTreeRecipe, argv: Sequence[str], drafters: Sequence[str], setting: str) -> "TuningFolder":
-        """Begin a tuning, or go on with the same one.
+        """Begin a tuning, or continue the same one.
 
         Args:
             recipe: Its `out` names the folder; None takes one in the cache, the same for the same tuning.
             argv: The command.
             drafters: Names of the drafters' weights.
-            setting: What it runs on.
+            setting: The target and what it runs on.
 
         Raises:
             UsageError: The folder holds another tuning.
@@ -66,13 +66,13 @@ class TuningFolder:
         """The log of the target's answers."""
         return self.path / "answers.jsonl"
 
-    def proof(self, contenders: Mapping[str, TreeShape | CopyPolicy]) -> Path:
-        """The log of their runs."""
-        plan = sorted((name, repr(one)) for name, one in contenders.items())
-        return self.path / f"proof-{hashlib.sha256(repr(plan).encode()).hexdigest()[:8]}.jsonl"
+    def validation(self, contenders: Mapping[str, TreeShape | CopyPolicy]) -> Path:
+        """The log of the runs of these contenders."""
+        plan = sorted((name, repr(contender)) for name, contender in contenders.items())
+        return self.path / f"validation-{hashlib.sha256(repr(plan).encode()).hexdigest()[:8]}.jsonl"
 
     def put(self, name: str, text: str) -> None:
-        """Write a file whole."""
+        """Write a file, whole or not at all."""
         with atomic_file(self.path / name) as unfinished:
             unfinished.write_text(text, encoding="utf-8")
 
@@ -84,29 +84,30 @@ class TuningFolder:
         target: TargetModel,
         tick: Callable[[], None],
     ) -> tuple[RankedText, ...]:
-        """A drafter's rank paths on every text; those that the folder holds are not taken again."""
+        """A drafter's rank paths on every text; those in the folder are not computed again."""
         log = self.path / f"ranks-{drafter}.jsonl"
         known = {entry["text"]: entry for entry in map(json.loads, whole_lines(log))}
-        found = []
+        ranked = []
         for text in texts:
             name = _name(text, probe)
             if name not in known:
-                seen = probe.probe(target, text.prompt.ids, text.answer)
+                fresh = probe.probe(target, text.prompt.ids, text.answer)
                 known[name] = {
                     "text": name,
-                    "context": seen.context,
-                    "ranks": [one.ranks for one in seen.paths],
-                    "open": [place for place, one in enumerate(seen.paths) if not one.complete],
+                    "context": fresh.context,
+                    "ranks": [path.ranks for path in fresh.paths],
+                    "open": [place for place, path in enumerate(fresh.paths) if not path.complete],
                 }
                 with disk_errors(self.path):
                     append_line(log, json.dumps(known[name], separators=(",", ":")))
-            entry, ends = known[name], set(known[name]["open"])
-            paths = tuple(RankPath(tuple(ranks), place not in ends) for place, ranks in enumerate(entry["ranks"]))
-            found.append(RankedText(entry["context"], paths))
+            entry, incomplete = known[name], set(known[name]["open"])
+            paths = tuple(RankPath(tuple(ranks), place not in incomplete) for place, ranks in enumerate(entry["ranks"]))
+            ranked.append(RankedText(entry["context"], paths))
             tick()
-        return tuple(found)
+        return tuple(ranked)
 
 
 def _name(text: GreedyText, probe: RankProbe) -> str:
+    """The key of a text's ranks: what they depend on but for the drafter, which names the file."""
     words = (text.prompt.ids, text.answer, probe.depth, probe.width)
     return hashlib.sha256(repr(words).encode()).hexdigest()[:16]

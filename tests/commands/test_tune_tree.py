@@ -28,7 +28,7 @@ def prompts(tmp_path):
 
 @pytest.fixture(autouse=True)
 def _little_text(monkeypatch):
-    monkeypatch.setattr("falcon_cli.tune_tree.run.NEEDED", 50)
+    monkeypatch.setattr("falcon_cli.tune_tree.calibration.NEEDED", 50)
 
 
 def test_tables_pictures_and_one_json_document(falcon, chat_target, drafter, prompts, tmp_path):

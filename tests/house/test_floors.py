@@ -15,7 +15,7 @@ drafters   shared · falcon · rivals · saved
 methods    context · build · table · grammar defaults
 distill    folder · corpus · features · objective · students · training · estimate prepare · run
 bench      figures · measuring · reports · folder · run · suite
-tune_tree  measure · search · folder entries result · report · run
+tune_tree  measure · search · folder entries result · calibration · report · run
 """
 
 import ast
@@ -50,7 +50,7 @@ INNER = {
         {"run"},
     ],
     "bench": [{"figures"}, {"measuring"}, {"reports"}, {"folder"}, {"run"}, {"suite"}],
-    "tune_tree": [{"measure"}, {"search"}, {"folder", "entries", "result"}, {"report"}, {"run"}],
+    "tune_tree": [{"measure"}, {"search"}, {"folder", "entries", "result"}, {"calibration"}, {"report"}, {"run"}],
 }
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 INNER_FLOOR_OF = {

@@ -8,7 +8,9 @@ import pytest
 ROOT = Path(__file__).parents[2]
 FILE_LINES, FUNCTION_LINES, COMMAND_LINES = 300, 50, 80
 FILES = sorted([*(ROOT / "falcon_cli").rglob("*.py"), *(ROOT / "tests").rglob("*.py")])
-COMMANDS = [path for path in (ROOT / "falcon_cli" / "commands").glob("*.py") if path.name not in ("options.py", "shared.py")]
+COMMANDS = [
+    path for path in (ROOT / "falcon_cli" / "commands").glob("*.py") if path.name not in ("options.py", "shared.py")
+]
 
 
 def name(path: Path) -> str:

@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from falcon_cli.errors import FalconError
-from falcon_cli.studies.cost import CostRecipe, costs, main
+from falcon_cli.studies.__main__ import main
+from falcon_cli.studies.cost import CostRecipe, costs
 from falcon_cli.target.model import TargetModel
 
 
@@ -19,7 +20,7 @@ def test_every_number_of_nodes_after_every_context(tiny_model):
 
 def test_a_shape_decodes_with_an_untrained_drafter_and_is_measured(capsys):
     threads = torch.get_num_threads()
-    main(["shape=tiny", "contexts=[16]", "nodes=[1,4]", "rounds=1", "target.threads=1"])
+    assert main(["cost", "shape=tiny", "contexts=[16]", "nodes=[1,4]", "rounds=1", "target.threads=1"]) == 0
     torch.set_num_threads(threads)
     said = capsys.readouterr().err
     assert all(words in said for words in ("ar:", "falcon:", "ms a cycle", "peak memory", "tiny, random weights"))

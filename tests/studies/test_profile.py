@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from falcon_cli.studies.profile import DRAFTER, HEAD, PREFILL, PYTHON, SMALL, TARGET, TREE, main, shares_of
+from falcon_cli.studies.__main__ import main
+from falcon_cli.studies.profile import DRAFTER, HEAD, PREFILL, PYTHON, SMALL, TARGET, TREE, shares_of
 
 
 def spent(work):
@@ -54,7 +55,8 @@ def test_nothing_of_the_prefill_is_counted():
 
 @pytest.mark.parametrize("kernels", ["native", "torch"])
 def test_the_command_prints_a_table(chat_target, capsys, kernels):
-    main([f"target.model={chat_target}", f"target.kernels={kernels}", "methods=[ar,pld]", "max_new_tokens=6"])
+    keys = [f"target.model={chat_target}", f"target.kernels={kernels}", "methods=[ar,pld]", "max_new_tokens=6"]
+    assert main(["profile", *keys]) == 0
     table = capsys.readouterr().err
     for line in ("target: linear layers", "target: attention", "target: LM head", "target: Python", "tree: Python"):
         assert line in table

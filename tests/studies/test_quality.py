@@ -5,10 +5,11 @@ import pytest
 import torch
 
 from falcon_cli.native.build import load_kernels
-from falcon_cli.recipe.schema import TargetRecipe
+from falcon_cli.recipe.load import load_recipe
+from falcon_cli.recipe.schema import BenchRecipe, TargetRecipe
 from falcon_cli.sources import home
 from falcon_cli.studies import quality as module
-from falcon_cli.studies.quality import Quality, Reading, main, read
+from falcon_cli.studies.quality import Quality, Reading, read, run
 from falcon_cli.target.load import load_target
 
 PROMPT = [5, 9, 2, 30, 77]
@@ -25,7 +26,7 @@ def command(chat_target, tmp_path, monkeypatch):
     monkeypatch.setenv("FALCON_HOME", str(tmp_path / "home"))
     (tmp_path / "questions.jsonl").write_text('{"prompt": "in the end"}\n{"prompt": "the"}\n')
     settings = [f"target.model={chat_target}", f"dataset={tmp_path / 'questions.jsonl'}", "max_new_tokens=8"]
-    return lambda: main(settings)
+    return lambda: run(load_recipe(BenchRecipe, None, ["limit=20", *settings]))
 
 
 def test_the_target_agrees_with_itself(held):

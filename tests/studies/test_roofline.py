@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from falcon_cli.errors import UsageError
 from falcon_cli.studies.roofline import (
     CONTEXTS,
     MACHINES,
@@ -12,12 +11,13 @@ from falcon_cli.studies.roofline import (
     NODES,
     SHAPES,
     Machine,
+    RooflineRecipe,
     Shape,
     Work,
     cost_table,
     draft_cost,
     fits,
-    main,
+    run,
     verify_work,
 )
 from falcon_cli.tune_tree.measure.cost_table import load_costs
@@ -35,14 +35,14 @@ IDS = [f"{machine.name}-{shape.name}" for machine, shape in PAIRS]
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     folder = tmp_path_factory.mktemp("costs")
-    main([str(folder)])
+    run(RooflineRecipe(str(folder)))
     return folder
 
 
 @pytest.mark.parametrize("name", IDS)
 def test_the_shipped_files_are_what_the_code_gives(written, name):
     assert (COSTS / f"{name}.json").read_text() == (written / f"{name}.json").read_text(), (
-        "run python -m falcon_cli.studies.roofline recipes/costs"
+        "run python -m falcon_cli.studies roofline folder=recipes/costs"
     )
 
 
@@ -106,7 +106,7 @@ def test_plain_decoding_on_an_h100_is_bound_by_memory():
 
 
 @pytest.mark.parametrize("machine", MACHINES.values(), ids=MACHINES)
-def test_a_larger_target_is_dearer_by_its_weights(machine):
+def test_a_larger_target_is_more_expensive_by_its_weights(machine):
     seven, thirteen = cost_table(machine, SEVEN), cost_table(machine, THIRTEEN)
     assert thirteen.verify_ms(1, 128) / seven.verify_ms(1, 128) == pytest.approx(12.85 / 6.61, rel=0.05)
     assert all(thirteen.draft[k].first > seven.draft[k].first for k in (1, 2, 3, 4))
@@ -166,9 +166,3 @@ def test_what_does_not_fit_a_machine_is_marked():
     marked = [name for name, (machine, shape) in zip(IDS, PAIRS, strict=True) if not fits(machine, shape)]
     assert marked == ["rtx-4090-vicuna-13b"]
     assert cost_table(MACHINES["rtx-4090"], THIRTEEN).made_by["fits"] is False
-
-
-@pytest.mark.parametrize("argv", [[], ["a", "b"]])
-def test_it_wants_one_folder(argv):
-    with pytest.raises(UsageError, match="FOLDER"):
-        main(argv)

@@ -72,8 +72,8 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
         opened(TuneTreeRecipe(out=str(tmp_path / "file")))
 
 
-class Noting(RankProbe):
-    """Counts the texts that it watches."""
+class NotingProbe(RankProbe):
+    """Notes the texts that it probes."""
 
     def probe(self, target, prompt, answer):
         self.seen = [*getattr(self, "seen", []), tuple(answer)]
@@ -81,17 +81,17 @@ class Noting(RankProbe):
 
 
 @pytest.fixture
-def watching(tiny_model, tiny_network, tmp_path):
-    """A target, a maker of witnesses and three greedy texts."""
+def probing(tiny_model, tiny_network, tmp_path):
+    """A target, a maker of probes and three greedy texts."""
     target = TargetModel(tiny_model("llama-gqa", seed=1))
     drafter = Falcon(tiny_network(target.decoder, seed=5, k=2, mixer="linear"), target, TreeShape.chain(2))
     prompts = [CalibrationPrompt(name, (3, 14, place)) for place, name in enumerate("abc")]
     texts = [GreedyText(one, tuple(complete(target, drafter, list(one.ids), Stop((), 20)).ids)) for one in prompts]
-    return target, (lambda depth=4, width=48: Noting(drafter, depth, width)), texts
+    return target, (lambda depth=4, width=48: NotingProbe(drafter, depth, width)), texts
 
 
-def test_no_text_is_watched_twice_and_what_is_read_is_what_was_seen(watching, tmp_path):
-    target, probe, texts = watching
+def test_no_text_is_probed_twice_and_what_is_read_is_what_was_seen(probing, tmp_path):
+    target, probe, texts = probing
     folder, first, second = TuningFolder(tmp_path), probe(), probe()
     ticks = []
     early = folder.ranked("abc", first, texts[:2], target, lambda: ticks.append(1))
@@ -107,10 +107,18 @@ def test_no_text_is_watched_twice_and_what_is_read_is_what_was_seen(watching, tm
     assert len(ticks) == 5
 
 
-def test_another_depth_width_or_drafter_watches_anew(watching, tmp_path):
-    target, probe, texts = watching
+def test_another_depth_width_or_drafter_is_probed_again(probing, tmp_path):
+    target, probe, texts = probing
     folder = TuningFolder(tmp_path)
     folder.ranked("abc", probe(), texts, target, lambda: None)
     for name, other in (("abc", probe(depth=2)), ("abc", probe(width=5)), ("abd", probe())):
         folder.ranked(name, other, texts, target, lambda: None)
         assert len(other.seen) == 3
+
+
+def test_other_contenders_have_another_log(tmp_path):
+    folder, tree, other = TuningFolder(tmp_path), TreeShape.chain(2), TreeShape.chain(3)
+    log = folder.validation({"a": tree, "b": other})
+    assert log == folder.validation({"b": other, "a": tree})
+    assert log.name.startswith("validation-")
+    assert log != folder.validation({"a": other, "b": tree})

@@ -16,8 +16,9 @@ from falcon_cli.tree.shape import TreeShape
 from falcon_cli.tree.store import StoredTree, load_tree, save_tree
 from falcon_cli.tune_tree.measure.cost_table import load_costs, save_costs
 from falcon_cli.tune_tree.measure.validation import PLAIN
-from falcon_cli.tune_tree.report.document import BUILT_IN, COPIES_SO_FAR, CURRENT, DYNAMIC, document
+from falcon_cli.tune_tree.report.document import document
 from falcon_cli.tune_tree.run import tune_tree
+from falcon_cli.tune_tree.search.search import BUILT_IN, COPIES_SO_FAR, CURRENT, DYNAMIC
 
 ARGV = ["falcon", "tune-tree"]
 
@@ -38,7 +39,7 @@ def place(tmp_path_factory, chat_target, tiny_network):
 @pytest.fixture
 def recipe(place, chat_target, tmp_path, monkeypatch):
     monkeypatch.setenv("FALCON_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr("falcon_cli.tune_tree.run.NEEDED", 100)
+    monkeypatch.setattr("falcon_cli.tune_tree.calibration.NEEDED", 100)
     return TuneTreeRecipe(
         target=TargetRecipe(model=str(chat_target), kernels="torch"),
         drafters=(str(place / "k2"),),
@@ -55,22 +56,22 @@ def recipe(place, chat_target, tmp_path, monkeypatch):
 
 
 def test_the_winner_is_measured_and_kept_where_auto_finds_it(recipe, place, tmp_path):
-    tuning = tune_tree(recipe, ARGV)
-    assert set(tuning.measured) >= {PLAIN, DYNAMIC, BUILT_IN}
-    assert {one.prompts for one in tuning.measured.values()} == {3}
-    assert document(tuning)["lossless"] is True
-    alone = tuning.measured.keys() - tuning.copy_candidates.keys()
-    fastest = max(alone, key=lambda name: tuning.measured[name].tokens_per_second)
-    assert (tuning.winner_name or PLAIN) == fastest
+    result = tune_tree(recipe, ARGV)
+    assert set(result.measured) >= {PLAIN, DYNAMIC, BUILT_IN}
+    assert {one.prompts for one in result.measured.values()} == {3}
+    assert document(result)["lossless"] is True
+    alone = result.measured.keys() - result.search.copy_candidates.keys()
+    fastest = max(alone, key=lambda name: result.measured[name].tokens_per_second)
+    assert (result.winner_name or PLAIN) == fastest
     target = load_target(recipe.target)
     kept = tuned_file(read_config(place / "k2"), Setting.of(target))
     assert load_tree(kept, 2).shape == load_tree(tmp_path / "out" / "tree.json", 2).shape
     assert load_tree(kept, 2).plain == (fastest == PLAIN)
     assert load_tree(kept, 2).made_by["weights"] == "fp32"
-    assert load_tree(kept, 2).copying == tuning.copying
-    assert set(tuning.copy_candidates) < set(tuning.measured)
-    assert COPIES_SO_FAR in tuning.copy_candidates
-    assert document(tuning)["copying"]["tokens"] == tuning.copying.tokens
+    assert load_tree(kept, 2).copying == result.copy_policy
+    assert set(result.search.copy_candidates) < set(result.measured)
+    assert COPIES_SO_FAR in result.search.copy_candidates
+    assert document(result)["copying"]["tokens"] == result.copy_policy.tokens
 
 
 def test_what_was_measured_is_not_measured_again(recipe, monkeypatch):
@@ -80,11 +81,11 @@ def test_what_was_measured_is_not_measured_again(recipe, monkeypatch):
         raise AssertionError("measured again")
 
     for name in ("verify_costs", "draft_costs", "rest_cost"):
-        monkeypatch.setattr(f"falcon_cli.tune_tree.run.{name}", never)
+        monkeypatch.setattr(f"falcon_cli.tune_tree.measure.cost_cache.{name}", never)
     monkeypatch.setattr("falcon_cli.tune_tree.measure.ranks.RankProbe.probe", never)
     monkeypatch.setattr("falcon_cli.tune_tree.measure.texts.complete", never)
     again = tune_tree(recipe, ARGV)
-    assert again.finalists == first.finalists
+    assert again.search.finalists == first.search.finalists
     assert {PLAIN, DYNAMIC} <= set(again.measured)
 
 
@@ -93,7 +94,7 @@ def test_after_ctrl_c_the_same_command_goes_on(recipe, monkeypatch, capsys):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("falcon_cli.tune_tree.run.verify_costs", stopped)
+        patched.setattr("falcon_cli.tune_tree.measure.cost_cache.verify_costs", stopped)
         with pytest.raises(KeyboardInterrupt):
             tune_tree(recipe, ARGV)
     assert "the same command goes on" in capsys.readouterr().err
@@ -103,42 +104,44 @@ def test_after_ctrl_c_the_same_command_goes_on(recipe, monkeypatch, capsys):
 
 def test_k_is_chosen_among_drafters(recipe, place):
     both = replace(recipe, drafters=(str(place / "k2"), str(place / "k1")))
-    tuning = tune_tree(both, ARGV)
-    assert {one.k for one in tuning.found} == {one.k for one in tuning.finalists} == {1, 2}
+    result = tune_tree(both, ARGV)
+    assert {one.k for one in result.search.trees} == {one.k for one in result.search.finalists} == {1, 2}
     with pytest.raises(UsageError, match="both have k = 2"):
         tune_tree(replace(recipe, drafters=(str(place / "k2"), str(place / "k2")), out=None), ARGV)
 
 
 def test_a_table_of_another_machine_gives_a_tree_without_runs(recipe, place, tmp_path):
-    mine = tune_tree(recipe, ARGV)
-    flat = {context: {1: 10.0, 9: 10.01} for context in mine.table.verify}
-    save_costs(tmp_path / "gpu.json", replace(mine.table, device="another GPU", verify=flat))
-    theirs = tune_tree(replace(recipe, cost=str(tmp_path / "gpu.json"), out=str(tmp_path / "gpu")), ARGV)
-    assert theirs.measured == {}
+    here = tune_tree(recipe, ARGV)
+    flat = {context: {1: 10.0, 9: 10.01} for context in here.search.costs.verify}
+    save_costs(tmp_path / "gpu.json", replace(here.search.costs, device="another GPU", verify=flat))
+    there = tune_tree(replace(recipe, cost=str(tmp_path / "gpu.json"), out=str(tmp_path / "gpu")), ARGV)
+    assert there.measured == {}
     assert load_tree(tmp_path / "gpu" / "tree.json", 2).made_by["device"] == "another GPU"
     assert load_costs(tmp_path / "gpu" / "costs.json").device == "another GPU"
-    most = max(one.tokens_per_cycle for one in theirs.found)
-    assert max(one.tokens_per_cycle for one in theirs.finalists) > 0.98 * most, "where nodes are free, all are taken"
+    most = max(one.tokens_per_cycle for one in there.search.trees)
+    assert max(one.tokens_per_cycle for one in there.search.finalists) > 0.98 * most, (
+        "where nodes are free, all are taken"
+    )
 
 
-def test_dear_drafts_mean_plain_decoding(recipe, tmp_path):
-    mine = tune_tree(recipe, ARGV)
-    dear = {k: replace(one, first=1000.0) for k, one in mine.table.draft.items()}
-    save_costs(tmp_path / "slow.json", replace(mine.table, device="a slow one", draft=dear))
-    theirs = tune_tree(replace(recipe, cost=str(tmp_path / "slow.json"), out=str(tmp_path / "slow")), ARGV)
-    assert theirs.winner is None
+def test_expensive_drafts_mean_plain_decoding(recipe, tmp_path):
+    here = tune_tree(recipe, ARGV)
+    expensive = {k: replace(one, first=1000.0) for k, one in here.search.costs.draft.items()}
+    save_costs(tmp_path / "slow.json", replace(here.search.costs, device="a slow one", draft=expensive))
+    there = tune_tree(replace(recipe, cost=str(tmp_path / "slow.json"), out=str(tmp_path / "slow")), ARGV)
+    assert there.winner is None
     assert load_tree(tmp_path / "slow" / "tree.json", 2).plain
 
 
 def test_too_little_text_says_how_much_it_takes(recipe, monkeypatch):
-    monkeypatch.setattr("falcon_cli.tune_tree.run.NEEDED", 10_000)
+    monkeypatch.setattr("falcon_cli.tune_tree.calibration.NEEDED", 10_000)
     with pytest.raises(FalconError, match=r"gives \d+ drafts, and a stable tree takes 10000: raise --prompts"):
         tune_tree(recipe, ARGV)
 
 
 def test_a_table_without_this_k_is_refused(recipe, tmp_path):
-    mine = tune_tree(recipe, ARGV)
-    save_costs(tmp_path / "k4.json", replace(mine.table, draft={4: mine.table.draft[2]}))
+    here = tune_tree(recipe, ARGV)
+    save_costs(tmp_path / "k4.json", replace(here.search.costs, draft={4: here.search.costs.draft[2]}))
     with pytest.raises(FalconError, match="knows drafts of k = 4, not of k = 2"):
         tune_tree(replace(recipe, cost=str(tmp_path / "k4.json"), out=None), ARGV)
 
@@ -146,8 +149,8 @@ def test_a_table_without_this_k_is_refused(recipe, tmp_path):
 def test_the_tree_so_far_runs_beside(recipe, place):
     save_tree(place / "k2" / "tree.json", StoredTree(2, TreeShape.from_paths([(3,), (4,), (5,)])))
     try:
-        tuning = tune_tree(recipe, ARGV)
+        result = tune_tree(recipe, ARGV)
     finally:
         (place / "k2" / "tree.json").unlink()
-    assert tuning.others[CURRENT].shape.paths == ((3,), (4,), (5,))
-    assert {CURRENT, BUILT_IN} <= set(tuning.measured)
+    assert result.search.other_trees[CURRENT].shape.paths == ((3,), (4,), (5,))
+    assert {CURRENT, BUILT_IN} <= set(result.measured)

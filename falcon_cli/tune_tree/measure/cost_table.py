@@ -5,9 +5,9 @@
      "draft_ms": {"2": {"first": 1.1, "pass": 0.5, "row": 0.1, "slot": 0.3, "feature": 0.05}},      k → parts
      "rest_ms": 0.2}
 
-Between measured points, and beyond the last two (there never downwards), costs run on a straight line. A draft costs
-`first` for reading what was accepted, `pass` and `row` times its rows for each further pass, `slot` and `feature` times
-its features (what the LM head reads) for each depth of the tree.
+Between measured points costs are interpolated linearly. Beyond the last point they follow the last two, but never fall.
+A draft costs `first` for reading what was accepted, `pass` and `row` times its rows for each further pass, `slot` and
+`feature` times its features (what the LM head reads) for each depth of the tree.
 """
 
 import json
@@ -26,15 +26,15 @@ from falcon_cli.tree.passes import Pass
 
 @dataclass(frozen=True)
 class DraftCost:
-    """Milliseconds of a draft's parts."""
+    """Milliseconds of the parts of a draft."""
 
     first: float
     further: float
-    """A pass behind the first."""
+    """Each pass after the first; `pass` in files."""
     row: float
     """Each row of such a pass."""
     slot: float
-    """Each depth: final norm, LM head and choice."""
+    """Each depth: final norm, LM head and choice of tokens."""
     feature: float
     """Each feature that the head reads."""
 
@@ -42,8 +42,8 @@ class DraftCost:
         """Milliseconds of a whole draft; 0 without passes."""
         if not passes:
             return 0.0
-        slots = [slot for one in passes for slot in one.slots]
-        rows = sum(len(one.parent_R) for one in passes[1:])
+        slots = [slot for tables in passes for slot in tables.slots]
+        rows = sum(len(tables.parent_R) for tables in passes[1:])
         features = sum(len(slot.output_E) for slot in slots)
         return (
             self.first
@@ -56,13 +56,13 @@ class DraftCost:
 
 @dataclass(frozen=True)
 class CostTable:
-    """Costs of a target, and of drafters for it, on one machine."""
+    """What cycles cost with a target and its drafters on one machine."""
 
     device: str
     target: str
     weights: str
     verify: Mapping[int, Mapping[int, float]]
-    """Context → nodes (the root included) → milliseconds to score and judge them."""
+    """Context → nodes (the root included) → milliseconds to score, judge and commit them."""
     draft: Mapping[int, DraftCost]
     """k → what a drafter's passes cost."""
     rest: float
@@ -74,16 +74,16 @@ class CostTable:
         return sorted(self.verify)
 
     def verify_ms(self, nodes: float, context: float) -> float:
-        """Milliseconds to verify so many nodes, the root included, after so many tokens."""
-        at = {one: _line(self.verify[one], nodes) for one in self._contexts}
-        return _line(at, context)
+        """Milliseconds to verify this many nodes, the root included, after `context` tokens."""
+        by_context = {measured: _interpolated(self.verify[measured], nodes) for measured in self._contexts}
+        return _interpolated(by_context, context)
 
     def cycle_ms(self, passes: Sequence[Pass], nodes: int, k: int, context: float) -> float:
         """Milliseconds of a cycle with a tree."""
         return self.verify_ms(nodes, context) + self.draft[k].of(passes) + self.rest
 
     def plain_ms(self, context: float) -> float:
-        """Milliseconds of a token decoded plainly."""
+        """Milliseconds of a token in plain decoding."""
         return self.verify_ms(1, context) + self.rest
 
 
@@ -99,8 +99,8 @@ def save_costs(file: Path, table: CostTable) -> None:
         "weights": table.weights,
         "verify_ms": {str(c): {str(n): round(ms, 4) for n, ms in row.items()} for c, row in table.verify.items()},
         "draft_ms": {
-            str(k): {_KEY.get(name, name): round(ms, 5) for name, ms in asdict(one).items()}
-            for k, one in table.draft.items()
+            str(k): {_KEY.get(name, name): round(ms, 5) for name, ms in asdict(parts).items()}
+            for k, parts in table.draft.items()
         },
         "rest_ms": round(table.rest, 4),
         "made_by": dict(table.made_by),
@@ -132,7 +132,7 @@ def load_costs(file: Path) -> CostTable:
 
 
 _KEY = {"further": "pass"}
-_PARTS = [_KEY.get(one.name, one.name) for one in fields(DraftCost)]
+_PARTS = [_KEY.get(part.name, part.name) for part in fields(DraftCost)]
 
 
 def _table(document: Any) -> CostTable:
@@ -172,8 +172,8 @@ def _ms(value: Any, name: str) -> float:
     return float(value)
 
 
-def _line(points: Mapping[int, float], at: float) -> float:
-    """The piecewise linear value, the last piece going on; a single point serves everywhere."""
+def _interpolated(points: Mapping[int, float], at: float) -> float:
+    """The piecewise linear value; the last piece is continued, and a single point serves everywhere."""
     places = sorted(points)
     if len(places) == 1 or at <= places[0]:
         return points[places[0]]

@@ -1,4 +1,4 @@
-"""The text that trees are fitted to: the target's own greedy answers to prompts that no drafter was trained on.
+"""The texts that trees are fitted to: the target's own greedy answers to prompts that no drafter was trained on.
 
 Prompts come in the order of a hash of their names, which is the order in which `falcon distill` holds dialogues out: a
 drafter trained on the same data set has not seen the first of them.
@@ -21,9 +21,6 @@ from falcon_cli.recipe.tune import TuneTreeRecipe
 from falcon_cli.sources import append_line, disk_errors, whole_lines
 from falcon_cli.target.load import LoadedTarget
 
-NEEDED = 500
-"""Drafts that a stable tree takes: below, chances of a tenth are known to a fifth of themselves at best."""
-
 
 @dataclass(frozen=True)
 class CalibrationPrompt:
@@ -42,33 +39,35 @@ class GreedyText:
 
 
 def prompts_of(recipe: TuneTreeRecipe, target: LoadedTarget) -> list[CalibrationPrompt]:
-    """Prompts to calibrate on, and behind them those for the proof.
+    """Prompts to calibrate on, followed by those for validation.
 
     Raises:
         FalconError: There are too few.
     """
-    questions = sorted(load(recipe.dataset).questions, key=lambda one: hashlib.sha256(one.id.encode()).digest())
+    questions = sorted(
+        load(recipe.dataset).questions, key=lambda question: hashlib.sha256(question.id.encode()).digest()
+    )
     wanted = recipe.prompts + recipe.validation_prompts
-    found = []
+    prompts = []
     for question in questions:
         ids = _ids(question, target, recipe.template)
         room = target.model.context_limit - recipe.max_new_tokens
         if len(ids) <= min(recipe.max_prompt_tokens, room) and _is_plain(question.turns[0]):
-            found.append(CalibrationPrompt(question.id, tuple(ids)))
-        if len(found) == wanted:
-            return found
-    if len(found) < 4:
+            prompts.append(CalibrationPrompt(question.id, tuple(ids)))
+        if len(prompts) == wanted:
+            return prompts
+    if len(prompts) < 4:
         raise FalconError(
-            f"{recipe.dataset} gives {len(found)} prompts of at most {recipe.max_prompt_tokens} tokens, and a tree "
+            f"{recipe.dataset} gives {len(prompts)} prompts of at most {recipe.max_prompt_tokens} tokens, and a tree "
             "takes 4 at least: name a larger --dataset"
         )
-    return found
+    return prompts
 
 
 def share_out(
     prompts: Sequence[CalibrationPrompt], recipe: TuneTreeRecipe
 ) -> tuple[list[CalibrationPrompt], list[CalibrationPrompt]]:
-    """Prompts to calibrate on and prompts for the proof, in the recipe's proportion."""
+    """Prompts to calibrate on and prompts for validation, in the recipe's proportion."""
     wanted = recipe.prompts + recipe.validation_prompts
     first = len(prompts) * recipe.prompts // wanted
     return list(prompts[:first]), list(prompts[first:])
@@ -82,7 +81,7 @@ def answers_to(
     log: Path,
     tick: Callable[[], None],
 ) -> list[GreedyText]:
-    """The target's answers; those that the log holds are not asked for again.
+    """The target's answers; answers in the log are not asked for again.
 
     Raises:
         FalconError: The log cannot be written.
@@ -112,6 +111,6 @@ def _ids(question: Question, target: LoadedTarget, template: str | None) -> list
 
 
 def _is_plain(text: str) -> bool:
-    """Mostly in ASCII letters, as the texts of the recipes are."""
+    """Whether nearly all letters are ASCII, as in the recipes' texts."""
     letters = [letter for letter in text if letter.isalpha()]
     return not letters or sum(letter.isascii() for letter in letters) >= 0.9 * len(letters)

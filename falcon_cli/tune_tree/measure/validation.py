@@ -1,4 +1,4 @@
-"""The best trees run for real, interleaved, on prompts that they were not fitted to."""
+"""Validation: the best trees run for real, interleaved, on prompts that they were not fitted to."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
 
+from falcon_cli.console import warn
 from falcon_cli.core import Drafter
 from falcon_cli.decode.loop import complete
 from falcon_cli.decode.stop import Stop
@@ -16,6 +17,8 @@ from falcon_cli.tune_tree.measure.texts import CalibrationPrompt
 
 PLAIN = "plain decoding"
 _WARM_TOKENS = 12
+_TRUSTED = 1.2
+"""By how much plain decoding may run faster or slower than predicted."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class ValidationRun:
     contender: str
     prompt: str
     tokens: int
-    """After the prefill's own."""
+    """Tokens after the prefill's."""
     cycles: int
     seconds: float
     ids: tuple[int, ...]
@@ -40,7 +43,7 @@ class MeasuredSpeed:
     speedup: float
     """Over plain decoding."""
     alike: int
-    """Answers that are plain decoding's, token by token."""
+    """Answers that equal plain decoding's, token by token."""
     prompts: int
 
 
@@ -53,15 +56,15 @@ def validate(
     log: Path,
     tick: Callable[[], None],
 ) -> dict[str, MeasuredSpeed]:
-    """Let every contender answer every prompt, in an order drawn anew for each.
+    """Let every contender answer every prompt, in an order drawn for each prompt.
 
     Args:
-        contenders: Plain decoding must be one of them.
+        contenders: Name → drafter; plain decoding must be one of them.
         prompts: At least one.
         target: The target.
-        limit: Tokens of an answer.
+        limit: Most tokens of an answer.
         seed: For the order.
-        log: Runs so far; prompts that all contenders have answered are not asked again.
+        log: The runs so far; prompts that all contenders have answered are not asked again.
         tick: Called after each prompt.
     """
     known = [ValidationRun(**{**json.loads(line), "ids": tuple(json.loads(line)["ids"])}) for line in whole_lines(log)]
@@ -80,11 +83,11 @@ def validate(
                     append_line(log, json.dumps(asdict(run)))
         runs += done
         tick()
-    return outcomes(runs)
+    return speeds_of(runs)
 
 
-def outcomes(runs: Sequence[ValidationRun]) -> dict[str, MeasuredSpeed]:
-    """Sums by contender.
+def speeds_of(runs: Sequence[ValidationRun]) -> dict[str, MeasuredSpeed]:
+    """Contender → its speed over all prompts.
 
     Raises:
         FalconError: There is nothing to add up.
@@ -95,20 +98,35 @@ def outcomes(runs: Sequence[ValidationRun]) -> dict[str, MeasuredSpeed]:
     for run in runs:
         by_name.setdefault(run.contender, {})[run.prompt] = run
     rates = {
-        name: sum(run.tokens for run in some.values()) / sum(run.seconds for run in some.values())
-        for name, some in by_name.items()
+        name: sum(run.tokens for run in of_name.values()) / sum(run.seconds for run in of_name.values())
+        for name, of_name in by_name.items()
     }
     plain = by_name[PLAIN]
     return {
         name: MeasuredSpeed(
             tokens_per_second=rates[name],
-            tokens_per_cycle=sum(run.tokens for run in some.values()) / sum(run.cycles for run in some.values()),
+            tokens_per_cycle=sum(run.tokens for run in of_name.values()) / sum(run.cycles for run in of_name.values()),
             speedup=rates[name] / rates[PLAIN],
-            alike=sum(run.ids == plain[prompt].ids for prompt, run in some.items()),
-            prompts=len(some),
+            alike=sum(run.ids == plain[prompt].ids for prompt, run in of_name.items()),
+            prompts=len(of_name),
         )
-        for name, some in by_name.items()
+        for name, of_name in by_name.items()
     }
+
+
+def warn_where_costs_are_off(measured: MeasuredSpeed, predicted: float) -> None:
+    """Warn where plain decoding ran at another speed than the cost table says: then its predictions are off too.
+
+    Args:
+        measured: Plain decoding's runs.
+        predicted: Its tokens a second by the cost table.
+    """
+    ratio = measured.tokens_per_second / predicted
+    if not 1 / _TRUSTED < ratio < _TRUSTED:
+        warn(
+            f"plain decoding ran at {ratio:.2f} times the speed that the costs predict: the machine was busy then or "
+            "is now; run again with --cost measure"
+        )
 
 
 def _all_answers(

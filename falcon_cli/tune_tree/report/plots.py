@@ -1,4 +1,4 @@
-"""A tuned tree as pictures: the tree itself, the shares it was built from, and what each size of tree gives.
+"""A tuned tree as pictures: the tree, the acceptance by depth and rank, and the speed of each size of tree.
 
 Shapes: P depths, R ranks.
 """
@@ -16,27 +16,27 @@ from falcon_cli.tree.sketch import percent
 
 _INK, _FAINT, _GRID, _BAND = "#1f2933", "#616e7c", "#e4e7eb", "#f3f5f7"
 _RAMP = ("#3f7fbf", "#2f9a8a", "#cf8f2e", "#c8553d")
-"""Colours from the first slot, or line, to the last."""
+"""Colours of slots, or lines, first to last."""
 _HEAT = ("#ffffff", "#bcd5ec", "#3f7fbf", "#1d3f66")
 _RANKS = 12
 """Most ranks that a heat map shows."""
 
 # Inches of a drawn tree:
 _ROOT, _SPECK = 0.26, 0.02
-"""Radius of a node that is surely reached; the least radius."""
+"""Radius of a node with probability 1; the least radius."""
 _ROOM, _LABEL = 0.085, 0.13
-"""Least radius that holds a rank; height of a rank that stands above its node."""
+"""Least radius that holds a rank; height of a rank written above its node."""
 _GAP, _MARGIN, _PAD = 0.06, 0.35, 0.12
-"""Between nodes one above the other; around the picture; inside a band."""
+"""Space between nodes above each other; around the picture; inside a band."""
 _HEAD, _BAND_HEAD, _FOOT = 0.95, 0.28, 0.5
-"""Heading; name of a pass; legend."""
+"""Heights of heading, name of a pass and legend."""
 
 _PLACES = [(0, 7), (0, -7), (8, 0), (-8, 0), (7, 7), (-7, 7), (7, -7), (-7, -7), (0, 18), (0, -18), (9, 18), (9, -18)]
-"""Where a name may stand beside its dot, best first, in points."""
+"""Where a name may be written next to its dot, best first, in points."""
 
 
 class Point(NamedTuple):
-    """What the best tree of a size gives, predicted."""
+    """The predicted speed of the best tree of a size."""
 
     nodes: int
     passes: int
@@ -44,22 +44,22 @@ class Point(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """A tree that was run: what was predicted of it, and what came out, in tokens a second."""
+    """A tree that was run: its predicted and its measured tokens a second."""
 
     nodes: int
     predicted: float
     measured: float
     name: str
-    """Written beside the dot; may be empty."""
+    """Written next to the dot; may be empty."""
 
 
 def tree_picture(shape: TreeShape, k: int, probabilities: Sequence[float], title: str, path: Path) -> None:
-    """Draw a tree from left to right: a node's area is its chance, its colour its slot, its number its rank.
+    """Draw a tree from left to right: a node's area is its probability, its colour its slot, its number its rank.
 
     Args:
         shape: the tree.
         k: depths that a pass drafts.
-        chances: how likely each node is reached, the root included.
+        probabilities: how likely each node is reached, the root included.
         title: the heading.
         path: where the PNG or SVG goes, by its suffix; its folder must exist.
 
@@ -84,13 +84,13 @@ def tree_picture(shape: TreeShape, k: int, probabilities: Sequence[float], title
     _draw_bands(axes, k, at[0][0], step, shape.height, (low, high))
     _draw_nodes(axes, shape, k, at, radii)
     axes.text(_MARGIN, high_edge - 0.44, title, fontsize=13, weight="bold", color=_INK)
-    subtitle = "area: chance that the node is reached · number: rank among the drafter's choices"
+    subtitle = "area: probability that the node is reached · number: rank among the drafter's choices"
     axes.text(_MARGIN, high_edge - 0.68, subtitle, fontsize=8, color=_FAINT)
     figure.savefig(path)
 
 
 def _heights(shape: TreeShape, tops: Sequence[float], bottoms: Sequence[float]) -> list[float]:
-    """Each node's height: first choices on top, subtrees as close as they go, parents amid their children.
+    """Each node's height: first choices on top, subtrees as close as possible, parents in the middle of their children.
 
     Args:
         shape: the tree.
@@ -105,6 +105,7 @@ def _heights(shape: TreeShape, tops: Sequence[float], bottoms: Sequence[float]) 
     for node in reversed(range(len(shape))):
         joint: list[tuple[float, float]] = []
         for child in children[node]:
+            # Move the subtree down until it clears, at every depth, the lowest of those placed before it.
             outline = outlines.pop(child)
             place = min((done[1] - _GAP - new[0] for done, new in zip(joint, outline, strict=False)), default=0.0)
             moved = [(place + high, place + low) for high, low in outline]
@@ -123,7 +124,7 @@ def _heights(shape: TreeShape, tops: Sequence[float], bottoms: Sequence[float]) 
 
 
 def _draw_bands(axes: Any, k: int, root: float, step: float, height: int, ends: tuple[float, float]) -> None:
-    """A band behind the depths of each pass, its name on top."""
+    """Draw a band behind the depths of each pass, with its name on top."""
     from matplotlib.patches import Rectangle
 
     low, high = ends
@@ -147,7 +148,7 @@ def _draw_nodes(axes: Any, shape: TreeShape, k: int, at: Sequence[tuple[float, f
         curve = Curve([(x0, y0), (middle, y0), (middle, y1), (x1, y1)], [Curve.MOVETO, *[Curve.CURVE4] * 3])
         axes.add_patch(PathPatch(curve, facecolor="none", edgecolor="#a9b3bd", linewidth=0.8, zorder=1))
     fill = [_INK, *(colours[(depth - 1) % k] for depth in shape.depths[1:])]
-    axes.scatter(*zip(*at, strict=True), s=[(144 * one) ** 2 for one in radii], c=fill, linewidths=0, zorder=2)
+    axes.scatter(*zip(*at, strict=True), s=[(144 * radius) ** 2 for radius in radii], c=fill, linewidths=0, zorder=2)
     axes.text(*at[0], "root", ha="center", va="center_baseline", fontsize=8.5, color="white", zorder=3)
     for node in range(1, len(shape)):
         (x, y), radius, rank = at[node], radii[node], str(shape.ranks[node])
@@ -168,11 +169,11 @@ def _draw_nodes(axes: Any, shape: TreeShape, k: int, at: Sequence[tuple[float, f
 
 
 def heat_map(share_PR: Tensor, k: int, title: str, path: Path) -> None:
-    """Draw how often the true token holds each rank at each depth, given that the way there was in reach.
+    """Draw how often the true token has each rank at each depth, given that its parent is right.
 
     Args:
         share_PR: the shares; ranks past the twelfth are left out.
-        k: depths that a pass drafts; a line stands between passes.
+        k: depths that a pass drafts; a line separates passes.
         title: the heading.
         path: where the PNG or SVG goes, by its suffix; its folder must exist.
 
@@ -210,11 +211,11 @@ def heat_map(share_PR: Tensor, k: int, title: str, path: Path) -> None:
 
 
 def speed_curve(points: Sequence[Point], measured: Sequence[Measured], plain: float, title: str, path: Path) -> None:
-    """Draw predicted tokens a second against nodes, a line for each number of passes, and what was measured.
+    """Draw predicted tokens a second against nodes, a line for each number of passes, and the measured trees.
 
     Args:
         points: predictions, in any order.
-        measured: trees that were run; each dot hangs on its own prediction.
+        measured: trees that were run; a line joins each to its prediction.
         plain: tokens a second of plain decoding.
         title: the heading.
         path: where the PNG or SVG goes, by its suffix; its folder must exist.
@@ -235,9 +236,9 @@ def speed_curve(points: Sequence[Point], measured: Sequence[Measured], plain: fl
         name = f"{passes} pass{'es' * (passes != 1)}"
         axes.plot(*zip(*line, strict=True), color=colour, linewidth=1.8, marker="o", markersize=3, label=name)
     axes.axhline(plain, color=_INK, linewidth=1.0, linestyle=(0, (4, 3)), label="plain decoding")
-    for one in measured:
-        axes.plot([one.nodes] * 2, [one.predicted, one.measured], color=_INK, linewidth=0.8, zorder=3)
-    dots = [(one.nodes, one.measured) for one in measured]
+    for run in measured:
+        axes.plot([run.nodes] * 2, [run.predicted, run.measured], color=_INK, linewidth=0.8, zorder=3)
+    dots = [(run.nodes, run.measured) for run in measured]
     if dots:
         axes.plot(*zip(*dots, strict=True), "o", color=_INK, markeredgecolor="white", markersize=7, label="measured")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
@@ -255,17 +256,17 @@ def speed_curve(points: Sequence[Point], measured: Sequence[Measured], plain: fl
 
 
 def _name_dots(axes: Any, measured: Sequence[Measured]) -> None:
-    """Write each measured tree's name beside its dot, where it covers least of the lines, dots and other names."""
+    """Write each measured tree's name next to its dot, where it covers least of the lines, dots and other names."""
     import numpy as np
 
-    axes.figure.draw_without_rendering()  # settles where everything stands
+    axes.figure.draw_without_rendering()  # fixes all positions
     inked = [np.zeros((0, 2))]
     for line in axes.lines:
         corners = line.get_transform().transform(line.get_xydata())
         inked += [corners, *(np.linspace(a, b, 60) for a, b in pairwise(corners))]
-    for one in (one for one in measured if one.name):
+    for run in (run for run in measured if run.name):
         text = axes.annotate(
-            one.name, (one.nodes, one.measured), (0, 0), textcoords="offset points", fontsize=8.5, color=_INK
+            run.name, (run.nodes, run.measured), (0, 0), textcoords="offset points", fontsize=8.5, color=_INK
         )
 
         def covered(place: tuple[int, int], text: Any = text) -> int:
@@ -280,7 +281,7 @@ def _name_dots(axes: Any, measured: Sequence[Measured]) -> None:
 
 
 def _move(text: Any, place: tuple[int, int]) -> None:
-    """Put a name so many points from its dot, on that side of it."""
+    """Place a name this many points from its dot, aligned to face it."""
     x, y = place
     text.xyann = place
     text.set(
@@ -289,10 +290,10 @@ def _move(text: Any, place: tuple[int, int]) -> None:
 
 
 def _colours(count: int) -> list[str]:
-    """Colours from the ramp's first to its last."""
+    """That many colours, from the ramp's first to its last."""
     from matplotlib.colors import LinearSegmentedColormap, to_hex
 
     if 1 < count <= len(_RAMP):
-        return [_RAMP[one * (len(_RAMP) - 1) // (count - 1)] for one in range(count)]
+        return [_RAMP[number * (len(_RAMP) - 1) // (count - 1)] for number in range(count)]
     ramp = LinearSegmentedColormap.from_list("falcon", _RAMP)
-    return [to_hex(ramp(one / max(1, count - 1))) for one in range(count)]
+    return [to_hex(ramp(number / max(1, count - 1))) for number in range(count)]

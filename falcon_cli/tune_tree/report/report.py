@@ -1,4 +1,4 @@
-"""A tuning for people: on the terminal, as Markdown, as pictures."""
+"""A tuning result for people: on the terminal, as Markdown, as pictures."""
 
 import shlex
 from collections.abc import Sequence
@@ -8,135 +8,142 @@ import torch
 from rich import box
 from rich.table import Table
 
-from falcon_cli.console import say
+from falcon_cli.console import markdown_table, say
 from falcon_cli.errors import FalconError
 from falcon_cli.tree.sketch import sketch
 from falcon_cli.tune_tree.folder import TuningFolder
 from falcon_cli.tune_tree.measure.validation import PLAIN
-from falcon_cli.tune_tree.report.document import DYNAMIC, Tuning, document, to_json_line
+from falcon_cli.tune_tree.report.document import document, to_json_line
 from falcon_cli.tune_tree.report.plots import Measured, Point, heat_map, speed_curve, tree_picture
+from falcon_cli.tune_tree.result import TuningResult
 from falcon_cli.tune_tree.search.candidates import TreeCandidate, frontier
 from falcon_cli.tune_tree.search.copies import CopyCandidate
+from falcon_cli.tune_tree.search.search import DYNAMIC
 
 _SHOWN = (1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 """Sizes of the frontier that a table shows."""
 
-
-def tables(tuning: Tuning) -> list[Table]:
-    """The frontier, and the runs where there were any."""
-    return [_drawn(*_frontier(tuning))] + ([_drawn(*_proof(tuning))] if tuning.contenders else [])
+Rows = list[list[str]]
 
 
-def verdict(tuning: Tuning) -> str:
-    """What came of it, in a line or two and a drawing."""
-    winner, name = tuning.winner, tuning.winner_name
+def tables(result: TuningResult) -> list[Table]:
+    """The frontier, and the contenders where there are any."""
+    shown = [_rich(*_frontier(result))]
+    return [*shown, _rich(*_validation(result))] if result.contenders else shown
+
+
+def verdict(result: TuningResult) -> str:
+    """The winner in a line or two and a drawing."""
+    winner, name = result.winner, result.winner_name
     if winner is None:
-        how = "" if tuning.measured else ", as predicted"
-        return (
-            f"plain decoding is faster here than with any tree{how}: --tree auto will decode plainly{_copying(tuning)}"
-        )
-    if outcome := tuning.measured.get(str(name)):
-        speed, kept = f"{outcome.speedup:.2f}x plain decoding, measured", "--tree auto takes it from now on"
+        how = "" if result.measured else ", as predicted"
+        line = f"plain decoding is faster here than with any tree{how}: --tree auto will decode plainly"
+        return line + _copying(result)
+    if measured := result.measured.get(str(name)):
+        speed, use = f"{measured.speedup:.2f}x plain decoding, measured", "--tree auto takes it from now on"
     else:
-        speed = f"{winner.tokens_per_second / tuning.plain_predicted:.2f}x plain decoding, predicted"
-        kept = f"on {tuning.table.device} use it with --tree {tuning.folder}/tree.json"
-    told = f"{name} wins: {speed}; {kept}{_copying(tuning)}"
-    return f"{told}\n\n{sketch(winner.shape, winner.k, winner.probabilities)}\n"
+        speedup = winner.tokens_per_second / result.search.plain_tokens_per_second
+        speed = f"{speedup:.2f}x plain decoding, predicted"
+        use = f"on {result.search.costs.device} use it with --tree {result.folder}/tree.json"
+    line = f"{name} wins: {speed}; {use}{_copying(result)}"
+    return f"{line}\n\n{sketch(winner.shape, winner.k, winner.probabilities)}\n"
 
 
-def _copying(tuning: Tuning) -> str:
+def _copying(result: TuningResult) -> str:
     """What `falcon:copy=auto` does from now on."""
-    one, name = tuning.copying, tuning.copier_name
-    if one is None:
+    policy, name = result.copy_policy, result.copy_name
+    if policy is None:
         return ""
     if name is None:
         return "; copies are not worth their price here"
-    how = "measured" if tuning.measured else "predicted"
-    nodes = f"a tree of {len(one.shape.paths)}" if one.shape.paths else "no tree"
-    tokens = f"up to {one.tokens} token{'s'[: one.tokens > 1]} after {one.ngram} repeated"
-    ratio = tuning.speed(name) / tuning.speed(PLAIN)
+    how = "measured" if result.measured else "predicted"
+    nodes = f"a tree of {len(policy.shape.paths)}" if policy.shape.paths else "no tree"
+    tokens = f"up to {policy.tokens} token{'s'[: policy.tokens > 1]} after {policy.ngram} repeated"
+    ratio = result.speed(name) / result.speed(PLAIN)
     return f"; falcon:copy=auto copies {tokens}, beside {nodes}: {ratio:.2f}x, {how}"
 
 
-def write(tuning: Tuning) -> None:
+def write(result: TuningResult) -> None:
     """Put report, results and pictures into the folder.
 
     Raises:
         FalconError: It cannot be written.
     """
-    folder = TuningFolder(tuning.folder)
-    folder.put("results.json", to_json_line(tuning) + "\n")
-    folder.put("report.md", markdown(tuning))
+    folder = TuningFolder(result.folder)
+    folder.put("results.json", to_json_line(result) + "\n")
+    folder.put("report.md", markdown(result))
     try:
-        _draw(tuning, folder.path)
+        _draw(result, folder.path)
     except OSError as error:
         raise FalconError(f"cannot write the pictures into {folder.path}: {error.strerror}") from error
     say(f"wrote {folder.path}/report.md, results.json, tree.json, costs.json and pictures")
 
 
-def markdown(tuning: Tuning) -> str:
+def markdown(result: TuningResult) -> str:
     """The whole report."""
-    told = document(tuning)
-    drafts = ", ".join(f"{count:,} drafts for k = {k}" for k, count in told["calibration"]["drafts"].items())
+    facts = document(result)
+    drafts = ", ".join(f"{count:,} drafts for k = {k}" for k, count in facts["calibration"]["drafts"].items())
     parts = [
         "# A tree, tuned",
-        f"{tuning.setting}. Ranks on greedy answers to {tuning.recipe.prompts} prompts of {tuning.recipe.dataset}: "
-        f"{drafts}; {tuning.context:.0f} tokens before a draft on average. Costs: {tuning.table.device}.",
+        f"{result.setting}. Ranks on greedy answers to {result.recipe.prompts} prompts of {result.recipe.dataset}: "
+        f"{drafts}; {result.search.context:.0f} tokens before a draft on average. Costs: {result.search.costs.device}.",
         "## Best tree of each size, predicted",
-        _marked(*_frontier(tuning)[1:]),
+        markdown_table(*_frontier(result)[1:]).rstrip(),
     ]
-    if tuning.contenders:
-        parts += [f"## {_proof(tuning)[0]}", _marked(*_proof(tuning)[1:])]
-    winner = tuning.winner
-    parts += ["## Winner", verdict(tuning).partition("\n")[0]]
+    if result.contenders:
+        title, head, rows = _validation(result)
+        parts += [f"## {title}", markdown_table(head, rows).rstrip()]
+    winner = result.winner
+    parts += ["## Winner", verdict(result).partition("\n")[0]]
     if winner is not None:
         parts += [f"```\n{sketch(winner.shape, winner.k, winner.probabilities)}\n```", "![tree](tree.svg)"]
     parts += ["![tokens a second by size](speed.png)", "![acceptance by depth and rank](ranks.png)"]
-    machine = told["machine"]
+    machine = facts["machine"]
     parts += [f"```sh\n{shlex.join(machine['command'])}\n```", f"{machine['cpu']}, {machine['date'][:10]}"]
     return "\n\n".join(parts) + "\n"
 
 
-Rows = list[list[str]]
-
-
-def _frontier(tuning: Tuning) -> tuple[str, list[str], Rows]:
+def _frontier(result: TuningResult) -> tuple[str, list[str], Rows]:
+    """Title, head and rows: plain decoding, then the best tree of each size."""
     head = ["nodes", "k", "passes", "rows ≤", "tokens/cycle", "cycle ms", "tokens/s", "speedup"]
-    plain = tuning.plain_predicted
+    plain = result.search.plain_tokens_per_second
     rows = [["plain", "", "", "", "1.00", f"{1000 / plain:.1f}", f"{plain:.1f}", "1.00x"]]
-    best = frontier(tuning.found)
-    top = max(best, key=lambda one: one.tokens_per_second, default=None)
-    for one in best:
-        if one.nodes in _SHOWN or one is top:
-            cells = [str(one.nodes), str(one.k), str(one.passes), str(one.rows or "all"), f"{one.tokens_per_cycle:.2f}"]
-            cells += [f"{one.cycle_ms:.1f}", f"{one.tokens_per_second:.1f}", f"{one.tokens_per_second / plain:.2f}x"]
+    best = frontier(result.search.trees)
+    fastest = max(best, key=lambda tree: tree.tokens_per_second, default=None)
+    for tree in best:
+        if tree.nodes in _SHOWN or tree is fastest:
+            speed = tree.tokens_per_second
+            cells = [str(tree.nodes), str(tree.k), str(tree.passes), str(tree.rows or "all")]
+            cells += [f"{tree.tokens_per_cycle:.2f}", f"{tree.cycle_ms:.1f}", f"{speed:.1f}", f"{speed / plain:.2f}x"]
             rows.append(cells)
-    return f"best tree of each size, predicted for {tuning.table.device}", head, rows
+    return f"best tree of each size, predicted for {result.search.costs.device}", head, rows
 
 
-def _proof(tuning: Tuning) -> tuple[str, list[str], Rows]:
+def _validation(result: TuningResult) -> tuple[str, list[str], Rows]:
+    """Title, head and rows: plain decoding, then every contender."""
     head = ["", "tokens/s predicted", "measured", "tokens/cycle predicted", "measured", "speedup", "lossless"]
-    rows = [_proof_row(tuning, PLAIN, None)]
-    rows += [_proof_row(tuning, name, one) for name, one in tuning.contenders.items()]
-    rows += [_proof_row(tuning, name, one) for name, one in tuning.copy_candidates.items()]
-    if not tuning.measured:
+    rows = [_validation_row(result, PLAIN, None)]
+    rows += [_validation_row(result, name, tree) for name, tree in result.contenders.items()]
+    rows += [_validation_row(result, name, copies) for name, copies in result.search.copy_candidates.items()]
+    if not result.measured:
         return "finalists, not run here", head, rows
-    return f"run for real, interleaved, on {tuning.measured[PLAIN].prompts} other prompts", head, rows
+    return f"run for real, interleaved, on {result.measured[PLAIN].prompts} other prompts", head, rows
 
 
-def _proof_row(tuning: Tuning, name: str, one: TreeCandidate | CopyCandidate | None) -> list[str]:
-    outcome = tuning.measured.get(name)
-    speed, cycle = (one.tokens_per_second, one.tokens_per_cycle) if one else (tuning.plain_predicted, 1.0)
-    if outcome is None:
-        return [name, f"{speed:.1f}", "–", f"{cycle:.2f}", "–", f"{speed / tuning.plain_predicted:.2f}x", "–"]
+def _validation_row(result: TuningResult, name: str, contender: TreeCandidate | CopyCandidate | None) -> list[str]:
+    """The cells of one contender; None is plain decoding."""
+    measured, plain = result.measured.get(name), result.search.plain_tokens_per_second
+    speed, cycle = (contender.tokens_per_second, contender.tokens_per_cycle) if contender else (plain, 1.0)
+    if measured is None:
+        return [name, f"{speed:.1f}", "–", f"{cycle:.2f}", "–", f"{speed / plain:.2f}x", "–"]
     predicted = name != DYNAMIC
-    alike = "exact" if outcome.alike == outcome.prompts else f"{outcome.prompts - outcome.alike} answers differ"
-    cells = [f"{speed:.1f}" if predicted else "–", f"{outcome.tokens_per_second:.1f}"]
-    cells += [f"{cycle:.2f}" if predicted else "–", f"{outcome.tokens_per_cycle:.2f}"]
-    return [name, *cells, f"{outcome.speedup:.2f}x", alike]
+    alike = "exact" if measured.alike == measured.prompts else f"{measured.prompts - measured.alike} answers differ"
+    cells = [f"{speed:.1f}" if predicted else "–", f"{measured.tokens_per_second:.1f}"]
+    cells += [f"{cycle:.2f}" if predicted else "–", f"{measured.tokens_per_cycle:.2f}"]
+    return [name, *cells, f"{measured.speedup:.2f}x", alike]
 
 
-def _drawn(title: str, head: Sequence[str], rows: Rows) -> Table:
+def _rich(title: str, head: Sequence[str], rows: Rows) -> Table:
     table = Table(title=title, title_justify="left", box=box.HORIZONTALS, header_style="dim", border_style="dim")
     for number, name in enumerate(head):
         first = number == 0
@@ -146,42 +153,36 @@ def _drawn(title: str, head: Sequence[str], rows: Rows) -> Table:
     return table
 
 
-def _marked(head: Sequence[str], rows: Rows) -> str:
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" + "---:|" * (len(head) - 1)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
-
-
-def _draw(tuning: Tuning, folder: Path) -> None:
-    winner = tuning.winner or next(iter(tuning.finalists), None)
-    if winner is None:
+def _draw(result: TuningResult, folder: Path) -> None:
+    """The pictures of the winner; of the first finalist where plain decoding is faster."""
+    drawn = result.winner or next(iter(result.search.finalists), None)
+    if drawn is None:
         return
     for suffix in ("svg", "png"):
-        title = f"{tuning.winner_name or 'best tree'}: {winner.tokens_per_cycle:.2f} tokens a cycle"
-        tree_picture(winner.shape, winner.k, winner.probabilities, title, folder / f"tree.{suffix}")
-    profile = tuning.profiles[winner.k]
-    depth = winner.k * tuning.recipe.passes
-    probabilities = profile.probabilities(depth)
+        title = f"{result.winner_name or 'best tree'}: {drawn.tokens_per_cycle:.2f} tokens a cycle"
+        tree_picture(drawn.shape, drawn.k, drawn.probabilities, title, folder / f"tree.{suffix}")
+    depth = drawn.k * result.recipe.passes
+    probabilities = result.search.profiles[drawn.k].probabilities(depth)
     share_PR = torch.tensor(
         [[probabilities.share(d, r) for r in range(probabilities.width)] for d in range(1, depth + 1)]
     )
-    heat_map(share_PR, winner.k, "Which of the drafter's choices is right", folder / "ranks.png")
-    points = [Point(one.nodes, one.passes, one.tokens_per_second) for one in _by_passes(tuning, winner.k)]
+    heat_map(share_PR, drawn.k, "Which of the drafter's choices is right", folder / "ranks.png")
+    points = [Point(tree.nodes, tree.passes, tree.tokens_per_second) for tree in _by_passes(result, drawn.k)]
     dots = [
-        Measured(one.nodes, one.tokens_per_second, tuning.measured[name].tokens_per_second, _dot(tuning, name))
-        for name, one in tuning.contenders.items()
-        if name in tuning.measured and name != DYNAMIC
+        Measured(tree.nodes, tree.tokens_per_second, result.measured[name].tokens_per_second, _label(result, name))
+        for name, tree in result.contenders.items()
+        if name in result.measured and name != DYNAMIC
     ]
-    plain = tuning.measured[PLAIN].tokens_per_second if tuning.measured else tuning.plain_predicted
-    speed_curve(points, dots, plain, "Tokens a second by size of tree", folder / "speed.png")
+    speed_curve(points, dots, result.speed(PLAIN), "Tokens a second by size of tree", folder / "speed.png")
 
 
-def _dot(tuning: Tuning, name: str) -> str:
-    """A short name, for trees that want one."""
-    return "winner" if name == tuning.winner_name else name if name in tuning.others else ""
+def _label(result: TuningResult, name: str) -> str:
+    """A short name for the trees that get one."""
+    return "winner" if name == result.winner_name else name if name in result.search.other_trees else ""
 
 
-def _by_passes(tuning: Tuning, k: int) -> list[TreeCandidate]:
+def _by_passes(result: TuningResult, k: int) -> list[TreeCandidate]:
     """The fastest candidates of each size and number of passes."""
-    mine = [one for one in tuning.found if one.k == k]
-    numbers = sorted({one.passes for one in mine})
-    return [one for number in numbers for one in frontier(other for other in mine if other.passes == number)]
+    trees = [tree for tree in result.search.trees if tree.k == k]
+    numbers = sorted({tree.passes for tree in trees})
+    return [best for number in numbers for best in frontier(tree for tree in trees if tree.passes == number)]

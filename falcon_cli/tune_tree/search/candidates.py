@@ -1,49 +1,54 @@
 """The tree, the number of passes and the k that give most tokens a second.
 
-    tokens a second = (1 + expected accepted) / (verify(nodes) + passes and their rows + rest)
+    (1)  tokens a second = (1 + expected accepted) / (verify(nodes) + passes and their rows + rest)
 
-For each drafter, number of passes and most rows of a pass, the likeliest paths are the best trees of every size; the
-cost table prices them.
+For each drafter, number of passes and most rows of a pass, the likeliest paths are the best trees of every size. The
+cost table prices them. The expected length ranks trees well and says too much of their speed: `predicted` walks the
+decoding loop over the calibration texts instead.
 """
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
+from falcon_cli.tree.likeliest import ScoredPath
 from falcon_cli.tree.passes import passes_of
 from falcon_cli.tree.shape import TreeShape
 from falcon_cli.tune_tree.measure.cost_table import CostTable
 from falcon_cli.tune_tree.measure.ranks import RankedText
-from falcon_cli.tune_tree.search.probabilities import PathProbabilities, ScoredPath, likeliest, probabilities_of
+from falcon_cli.tune_tree.search.probabilities import PathProbabilities, likeliest_paths, probabilities_of
 
 SIZES = (*range(1, 17), 18, 20, 22, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128)
-"""Drafted nodes that are tried."""
+"""Numbers of drafted nodes to try."""
 _ROWS = (1, 2, 4, 8, None)
-"""Most rows of a pass that are tried."""
-_APART = 0.2
-"""Trees whose sizes differ by less than this share are alike."""
+"""Limits on the rows of a pass to try."""
+_ALIKE = 0.2
+"""Trees whose sizes differ by this share or less are alike."""
 
 
 @dataclass(frozen=True)
 class DrafterProfile:
-    """What a drafter is to the search."""
+    """What the search knows of a drafter."""
 
     k: int
     chained: bool
     texts: tuple[RankedText, ...]
     """Its rank paths on the calibration texts."""
     width: int
+    """Ranks are below this."""
     weight: float
-    """α of its odds."""
+    """α of its path probabilities."""
+    passes: int
+    """Most passes of a draft."""
 
     def probabilities(self, depth: int) -> PathProbabilities:
-        """On all texts."""
+        """The path probabilities that all texts give."""
         return probabilities_of(self.texts, depth, self.width, self.weight)
 
 
 @dataclass(frozen=True)
 class TreeCandidate:
-    """A tree with what is expected of it."""
+    """A tree and its predicted speed."""
 
     k: int
     passes: int
@@ -51,7 +56,7 @@ class TreeCandidate:
     """Most rows of a pass; None: as many as there are."""
     shape: TreeShape
     probabilities: tuple[float, ...]
-    """Of each node to be reached, the root included."""
+    """The probability that each node is reached, the root included."""
     tokens_per_cycle: float
     cycle_ms: float
 
@@ -62,8 +67,14 @@ class TreeCandidate:
 
     @property
     def tokens_per_second(self) -> float:
-        """Expected."""
+        """The predicted speed."""
         return 1000 * self.tokens_per_cycle / self.cycle_ms
+
+    @property
+    def name(self) -> str:
+        """What the tree is called in tables and logs."""
+        size = f"{self.nodes} node{'s'[: self.nodes > 1]}"
+        return f"k = {self.k}, {size}, {self.passes} pass{'es' if self.passes > 1 else ''}"
 
 
 def candidates(
@@ -72,30 +83,34 @@ def candidates(
     """The best trees of every size, number of passes and rows, each once.
 
     Args:
-        drafting: The drafter.
-        table: Prices.
-        context: Tokens of the text before, on average.
+        profile: The drafter.
+        table: What cycles cost.
+        context: Tokens of the text before a draft, on average.
         nodes: Most drafted nodes.
         passes: Most passes.
     """
-    found: dict[tuple[tuple[int, ...], ...], TreeCandidate] = {}
+    by_paths: dict[tuple[tuple[int, ...], ...], TreeCandidate] = {}
     sizes = [size for size in SIZES if size <= nodes]
     for count in range(1, passes + 1):
         depth = count * profile.k
         path_probabilities = profile.probabilities(depth)
+        # A single pass has one row, the root's: there is nothing to limit.
         for rows in _ROWS if count > 1 else (None,):
-            best = likeliest(path_probabilities, sizes[-1], depth, profile.k, rows)
-            for size in sizes[: sum(one <= len(best) for one in sizes)]:
-                shape, probabilities = planted(best[:size])
-                if shape.paths not in found:
-                    found[shape.paths] = priced(shape, probabilities, profile, table, context, rows)
-    return list(found.values())
+            # Each beginning of the list is the best tree of its size, so one search serves all sizes.
+            best = likeliest_paths(path_probabilities, sizes[-1], depth, profile.k, rows)
+            for size in (size for size in sizes if size <= len(best)):
+                shape, probabilities = tree_of(best[:size])
+                # A small tree need not be as deep, or as wide, as it may be: keep the first limits that give it.
+                if shape.paths not in by_paths:
+                    by_paths[shape.paths] = priced(shape, probabilities, profile, table, context, rows)
+    return list(by_paths.values())
 
 
-def planted(paths: Sequence[ScoredPath]) -> tuple[TreeShape, tuple[float, ...]]:
-    """A tree of these paths, and the chance of each of its nodes."""
-    probability = {one.path: one.probability for one in paths}
+def tree_of(paths: Sequence[ScoredPath]) -> tuple[TreeShape, tuple[float, ...]]:
+    """The tree of these paths, and the probability of each of its nodes."""
+    probability = {scored.path: scored.probability for scored in paths}
     shape = TreeShape.from_paths(probability)
+    # Nodes are sorted breadth first, the paths by probability; the root is always reached.
     return shape, (1.0, *(probability[path] for path in shape.paths))
 
 
@@ -107,84 +122,95 @@ def priced(
     context: float,
     rows: int | None = None,
 ) -> TreeCandidate:
-    """A tree with its expected tokens and its price."""
+    """A tree with its expected tokens per cycle and the cost of a cycle."""
     passes = passes_of(shape, profile.k, profile.chained)
-    cycle = table.cycle_ms(passes, len(shape), profile.k, context)
-    return TreeCandidate(profile.k, len(passes), rows, shape, probabilities, sum(probabilities), cycle)
+    cycle_ms = table.cycle_ms(passes, len(shape), profile.k, context)
+    # The numerator of (1): the root's probability of 1 stands for the bonus token.
+    return TreeCandidate(profile.k, len(passes), rows, shape, probabilities, sum(probabilities), cycle_ms)
 
 
-def frontier(found: Iterable[TreeCandidate]) -> list[TreeCandidate]:
+def frontier(trees: Iterable[TreeCandidate]) -> list[TreeCandidate]:
     """The fastest candidate of each size, smallest first."""
     best: dict[int, TreeCandidate] = {}
-    for one in found:
-        if one.nodes not in best or one.tokens_per_second > best[one.nodes].tokens_per_second:
-            best[one.nodes] = one
+    for tree in trees:
+        if tree.nodes not in best or tree.tokens_per_second > best[tree.nodes].tokens_per_second:
+            best[tree.nodes] = tree
     return [best[size] for size in sorted(best)]
 
 
-def finalists(found: Iterable[TreeCandidate], count: int = 3) -> list[TreeCandidate]:
+def finalists(trees: Iterable[TreeCandidate], count: int = 3) -> list[TreeCandidate]:
     """The fastest candidates that are not alike (other passes, a clearly different size), and the best of each k."""
-    return unlike(found, count, lambda one: one.passes)
+    return distinct(trees, count, lambda tree: tree.passes)
 
 
-class Sized(Protocol):
-    """What may take part."""
+class SizedCandidate(Protocol):
+    """What `distinct` needs to know of a candidate."""
 
     @property
     def k(self) -> int:
-        """Of the drafter."""
+        """The drafter's k."""
 
     @property
     def nodes(self) -> int:
-        """Drafted."""
+        """Drafted nodes."""
 
     @property
     def tokens_per_second(self) -> float:
-        """Expected."""
+        """The predicted speed."""
 
 
-One = TypeVar("One", bound=Sized)
+AnyCandidate = TypeVar("AnyCandidate", bound=SizedCandidate)
 
 
-def unlike(found: Iterable[One], count: int, kind: Callable[[One], int]) -> list[One]:
-    """The fastest that are of another kind or of a clearly different size than those before, and the best of each k."""
+def distinct(candidates: Iterable[AnyCandidate], count: int, kind: Callable[[AnyCandidate], int]) -> list[AnyCandidate]:
+    """The fastest of those that differ in kind, or clearly in size, from faster ones, and the best of each k.
 
-    def alike(one: One, other: One) -> bool:
-        near = abs(one.nodes - other.nodes) <= max(1, _APART * max(one.nodes, other.nodes))
-        return one.k == other.k and kind(one) == kind(other) and near
+    Args:
+        candidates: In any order.
+        count: How many; the best of a k is added beyond that.
+        kind: Candidates of different kinds are never alike.
+    """
 
-    chosen: list[One] = []
-    for one in sorted(found, key=lambda one: -one.tokens_per_second):
-        first_of_k = all(one.k != other.k for other in chosen)
-        if first_of_k or (len(chosen) < count and not any(alike(one, other) for other in chosen)):
-            chosen.append(one)
+    def alike(candidate: AnyCandidate, other: AnyCandidate) -> bool:
+        # Below ten nodes a fifth is less than a node or two: neighbouring sizes are alike all the same.
+        near = abs(candidate.nodes - other.nodes) <= max(1, _ALIKE * max(candidate.nodes, other.nodes))
+        return candidate.k == other.k and kind(candidate) == kind(other) and near
+
+    chosen: list[AnyCandidate] = []
+    for candidate in sorted(candidates, key=lambda candidate: -candidate.tokens_per_second):
+        first_of_k = all(candidate.k != other.k for other in chosen)
+        if first_of_k or (len(chosen) < count and not any(alike(candidate, other) for other in chosen)):
+            chosen.append(candidate)
     return chosen
 
 
 def predicted_tokens_per_cycle(profile: DrafterProfile, candidate: TreeCandidate, folds: int = 4) -> float:
-    """Tokens per cycle of the decoding loop, foreseen fairly: on each text with a like tree made of the other texts."""
+    """Tokens per cycle of the decoding loop, by cross-validation: on each text with a tree made of the other texts."""
     emitted: list[int] = []
     depth = candidate.passes * profile.k
     parts = [profile.texts[fold::folds] for fold in range(min(folds, len(profile.texts)))]
     for part in parts:
+        # A single text has no others: its own must do.
         others = [text for other in parts if other is not part for text in other] or list(part)
         probabilities = probabilities_of(others, depth, profile.width, profile.weight)
-        shape, _ = planted(likeliest(probabilities, candidate.nodes, depth, profile.k, candidate.rows))
+        # Not the candidate itself, which was made of these texts too, but a tree of its size, passes and rows.
+        shape, _ = tree_of(likeliest_paths(probabilities, candidate.nodes, depth, profile.k, candidate.rows))
         emitted += [tokens for text in part for tokens in text.walk(shape)]
     return sum(emitted) / len(emitted) if emitted else 1.0
 
 
-def predicted(profile: DrafterProfile, found: Iterable[TreeCandidate]) -> list[TreeCandidate]:
-    """Of each size and number of passes the best candidate, with what the loop is foreseen to give with it.
+def predicted(profile: DrafterProfile, trees: Iterable[TreeCandidate]) -> list[TreeCandidate]:
+    """The best candidate of each size and number of passes, with the tokens per cycle that the loop will give.
 
-    The sum of a tree's chances counts every token of a text as the beginning of a draft. The loop begins fewer drafts
-    where many tokens are accepted, so it gives less: here that is walked through.
+    The sum of a tree's probabilities counts every token of a text as the beginning of a draft. The loop begins fewer
+    drafts where many tokens are accepted, so it gives less: it is walked through here.
     """
     by_passes: dict[int, list[TreeCandidate]] = {}
-    for one in found:
-        by_passes.setdefault(one.passes, []).append(one)
+    for tree in trees:
+        by_passes.setdefault(tree.passes, []).append(tree)
+    # The walk is slow, so only the best trees take it.
     return [
-        replace(one, tokens_per_cycle=predicted_tokens_per_cycle(profile, one))
+        replace(tree, tokens_per_cycle=predicted_tokens_per_cycle(profile, tree))
         for passes in sorted(by_passes)
-        for one in frontier(by_passes[passes])
+        for tree in frontier(by_passes[passes])
     ]

@@ -1,10 +1,10 @@
-"""How `falcon:copy=auto` had best copy: after how many repeated tokens, how many at a time, beside which tree.
+"""The best copy policy for `falcon:copy=auto`: after how many repeated tokens, how many at a time, next to which tree.
 
     answer  … the cat sat on the | mat      copied  mat and the dog      right  1
 
-A copied chain costs a forward of so many nodes and no draft; where there is nothing to copy, the tree is drafted. Both
-are known for every token of the calibration texts, so the loop can be walked through for every choice. A tree that is
-worth its price everywhere need not be worth it where the text says something new, nor the other way round.
+A copied chain costs a forward of its nodes and no draft. Where there is nothing to copy, the fallback tree is drafted.
+Both are known for every token of the calibration texts, so the decoding loop can be walked through for every policy. A
+tree that is worth its price everywhere may not be worth it where the text says something new, and the other way round.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,52 +21,61 @@ from falcon_cli.tune_tree.measure.texts import GreedyText
 from falcon_cli.tune_tree.search.candidates import DrafterProfile, TreeCandidate, frontier
 
 NGRAMS = (1, 2, 3, 4)
+"""Numbers of repeated tokens to try."""
 LONGEST = 15
+"""The most tokens to copy."""
 _NEARLY = 0.99
+"""Shorter copies are preferred where they give this share of the best speed."""
 _HOPEFUL = 0.8
-"""Trees that give less than this share of the best one's tokens a second are not tried beside copies."""
+"""Trees that give less than this share of the best tree's tokens a second are not tried as fallbacks."""
 
 
 @dataclass(frozen=True)
 class CopiedRun:
-    """What is copied below one root."""
+    """What can be copied below one root."""
 
     tokens: int
     right: int
-    """How many of them, from the first on, the answer goes on with."""
+    """How many of them, from the first on, the answer continues with."""
 
 
 @dataclass(frozen=True)
 class CopyCandidate:
-    """A way of copying with what is expected of it."""
+    """A copy policy and its predicted speed."""
 
     k: int
-    """Of the drafter beside it."""
-    copying: CopyPolicy
+    """The fallback tree's drafter."""
+    policy: CopyPolicy
     tokens_per_cycle: float
     cycle_ms: float
 
     @property
     def nodes(self) -> int:
-        """Of the tree."""
-        return len(self.copying.shape.paths)
+        """Drafted nodes of the fallback tree."""
+        return len(self.policy.shape.paths)
 
     @property
     def tokens_per_second(self) -> float:
-        """Expected."""
+        """The predicted speed."""
         return 1000 * self.tokens_per_cycle / self.cycle_ms
+
+    @property
+    def name(self) -> str:
+        """What the policy is called in tables and logs."""
+        nodes = f"{self.nodes or 'no'} node{'s'[: self.nodes != 1]}"
+        return f"k = {self.k}, {nodes}, {self.policy.tokens} copied after {self.policy.ngram}"
 
 
 @dataclass(frozen=True)
 class FallbackTree:
-    """A tree that may be drafted where nothing is copied, on the calibration texts."""
+    """A tree drafted where nothing can be copied, with what it does on the calibration texts."""
 
     k: int
     shape: TreeShape
-    """Without paths the root alone."""
+    """Without paths the root alone: plain decoding."""
     cycle_ms: float
     accepted: tuple[tuple[int, ...], ...]
-    """Of each text, below each token."""
+    """Accepted tokens: for each text, below each token."""
 
     @classmethod
     def of(cls, profile: DrafterProfile, shape: TreeShape, table: CostTable, context: float) -> "FallbackTree":
@@ -76,20 +85,22 @@ class FallbackTree:
         return cls(profile.k, shape, table.cycle_ms(passes, len(shape), profile.k, context), tuple(accepted))
 
 
-Copies = Sequence[Sequence[CopiedRun]]
-"""Of each text, below each token."""
+CopiedRuns = Sequence[Sequence[CopiedRun]]
+"""For each text, below each token."""
 
 
 def copies_in(text: GreedyText, ngram: int) -> list[CopiedRun]:
-    """What is copied below each token of an answer but the last."""
+    """What can be copied below each token of an answer but the last."""
     lookup = PromptLookup(torch.device("cpu"), PldOptions(max_ngram=ngram, min_ngram=ngram))
     lookup.reset(text.prompt.ids)
-    found = []
+    runs = []
     for place, token in enumerate(text.answer[:-1]):
+        # The lookup finds the longest copy; a policy's limit only cuts it, so one lookup serves all lengths.
         copied, ahead = lookup.copied(token, LONGEST), text.answer[place + 1 :]
-        right = next((n for n, pair in enumerate(zip(copied, ahead, strict=False)) if pair[0] != pair[1]), None)
-        found.append(CopiedRun(len(copied), min(len(copied), len(ahead)) if right is None else right))
-    return found
+        pairs = enumerate(zip(copied, ahead, strict=False))
+        first_wrong = next((n for n, (guess, truth) in pairs if guess != truth), None)
+        runs.append(CopiedRun(len(copied), min(len(copied), len(ahead)) if first_wrong is None else first_wrong))
+    return runs
 
 
 def walk(copies: Sequence[CopiedRun], accepted: Sequence[int], length: int) -> Iterator[tuple[int, int]]:
@@ -97,76 +108,74 @@ def walk(copies: Sequence[CopiedRun], accepted: Sequence[int], length: int) -> I
 
     Args:
         copies: Below each token.
-        accepted: Of the tree, below each token.
+        accepted: What the tree accepts below each token.
         length: Tokens copied at most.
     """
     place, end = 0, len(accepted)
     while place < end:
         copied = min(length, copies[place].tokens)
         right = min(length, copies[place].right) if copied else accepted[place]
+        # Every cycle yields the accepted tokens and the bonus token, but nothing past the answer's end.
         emitted = min(right + 1, end - place)
         yield copied, emitted
         place += emitted
 
 
-def expected(
-    fallback: FallbackTree, copies: Copies, way: tuple[int, int], table: CostTable, context: float
+def predict(
+    fallback: FallbackTree, copies: CopiedRuns, ngram: int, length: int, table: CostTable, context: float
 ) -> CopyCandidate:
-    """What the loop gives with this tree and these copies.
+    """What the loop gives with this fallback tree and these copies.
 
     Args:
-        beside: The tree.
-        copies: What can be copied after so many tokens.
-        way: That number, and how many are copied at most.
+        fallback: The tree.
+        copies: What can be copied after `ngram` repeated tokens.
+        ngram: How many tokens must be repeated.
+        length: Tokens copied at most.
         table: What cycles cost.
         context: Tokens before a draft, on average.
     """
-    ngram, length = way
     loops = [walk(*pair, length=length) for pair in zip(copies, fallback.accepted, strict=True)]
     cycles = [cycle for loop in loops for cycle in loop] or [(0, 1)]
-    price = [fallback.cycle_ms, *(table.verify_ms(1 + n, context) + table.rest for n in range(1, length + 1))]
+    # The cost of a cycle by its number of copied tokens: a copy is verified, not drafted; its root is a node too.
+    cost_ms = [fallback.cycle_ms, *(table.verify_ms(1 + n, context) + table.rest for n in range(1, length + 1))]
     return CopyCandidate(
         fallback.k,
         CopyPolicy(ngram, length, fallback.shape),
         tokens_per_cycle=sum(emitted for _, emitted in cycles) / len(cycles),
-        cycle_ms=sum(price[copied] for copied, _ in cycles) / len(cycles),
+        cycle_ms=sum(cost_ms[copied] for copied, _ in cycles) / len(cycles),
     )
 
 
-def best_length(fallback: FallbackTree, copies: Copies, ngram: int, table: CostTable, context: float) -> CopyCandidate:
-    """The shortest copies that give nearly most tokens a second: long ones are rare, and few texts tell of them."""
-    found = [expected(fallback, copies, (ngram, length), table, context) for length in range(1, LONGEST + 1)]
-    enough = _NEARLY * max(one.tokens_per_second for one in found)
-    return next(one for one in found if one.tokens_per_second >= enough)
+def best_length(
+    fallback: FallbackTree, copies: CopiedRuns, ngram: int, table: CostTable, context: float
+) -> CopyCandidate:
+    """The shortest copies whose speed is nearly the best: long ones are rare, and few texts tell of them."""
+    by_length = [predict(fallback, copies, ngram, length, table, context) for length in range(1, LONGEST + 1)]
+    enough = _NEARLY * max(candidate.tokens_per_second for candidate in by_length)
+    return next(candidate for candidate in by_length if candidate.tokens_per_second >= enough)
 
 
 def copy_candidates(
     profile: DrafterProfile,
-    found: Iterable[TreeCandidate],
+    trees: Iterable[TreeCandidate],
     answers: Sequence[GreedyText],
     table: CostTable,
     context: float,
 ) -> list[CopyCandidate]:
-    """The best copies for every n-gram beside every tree that may pay, and beside none; fastest first.
+    """The best copies for every n-gram next to every tree that may pay, and next to none; fastest first.
 
     Args:
-        drafting: The drafter.
-        found: Trees for it.
+        profile: The drafter.
+        trees: Trees for it, and perhaps for others.
         answers: The calibration texts, those that the drafter has ranks of.
         table: What cycles cost.
         context: Tokens before a draft, on average.
     """
     copies = {ngram: [copies_in(answer, ngram) for answer in answers] for ngram in NGRAMS}
-    trees = frontier(one for one in found if one.k == profile.k)
-    enough = _HOPEFUL * max((one.tokens_per_second for one in trees), default=0.0)
-    shapes = [TreeShape(()), *(one.shape for one in trees if one.tokens_per_second >= enough)]
-    fallback = [FallbackTree.of(profile, shape, table, context) for shape in shapes]
-    best = (best_length(one, copies[ngram], ngram, table, context) for one in fallback for ngram in NGRAMS)
-    return sorted(best, key=lambda one: -one.tokens_per_second)
-
-
-def name_of(one: CopyCandidate) -> str:
-    """What a way of copying is called in tables and logs."""
-    way = one.copying
-    nodes = f"{one.nodes or 'no'} node{'s'[: one.nodes != 1]}"
-    return f"k = {one.k}, {nodes}, {way.tokens} copied after {way.ngram}"
+    best_trees = frontier(tree for tree in trees if tree.k == profile.k)
+    # Copies take over where a tree is at its best, so a tree that is far behind alone is no better next to them.
+    enough = _HOPEFUL * max((tree.tokens_per_second for tree in best_trees), default=0.0)
+    shapes = [TreeShape(()), *(tree.shape for tree in best_trees if tree.tokens_per_second >= enough)]
+    fallbacks = [FallbackTree.of(profile, shape, table, context) for shape in shapes]
+    best = [best_length(fallback, copies[n], n, table, context) for fallback in fallbacks for n in NGRAMS]
+    return sorted(best, key=lambda candidate: -candidate.tokens_per_second)

@@ -107,22 +107,22 @@ def test_what_a_cycle_takes_beyond_its_parts_goes_to_the_draft_and_nothing_less(
 
 @pytest.mark.parametrize("k", [1, 2, 3])
 @pytest.mark.parametrize("chained", [False, True])
-@pytest.mark.parametrize("planted", [DraftCost(3.0, 0.7, 0.2, 0.5, 0.05), DraftCost(0.1, 2.0, 0.0, 0.0, 0.4)])
-def test_a_few_trees_tell_what_every_tree_costs(random_paths, k, chained, planted):
-    measured = [passes_of(shape, k, chained) for shape in measure._shapes(k, 48)]
-    found = measure._fitted([(passes, planted.of(passes)) for passes in measured])
+@pytest.mark.parametrize("truth", [DraftCost(3.0, 0.7, 0.2, 0.5, 0.05), DraftCost(0.1, 2.0, 0.0, 0.0, 0.4)])
+def test_a_few_trees_tell_what_every_tree_costs(random_paths, k, chained, truth):
+    measured = [passes_of(shape, k, chained) for shape in measure._trial_shapes(k, 48)]
+    found = measure._fitted_parts([(passes, truth.of(passes)) for passes in measured])
     generator = torch.Generator().manual_seed(k)
     for nodes in (4, 12, 40):
         other = passes_of(TreeShape.from_paths(random_paths(nodes, generator)), k, chained)
-        assert found.of(other) == pytest.approx(planted.of(other), abs=1e-6)
+        assert found.of(other) == pytest.approx(truth.of(other), abs=1e-6)
     if k > 1:  # else every pass has one slot, and every row one feature: parts that always come together
-        assert astuple(found) == pytest.approx(astuple(planted), abs=1e-6)
+        assert astuple(found) == pytest.approx(astuple(truth), abs=1e-6)
 
 
 @pytest.mark.parametrize("choices", [1, 2, 4, 48])
 @pytest.mark.parametrize("k", [1, 2, 3])
 def test_no_tree_asks_for_more_choices_than_there_are(k, choices):
-    shapes = measure._shapes(k, choices)
+    shapes = measure._trial_shapes(k, choices)
     assert len(set(shapes)) == len(shapes)
     assert all(max(shape.ranks) < choices for shape in shapes)
     assert {-(-shape.height // k) for shape in shapes} == {1, 2, 3}
@@ -132,12 +132,12 @@ def test_no_part_is_negative_whatever_the_noise():
     rng, dropped = Random(0), 0
     for _ in range(60):
         k = rng.choice((1, 2, 3))
-        planted = DraftCost(*(rng.choice((0.0, rng.random())) for _ in range(5)))
+        truth = DraftCost(*(rng.choice((0.0, rng.random())) for _ in range(5)))
         measured = []
-        for shape in measure._shapes(k, 48):
+        for shape in measure._trial_shapes(k, 48):
             passes = passes_of(shape, k, True)
-            measured.append((passes, planted.of(passes) + rng.uniform(0, 0.5)))
-        parts = astuple(measure._fitted(measured))
+            measured.append((passes, truth.of(passes) + rng.uniform(0, 0.5)))
+        parts = astuple(measure._fitted_parts(measured))
         assert all(isfinite(ms) and ms >= 0 for ms in parts)
         dropped += 0.0 in parts
     assert dropped > 9, "noise that turns no part negative proves nothing"

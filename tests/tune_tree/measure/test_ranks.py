@@ -1,4 +1,4 @@
-"""Rank paths, and that they foresee the real decoding loop exactly."""
+"""Rank paths, and that they predict the real decoding loop exactly."""
 
 import pytest
 import torch
@@ -19,12 +19,12 @@ def ranked(ranks):
 
 
 @pytest.mark.parametrize(("k", "mixer"), [(1, "linear"), (2, "linear"), (2, "time"), (3, "position")])
-@pytest.mark.parametrize("some", [False, True])
-def test_every_cycle_of_the_loop_is_foreseen(tiny_model, tiny_network, random_paths, k, mixer, some):
+@pytest.mark.parametrize("limited", [False, True])
+def test_every_cycle_of_the_loop_is_predicted(tiny_model, tiny_network, random_paths, k, mixer, limited):
     """Whatever tree is decoded with, the walk over rank paths emits what the loop emits, cycle by cycle."""
     target = TargetModel(tiny_model("llama-gqa", seed=k))
     network = tiny_network(target.decoder, seed=5, k=k, mixer=mixer)
-    drafter = Falcon(network, target, TreeShape.chain(k), torch.arange(0, 48, 2) if some else None)
+    drafter = Falcon(network, target, TreeShape.chain(k), torch.arange(0, 48, 2) if limited else None)
     plain = complete(target, drafter, PROMPT, Stop((), 120)).ids
     text = RankProbe(drafter, depth=4, width=24).probe(target, PROMPT, plain)
     generator = torch.Generator().manual_seed(k)
@@ -38,7 +38,7 @@ def test_every_cycle_of_the_loop_is_foreseen(tiny_model, tiny_network, random_pa
     assert accepted > 8, "a text on which nothing is accepted proves nothing"
 
 
-def test_a_text_that_stops_is_foreseen_too(tiny_model, tiny_network, random_paths):
+def test_a_text_that_stops_is_predicted_too(tiny_model, tiny_network, random_paths):
     target = TargetModel(tiny_model("llama-gqa", seed=2))
     drafter = Falcon(tiny_network(target.decoder, seed=5, k=2, mixer="linear"), target, TreeShape.chain(2))
     endless = complete(target, drafter, PROMPT, Stop((), 60)).ids

@@ -78,13 +78,13 @@ def test_too_few_prompts_are_refused_in_one_line(target, dataset):
 
 
 @pytest.mark.parametrize(
-    ("count", "prompts", "proof", "first"), [(72, 48, 24, 48), (9, 48, 24, 6), (10, 48, 24, 6), (5, 5, 0, 5)]
+    ("count", "prompts", "validation", "first"), [(72, 48, 24, 48), (9, 48, 24, 6), (10, 48, 24, 6), (5, 5, 0, 5)]
 )
-def test_prompts_are_shared_out_in_the_recipes_proportion(count, prompts, proof, first):
+def test_prompts_are_shared_out_in_the_recipes_proportion(count, prompts, validation, first):
     given = [CalibrationPrompt(str(number), (number,)) for number in range(count)]
-    calibration, proving = share_out(given, TuneTreeRecipe(prompts=prompts, validation_prompts=proof))
+    calibration, kept = share_out(given, TuneTreeRecipe(prompts=prompts, validation_prompts=validation))
     assert len(calibration) == first
-    assert [*calibration, *proving] == given
+    assert [*calibration, *kept] == given
 
 
 class Counting(Autoregressive):

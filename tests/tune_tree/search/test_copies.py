@@ -1,4 +1,4 @@
-"""What copying finds in known texts, and that it foresees the real decoding loop exactly."""
+"""What copying finds in known texts, and that it predicts the real decoding loop exactly."""
 
 from dataclasses import replace
 
@@ -24,7 +24,6 @@ from falcon_cli.tune_tree.search.copies import (
     best_length,
     copies_in,
     copy_candidates,
-    name_of,
     walk,
 )
 
@@ -52,7 +51,7 @@ def test_copies_are_what_followed_and_right_as_far_as_the_answer_agrees():
 
 
 @pytest.mark.parametrize("length", [1, 3, 7])
-def test_every_cycle_of_the_loop_is_foreseen(tiny_model, tiny_network, length):
+def test_every_cycle_of_the_loop_is_predicted(tiny_model, tiny_network, length):
     target = TargetModel(tiny_model("llama-gqa", seed=1))
     shape = TreeShape.from_paths([(0,), (1,), (0, 0)])
     falcon = Falcon(tiny_network(target.decoder, seed=5, k=2, mixer="linear"), target, shape)
@@ -69,7 +68,7 @@ def test_every_cycle_of_the_loop_is_foreseen(tiny_model, tiny_network, length):
 
 
 def profile(texts):
-    return DrafterProfile(2, True, tuple(texts), 4, 16.0)
+    return DrafterProfile(2, True, tuple(texts), 4, 16.0, 1)
 
 
 def best_of(pairs, shape, table, ngram=3):
@@ -83,7 +82,7 @@ def test_where_the_text_is_said_again_all_of_it_is_copied(node_ms):
     """After three tokens six more are copied and right; a token decoded plainly costs 10 ms."""
     said = range(11, 20)
     best = best_of([(unknown(9), text(said, [*said, 99]))], TreeShape(()), costs(node_ms))
-    assert best.copying == CopyPolicy(3, 6, TreeShape(()))
+    assert best.policy == CopyPolicy(3, 6, TreeShape(()))
     assert best.tokens_per_second == pytest.approx(1000 * 9 / (2 * 10 + 10 + 6 * node_ms))
 
 
@@ -96,7 +95,7 @@ def test_where_one_token_is_right_but_the_next_is_not_one_is_copied():
     """1 2 3 is followed by 4 each time, and 4 by something new."""
     answer = [token for new in range(70, 80) for token in (1, 2, 3, 4, new)]
     pairs = [(unknown(len(answer) - 1), text([1, 2, 3, 4, 5], answer))]
-    assert best_of(pairs, TreeShape(()), costs(1.0)).copying.tokens == 1
+    assert best_of(pairs, TreeShape(()), costs(1.0)).policy.tokens == 1
 
 
 def test_one_long_copy_among_many_texts_does_not_decide():
@@ -104,14 +103,14 @@ def test_one_long_copy_among_many_texts_does_not_decide():
     usual = text([1, 2, 3, 4, 5, 6, 7], [1, 2, 3, 4, 5, 6, 99])
     rare = text(range(11, 26), [*range(11, 26), 99])
     pairs = [(unknown(len(one.answer) - 1), one) for one in [usual] * 100 + [rare]]
-    assert best_of(pairs, TreeShape(()), costs(0.0)).copying.tokens == 3
-    assert best_of(pairs[-1:], TreeShape(()), costs(0.0)).copying.tokens == 12
+    assert best_of(pairs, TreeShape(()), costs(0.0)).policy.tokens == 3
+    assert best_of(pairs[-1:], TreeShape(()), costs(0.0)).policy.tokens == 12
 
 
 def test_where_nothing_repeats_the_speed_is_the_trees():
     ranked = RankedText(3, (RankPath((0,), True), RankPath((), True), RankPath((), False)))
     best = best_of([(ranked, text([1, 2, 3], [4, 5, 6, 7]))], TreeShape.chain(1), costs(1.0))
-    assert best.copying.tokens == 1
+    assert best.policy.tokens == 1
     draft = costs(1.0).draft[2].of(passes_of(TreeShape.chain(1), 2, True))
     assert best.tokens_per_second == pytest.approx(1000 * 3 / (2 * (11 + draft)))
 
@@ -127,9 +126,9 @@ def test_a_tree_that_pays_alone_need_not_pay_beside_copies():
     alone = max(trees, key=lambda one: one.tokens_per_second)
     assert alone.tokens_per_second > 1000 / table.plain_ms(8)
     best, *others = copy_candidates(made, trees, [text(said, answer)], table, 8)
-    assert best.copying == CopyPolicy(1, 9, TreeShape(()))
-    assert name_of(best) == "k = 2, no nodes, 9 copied after 1"
-    assert {one.copying.ngram for one in others} == set(NGRAMS)
+    assert best.policy == CopyPolicy(1, 9, TreeShape(()))
+    assert best.name == "k = 2, no nodes, 9 copied after 1"
+    assert {one.policy.ngram for one in others} == set(NGRAMS)
     assert [one.tokens_per_second for one in others] == sorted((one.tokens_per_second for one in others), reverse=True)
 
 
@@ -139,4 +138,4 @@ def test_trees_far_behind_are_not_tried():
     trees = candidates(made, table, 8, nodes=2, passes=1)
     slow = replace(trees[0], shape=TreeShape.chain(2), cycle_ms=1000.0)
     found = copy_candidates(made, [trees[0], slow], [text([1, 2, 3], [4] * 10)], table, 8)
-    assert {one.copying.shape for one in found} == {TreeShape(()), trees[0].shape}
+    assert {one.policy.shape for one in found} == {TreeShape(()), trees[0].shape}

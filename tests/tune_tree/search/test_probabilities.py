@@ -15,7 +15,7 @@ from falcon_cli.tune_tree.search.probabilities import (
     WEIGHTS,
     PathProbabilities,
     cross_validated,
-    likeliest,
+    likeliest_paths,
     probabilities_of,
 )
 
@@ -39,7 +39,7 @@ def trees(nodes):
     }
 
 
-def odds_from(drafts, weight):
+def probabilities_from(drafts, weight):
     return PathProbabilities.of([RankPath(ranks, True) for ranks in drafts], DEPTH, WIDTH, weight)
 
 
@@ -55,12 +55,12 @@ def test_every_tree_is_tried():
 
 @given(DRAFTS, WEIGHT, st.integers(1, NODES))
 def test_no_tree_is_likelier(drafts, weight, nodes):
-    probabilities = odds_from(drafts, weight)
+    probabilities = probabilities_from(drafts, weight)
     probability = {
         path: probabilities.probability(path) for d in range(1, DEPTH + 1) for path in product(range(WIDTH), repeat=d)
     }
     best = max(sum(map(probability.get, tree)) for tree in trees(nodes))
-    found = likeliest(probabilities, nodes, DEPTH, k=1)
+    found = likeliest_paths(probabilities, nodes, DEPTH, k=1)
     assert sum(one.probability for one in found) == pytest.approx(best, rel=1e-9)
     assert [one.probability for one in found] == [probability[one.path] for one in found]
 
@@ -68,17 +68,17 @@ def test_no_tree_is_likelier(drafts, weight, nodes):
 @given(DRAFTS, st.integers(1, NODES))
 def test_on_its_own_drafts_no_tree_accepts_more(drafts, nodes):
     """With hardly any weight the chances are what was seen, so that acceptance can be counted."""
-    tree = {one.path for one in likeliest(odds_from(drafts, TINY), nodes, DEPTH, k=1)}
+    tree = {one.path for one in likeliest_paths(probabilities_from(drafts, TINY), nodes, DEPTH, k=1)}
     assert accepted(drafts, tree) == max(accepted(drafts, other) for other in trees(nodes))
 
 
 @given(DRAFTS, WEIGHT, st.integers(1, 39))
 def test_every_beginning_is_a_tree_and_chances_never_grow(drafts, weight, nodes):
-    found = likeliest(odds_from(drafts, weight), nodes, DEPTH, k=2)
+    found = likeliest_paths(probabilities_from(drafts, weight), nodes, DEPTH, k=2)
     assert len(found) == nodes
     for size in range(1, nodes + 1):
         TreeShape.from_paths(one.path for one in found[:size])
-        assert found[:size] == likeliest(odds_from(drafts, weight), size, DEPTH, k=2)
+        assert found[:size] == likeliest_paths(probabilities_from(drafts, weight), size, DEPTH, k=2)
     assert all(one.probability >= other.probability > 0 for one, other in pairwise(found))
     probability = {(): 1.0, **{one.path: one.probability for one in found}}
     below = Counter()
@@ -90,7 +90,7 @@ def test_every_beginning_is_a_tree_and_chances_never_grow(drafts, weight, nodes)
 
 @given(DRAFTS)
 def test_with_little_weight_chances_are_the_shares_seen_with_much_they_are_independent(drafts):
-    seen, drawn = odds_from(drafts, TINY), odds_from(drafts, 1e12)
+    seen, drawn = probabilities_from(drafts, TINY), probabilities_from(drafts, 1e12)
     assert seen.drafts == len(drafts)
     for path in {ranks[:depth] for ranks in drafts for depth in range(1, len(ranks) + 1)}:
         share = sum(ranks[: len(path)] == path for ranks in drafts) / len(drafts)
@@ -102,7 +102,7 @@ def test_with_little_weight_chances_are_the_shares_seen_with_much_they_are_indep
 
 
 def test_a_share_counts_the_drafts_that_were_right_so_far():
-    probabilities = odds_from([(0, 1), (0, 0), (2, 1), ()], 1.0)
+    probabilities = probabilities_from([(0, 1), (0, 0), (2, 1), ()], 1.0)
     assert probabilities.share(1, 0) == pytest.approx((2 + 0.1) / (4 + 0.3))
     assert probabilities.share(2, 1) == pytest.approx((2 + 0.1) / (3 + 0.3))  # whatever the first rank
     assert probabilities.share(9, 0) == 1 / 3
@@ -110,25 +110,25 @@ def test_a_share_counts_the_drafts_that_were_right_so_far():
 
 @given(DRAFTS, WEIGHT, st.integers(1, 3), st.integers(1, 2))
 def test_rows_limit_the_nodes_with_children_where_passes_begin(drafts, weight, rows, k):
-    found = likeliest(odds_from(drafts, weight), 30, DEPTH, k, rows)
+    found = likeliest_paths(probabilities_from(drafts, weight), 30, DEPTH, k, rows)
     shape = TreeShape.from_paths(one.path for one in found)
     with_children = Counter(len(path) for path in {path[:-1] for path in shape.paths})
     assert all(with_children[depth] <= rows for depth in range(k, DEPTH, k))
     for depth in range(k, DEPTH, k):
         level = [one.path for one in found if len(one.path) == depth]
         assert {path[:-1] for path in shape.paths if len(path) == depth + 1} <= set(level[:rows])
-    assert likeliest(odds_from(drafts, weight), 30, DEPTH, k, rows=99) == likeliest(
-        odds_from(drafts, weight), 30, DEPTH, k
+    assert likeliest_paths(probabilities_from(drafts, weight), 30, DEPTH, k, rows=99) == likeliest_paths(
+        probabilities_from(drafts, weight), 30, DEPTH, k
     )
 
 
 def test_rows_count_at_each_depth_of_its_own():
-    probabilities = odds_from(
+    probabilities = probabilities_from(
         [(rank, other, third) for rank in range(3) for other in range(3) for third in range(3)], 1.0
     )
-    shape = TreeShape.from_paths(one.path for one in likeliest(probabilities, 39, DEPTH, 1, rows=2))
+    shape = TreeShape.from_paths(one.path for one in likeliest_paths(probabilities, 39, DEPTH, 1, rows=2))
     assert Counter(shape.depths) == {0: 1, 1: 3, 2: 6, 3: 6}  # two rows at depth 1, two at depth 2
-    between = TreeShape.from_paths(one.path for one in likeliest(probabilities, 39, DEPTH, 2, rows=1))
+    between = TreeShape.from_paths(one.path for one in likeliest_paths(probabilities, 39, DEPTH, 2, rows=1))
     assert Counter(between.depths) == {0: 1, 1: 3, 2: 9, 3: 3}  # no pass begins at depth 1
 
 
