@@ -189,6 +189,7 @@ CostOption = Annotated[
     _option("--cost", "Cost table of another machine, or measure: measure again (default: as measured here).", "FILE"),
 ]
 QuickOption = Annotated[bool, _switch("--quick", "Fewer prompts and tree sizes (about three minutes).", None)]
+TuneResumeOption = Annotated[bool, _switch("--resume", "Go on with the tuning that --out holds.", _ANSWERS)]
 TuneOutOption = Annotated[Text, _option("--out", "Folder for tree, report and pictures.", "DIR", _ANSWERS)]
 TuneSeedOption = Annotated[Number, _option("--seed", "For the order in which trees are run (default: 0).", "N")]
 

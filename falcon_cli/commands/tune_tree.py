@@ -17,11 +17,13 @@ def tune_tree(
     cost: options.CostOption = None,
     quick: options.QuickOption = False,
     out: options.TuneOutOption = None,
+    resume: options.TuneResumeOption = False,
     json: options.JsonOption = False,
     seed: options.TuneSeedOption = None,
 ) -> None:
-    """Find the tree, and the k, that give most tokens a second with this drafter on this machine, and prove it."""
+    """Find the tree, and the k, that give most tokens a second with this drafter on this machine, and validate it."""
     from falcon_cli.console import emit, say, show
+    from falcon_cli.errors import UsageError
     from falcon_cli.recipe.tune import QUICK, TuneTreeRecipe
     from falcon_cli.tune_tree.report.document import to_json_line
     from falcon_cli.tune_tree.report.report import tables, verdict, write
@@ -39,7 +41,9 @@ def tune_tree(
         out=out,
         seed=seed,
     )
-    tuning = run(recipe, sys.argv)
+    if resume and recipe.out is None:
+        raise UsageError("--resume goes on with the tuning in a folder: name it with --out")
+    tuning = run(recipe, sys.argv, resume)
     for table in tables(tuning):
         show(table)
     say(verdict(tuning))

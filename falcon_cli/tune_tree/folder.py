@@ -13,12 +13,13 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 from falcon_cli.errors import UsageError
 from falcon_cli.recipe.load import dump
-from falcon_cli.recipe.provenance import provenance
+from falcon_cli.recipe.run_folder import RunFolder
 from falcon_cli.recipe.tune import TuneTreeRecipe
-from falcon_cli.sources import append_line, atomic_file, disk_errors, home, whole_lines
+from falcon_cli.sources import append_line, disk_errors, home, whole_lines
 from falcon_cli.target.model import TargetModel
 from falcon_cli.tree.shape import TreeShape
 from falcon_cli.tree.store import CopyPolicy
@@ -27,13 +28,15 @@ from falcon_cli.tune_tree.measure.texts import GreedyText
 
 
 @dataclass(frozen=True)
-class TuningFolder:
+class TuningFolder(RunFolder):
     """The folder of a tuning that was begun."""
 
-    path: Path
+    FREE: ClassVar[frozenset[str]] = frozenset({"out"})
 
     @classmethod
-    def open(cls, recipe: TuneTreeRecipe, argv: Sequence[str], drafters: Sequence[str], setting: str) -> "TuningFolder":
+    def open(
+        cls, recipe: TuneTreeRecipe, argv: Sequence[str], drafters: Sequence[str], setting: str, resume: bool = False
+    ) -> "TuningFolder":
         """Begin a tuning, or continue the same one.
 
         Args:
@@ -41,25 +44,26 @@ class TuningFolder:
             argv: The command.
             drafters: Names of the drafters' weights.
             setting: The target and what it runs on.
+            resume: Continue the tuning in the folder that `out` names; the cache's folders always go on.
 
         Raises:
-            UsageError: The folder holds another tuning.
+            UsageError: The folder holds another tuning, or one to continue, and `resume` is off.
             FalconError: It cannot be written.
         """
         plan = "\n".join([dump(replace(recipe, out=None)), *drafters, setting])
         key = hashlib.sha256(plan.encode()).hexdigest()[:16]
         folder = cls(Path(recipe.out).expanduser() if recipe.out else home() / "tuning" / key)
+        folder.enter(recipe, argv, resume or recipe.out is None)
         kept = folder.path / "key"
-        if kept.is_file():
-            if kept.read_text() != key:
-                raise UsageError(f"{folder.path} holds another tuning: name another --out, or remove it")
-            return folder
+        if kept.is_file() and kept.read_text() != key:  # the same recipe, but other drafters or another machine
+            raise UsageError(f"{folder.path} holds another tuning: name another --out, or remove it")
         with disk_errors(folder.path):
-            folder.path.mkdir(parents=True, exist_ok=True)
-            folder.put("provenance.json", json.dumps(provenance(argv), indent=2) + "\n")
-            folder.put("recipe.yaml", dump(recipe))
             folder.put("key", key)
         return folder
+
+    def begun(self) -> bool:
+        """See `RunFolder`: a tuning that was killed before it was entered whole binds nobody."""
+        return (self.path / "key").is_file()
 
     @property
     def answers(self) -> Path:
@@ -70,11 +74,6 @@ class TuningFolder:
         """The log of the runs of these contenders."""
         plan = sorted((name, repr(contender)) for name, contender in contenders.items())
         return self.path / f"validation-{hashlib.sha256(repr(plan).encode()).hexdigest()[:8]}.jsonl"
-
-    def put(self, name: str, text: str) -> None:
-        """Write a file, whole or not at all."""
-        with atomic_file(self.path / name) as unfinished:
-            unfinished.write_text(text, encoding="utf-8")
 
     def ranked(
         self,

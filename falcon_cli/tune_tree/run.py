@@ -26,8 +26,8 @@ from falcon_cli.tune_tree.result import DrafterSource, TuningResult
 from falcon_cli.tune_tree.search.search import TreeSearch
 
 
-def tune_tree(recipe: TuneTreeRecipe, argv: Sequence[str]) -> TuningResult:
-    """Fit a tree to drafter, text and machine.
+def tune_tree(recipe: TuneTreeRecipe, argv: Sequence[str], resume: bool = False) -> TuningResult:
+    """Fit a tree to drafter, text and machine; `resume` continues the tuning in the folder that `out` names.
 
     Raises:
         FalconError: Something that the recipe names cannot be used.
@@ -36,11 +36,13 @@ def tune_tree(recipe: TuneTreeRecipe, argv: Sequence[str]) -> TuningResult:
     target = load_target(recipe.target)
     setting = Setting.of(target)
     entries = load_entries(folders, target)
-    folder = TuningFolder.open(recipe, argv, [entry.name for entry in entries.values()], str(setting))
+    names = [entry.name for entry in entries.values()]
+    folder = TuningFolder.open(recipe, argv, names, str(setting), resume)
     try:
         result = _tune(recipe, argv, folder, target, setting, entries, given)
     except KeyboardInterrupt:
-        say(f"what was measured is kept in {folder.path}; the same command goes on")
+        how = "the same command goes on" if recipe.out is None else "add --resume to go on"
+        say(f"what was measured is kept in {folder.path}; {how}")
         raise
     _keep(result, entries)
     return result

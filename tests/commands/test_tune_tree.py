@@ -45,6 +45,7 @@ def test_tables_pictures_and_one_json_document(falcon, chat_target, drafter, pro
     assert "run for real, interleaved, on 3 other prompts" in outcome.err
     names = {path.name for path in (tmp_path / "o").iterdir()}
     assert {"report.md", "results.json", "tree.json", "tree.svg", "tree.png", "ranks.png", "speed.png"} <= names
+    assert "already holds a run: add --resume" in falcon(*words, *LITTLE, *LESS).complaint
     again = falcon(
         *(
             "generate",
@@ -68,12 +69,13 @@ def test_tables_pictures_and_one_json_document(falcon, chat_target, drafter, pro
         (("--drafter", "nowhere"), "no drafter at nowhere"),
         (("--cost", "nowhere.json"), "cannot read the cost table nowhere.json"),
         (("--prompts", "1"), "prompts must be at least 2"),
+        (("--seed", "1", "--resume"), "--resume goes on with the tuning in a folder: name it with --out"),
         (("--dataset", "nowhere"), 'no data set or file "nowhere"'),
     ],
 )
 def test_what_cannot_be_used_is_one_line(falcon, chat_target, drafter, prompts, words, complaint):
-    given = {"--drafter": drafter, "--dataset": prompts, **dict([words])}
-    line = [word for pair in given.items() for word in pair]
+    given = {"--drafter": drafter, "--dataset": prompts, **dict([words[:2]])}
+    line = [*(word for pair in given.items() for word in pair), *words[2:]]
     outcome = falcon("tune-tree", "--target", chat_target, "--kernels", "torch", *line)
     assert outcome.code in (1, 2)
     assert complaint in outcome.complaint

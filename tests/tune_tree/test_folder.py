@@ -24,8 +24,8 @@ def home(tmp_path, monkeypatch):
     return tmp_path / "home"
 
 
-def opened(recipe, drafters=("abc",), setting="a machine"):
-    return TuningFolder.open(recipe, ARGV, drafters, setting)
+def opened(recipe, drafters=("abc",), setting="a machine", resume=False):
+    return TuningFolder.open(recipe, ARGV, drafters, setting, resume)
 
 
 def test_the_same_tuning_goes_on(tmp_path):
@@ -36,7 +36,9 @@ def test_the_same_tuning_goes_on(tmp_path):
     provenance = (folder.path / "provenance.json").read_text()
     assert json.loads(provenance)["command"] == list(ARGV)
     folder.answers.write_text("an answer\n")
-    assert TuningFolder.open(recipe, ["falcon", "again"], ["abc"], "a machine") == folder
+    with pytest.raises(UsageError, match=r"here already holds a run: add --resume to go on with it"):
+        opened(recipe)
+    assert TuningFolder.open(recipe, ["falcon", "again"], ["abc"], "a machine", resume=True) == folder
     assert folder.answers.read_text() == "an answer\n"
     assert (folder.path / "provenance.json").read_text() == provenance
 
@@ -51,8 +53,9 @@ def test_another_tuning_is_refused_in_the_same_folder_and_has_its_own_in_the_cac
     changed = replace(recipe, **{name: value for name, value in change.items() if name not in words})
     other = {name: change.get(name, value) for name, value in words.items()}
     opened(recipe)
-    with pytest.raises(UsageError, match=r"here holds another tuning: name another --out, or remove it"):
-        opened(changed, **other)
+    complaint = r"here holds (another tuning: name another --out, or remove it|a run with other settings \(\w+ changed)"
+    with pytest.raises(UsageError, match=complaint):
+        opened(changed, **other, resume=True)
     mine, theirs = opened(replace(recipe, out=None)), opened(replace(changed, out=None), **other)
     assert mine.path.parent == theirs.path.parent == home / "tuning"
     assert mine != theirs

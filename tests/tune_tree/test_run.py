@@ -84,12 +84,12 @@ def test_what_was_measured_is_not_measured_again(recipe, monkeypatch):
         monkeypatch.setattr(f"falcon_cli.tune_tree.measure.cost_cache.{name}", never)
     monkeypatch.setattr("falcon_cli.tune_tree.measure.ranks.RankProbe.probe", never)
     monkeypatch.setattr("falcon_cli.tune_tree.measure.texts.complete", never)
-    again = tune_tree(recipe, ARGV)
+    again = tune_tree(recipe, ARGV, resume=True)
     assert again.search.finalists == first.search.finalists
     assert {PLAIN, DYNAMIC} <= set(again.measured)
 
 
-def test_after_ctrl_c_the_same_command_goes_on(recipe, monkeypatch, capsys):
+def test_after_ctrl_c_it_goes_on_where_it_was(recipe, monkeypatch, capsys):
     def stopped(*_args, **_more):
         raise KeyboardInterrupt
 
@@ -97,9 +97,9 @@ def test_after_ctrl_c_the_same_command_goes_on(recipe, monkeypatch, capsys):
         patched.setattr("falcon_cli.tune_tree.measure.cost_cache.verify_costs", stopped)
         with pytest.raises(KeyboardInterrupt):
             tune_tree(recipe, ARGV)
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "add --resume to go on" in capsys.readouterr().err
     monkeypatch.setattr("falcon_cli.tune_tree.measure.texts.complete", stopped)  # the answers are there
-    assert tune_tree(recipe, ARGV).measured
+    assert tune_tree(recipe, ARGV, resume=True).measured
 
 
 def test_k_is_chosen_among_drafters(recipe, place):
