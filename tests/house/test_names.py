@@ -40,7 +40,7 @@ ENTRY = re.compile(r"(?:^|[\s,])([A-Z])(?: = [^,]*?)? ([a-z][^,;.]*)")
 
 
 def fixed_letters() -> dict[str, str]:
-    return dict(re.findall(r"^\| ([A-Z]) \| (.+) \|$", NOTATION.read_text(), re.MULTILINE))
+    return dict(re.findall(r"^- ([A-Z]): (.+)$", NOTATION.read_text(), re.MULTILINE))
 
 
 def legend(source: str) -> dict[str, str]:
