@@ -81,7 +81,7 @@ class DraftModelStudent(Student):
         """See `Student`."""
         positions_BL = loss_positions_BL(batch, 0)
         features_MD = network(_read(batch))[positions_BL]
-        told = losses(features_MD, teacher_signal(batch, self.weights.opened(batch), positions_BL, 0), self.recipe.loss)
+        told = losses(features_MD, teacher_signal(batch, self.weights.extend(batch), positions_BL, 0), self.recipe.loss)
         return ForwardResult(told, torch.ones(len(features_MD), dtype=torch.long, device=features_MD.device), 0, 0)
 
     def loss_positions(self, answer: Sequence[bool]) -> int:
@@ -94,7 +94,7 @@ class DraftModelStudent(Student):
         network, parts = self.snapshot(), []
         for batch in read_in_batches(texts, self.weights):
             positions_BL = loss_positions_BL(batch, 0)
-            told = teacher_signal(batch, self.weights.opened(batch), positions_BL, 0)
+            told = teacher_signal(batch, self.weights.extend(batch), positions_BL, 0)
             parts.append(rank_M(network(_read(batch))[positions_BL], told)[:, None])
         return torch.cat(parts)
 

@@ -45,7 +45,7 @@ class MedusaStudent(Student):
         loss_positions = [loss_positions_BL(batch, head) for head in range(1, self.k + 1)]
         any_BL = torch.stack(loss_positions).any(0)
         made_MKD = network(with_noise(batch, self.recipe, step)[any_BL])
-        known, told = self.weights.opened(batch), []
+        known, told = self.weights.extend(batch), []
         for head, positions_BL in enumerate(loss_positions, start=1):
             told_M = teacher_signal(batch, known, positions_BL, head)
             own = losses(made_MKD[positions_BL[any_BL], head - 1], told_M, self.recipe.loss)
@@ -63,7 +63,7 @@ class MedusaStudent(Student):
         for batch in read_in_batches(texts, self.weights):
             whole_BL = torch.stack([loss_positions_BL(batch, head) for head in range(1, self.k + 1)]).all(0)
             made_AKD = network(batch.features_BLD[whole_BL])
-            known, ranks = self.weights.opened(batch), []
+            known, ranks = self.weights.extend(batch), []
             for head in range(1, self.k + 1):
                 ranks.append(rank_M(made_AKD[:, head - 1], teacher_signal(batch, known, whole_BL, head)))
             parts.append(torch.stack(ranks, 1))

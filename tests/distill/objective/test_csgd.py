@@ -42,7 +42,7 @@ def test_position_i_is_held_against_feature_i_plus_k_and_the_view_from_there(tra
     batch = batch_of(room, [4])
     text, sample = room.features.texts[4], room.samples[4]
     loss_BL = loss_positions_BL(batch, k)
-    told = teacher_signal(batch, room.student.weights.opened(batch), loss_BL, k)
+    told = teacher_signal(batch, room.student.weights.extend(batch), loss_BL, k)
     places = loss_BL[0].nonzero().flatten().tolist()
     assert places == [i for i in range(len(sample) - 1) if i + k + 1 < len(sample) and sample.answer[i + k + 1]]
     for row, place in enumerate(places):
@@ -93,7 +93,7 @@ def test_the_first_prediction_bears_no_gradient_and_counts_the_wrong(training_se
     room = training_setup(k=2)
     batch = batch_of(room, [3])
     outcome, _ = forward(room, [3], glance=0.5, says=torch.zeros_like(batch.features_BLD).requires_grad_())
-    told = teacher_signal(batch, room.student.weights.opened(batch), loss_positions_BL(batch, 2), 2)
+    told = teacher_signal(batch, room.student.weights.extend(batch), loss_positions_BL(batch, 2), 2)
     assert outcome.wrong == int((told.ids_MC[:, 0] != 0).sum())  # all logits alike: the first token wins
 
 

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy, kl_div, log_softmax, smooth_l1_loss
 
-from falcon_cli.distill.objective.losses import _HELD, TeacherSignal, best_tokens, losses
+from falcon_cli.distill.objective.losses import _CHUNK_LOGITS, TeacherSignal, best_tokens, losses
 from falcon_cli.recipe.distill import LossRecipe
 
 WORDS = 1 << 14
-ROWS = _HELD // WORDS
+ROWS = _CHUNK_LOGITS // WORDS
 WEIGHTS = LossRecipe(feature=0.5, kl=0.9, ce=0.1)
 
 
@@ -21,24 +21,24 @@ def text(rows=7, hidden=6, words=11, top=4, seed=0, outside=(), said=None):
     logprobs = torch.randn(rows, top, generator=draw).double().sort(descending=True).values.log_softmax(-1) - 0.2
     features_MD = torch.randn(rows, hidden, generator=draw).double()
     predicted = torch.randn(rows, hidden, generator=draw).double().requires_grad_()
-    said_MN = torch.zeros(rows, 0, dtype=torch.bool) if said is None else torch.tensor(said)
-    unsaid_MC = ids_MC >= words - said_MN.shape[1]
+    in_text_MX = torch.zeros(rows, 0, dtype=torch.bool) if said is None else torch.tensor(said)
+    unsaid_MC = ids_MC >= words - in_text_MX.shape[1]
     if said is not None:
-        unsaid_MC &= ~said_MN.gather(1, (ids_MC - words + said_MN.shape[1]).clamp_min(0))
+        unsaid_MC &= ~in_text_MX.gather(1, (ids_MC - words + in_text_MX.shape[1]).clamp_min(0))
         ids_MC = ids_MC.masked_fill(unsaid_MC, -1)
     head_WD = torch.randn(words, hidden, generator=draw).double()
-    return predicted, TeacherSignal(features_MD, ids_MC, logprobs, head_WD, said_MN)
+    return predicted, TeacherSignal(features_MD, ids_MC, logprobs, head_WD, in_text_MX)
 
 
 def plain(predicted_MD, teacher_signal, weights):
     """The same by torch's own losses, row by row."""
-    head_WD, words = teacher_signal.head_WD, teacher_signal.said_MN.shape[1]
+    head_WD, words = teacher_signal.head_WD, teacher_signal.in_text_MX.shape[1]
     feature = kl = ce = predicted_MD.new_zeros(())
     for row in range(len(predicted_MD)):
         feature = feature + smooth_l1_loss(predicted_MD[row], teacher_signal.features_MD[row])
         logits = predicted_MD[row] @ head_WD.T
         silent = torch.zeros(len(head_WD), dtype=torch.bool)
-        silent[len(head_WD) - words :] = ~teacher_signal.said_MN[row]
+        silent[len(head_WD) - words :] = ~teacher_signal.in_text_MX[row]
         log_q = log_softmax(logits.masked_fill(silent, -torch.inf), -1)
         told = teacher_signal.ids_MC[row] >= 0
         if told.any():
@@ -77,7 +77,7 @@ def test_the_loss_does_not_depend_on_where_the_chunks_are_cut():
                 teacher_signal.ids_MC[rows],
                 teacher_signal.logprobs_MC[rows],
                 teacher_signal.head_WD,
-                teacher_signal.said_MN[rows],
+                teacher_signal.in_text_MX[rows],
             ),
             WEIGHTS,
         )
@@ -90,9 +90,9 @@ def test_the_loss_does_not_depend_on_where_the_chunks_are_cut():
 def test_a_drafter_that_says_what_the_target_says_has_no_kl_left():
     words, hidden = 5, 5
     logprobs = torch.tensor([[0.5, 0.3, 0.2]]).log()
-    unopened = torch.zeros(1, 0, dtype=torch.bool)
+    no_extra = torch.zeros(1, 0, dtype=torch.bool)
     teacher_signal = TeacherSignal(
-        torch.zeros(1, hidden), torch.tensor([[4, 0, 2]]), logprobs, torch.eye(words), unopened
+        torch.zeros(1, hidden), torch.tensor([[4, 0, 2]]), logprobs, torch.eye(words), no_extra
     )
     predicted = torch.full((1, hidden), -60.0)
     predicted[0, [4, 0, 2]] = logprobs[0]
@@ -113,7 +113,9 @@ def test_the_best_tokens_are_the_head_s_argmax():
 
 
 def test_a_word_may_be_best_only_where_it_was_said():
-    said_MN = torch.tensor([[True], [False]])
+    in_text_MX = torch.tensor([[True], [False]])
     nothing = torch.zeros(2, 4)
-    teacher_signal = TeacherSignal(nothing, torch.zeros(2, 1, dtype=torch.long), nothing[:, :1], torch.eye(4), said_MN)
+    teacher_signal = TeacherSignal(
+        nothing, torch.zeros(2, 1, dtype=torch.long), nothing[:, :1], torch.eye(4), in_text_MX
+    )
     assert best_tokens(torch.tensor([[1.0, 2.0, 0.0, 9.0]]).expand(2, 4), teacher_signal).tolist() == [3, 1]
