@@ -27,7 +27,7 @@ from falcon_cli.distill.students.student import Student
 from falcon_cli.distill.students.table import make_student
 from falcon_cli.distill.training.evaluator import Evaluation, HeldOutEvaluator
 from falcon_cli.distill.training.log import read_log
-from falcon_cli.distill.training.optimizer import optimizers
+from falcon_cli.distill.training.optimizer import make_optimizers
 from falcon_cli.distill.training.session import TrainingSession
 from falcon_cli.distill.training.trainer import FeatureSource, Trainer, TrainingTask
 from falcon_cli.errors import UsageError
@@ -145,7 +145,7 @@ class Job:
         )
 
     def _optimizers(self) -> list[torch.optim.Optimizer]:
-        return optimizers(self.student.network, self.recipe.training)
+        return make_optimizers(self.student.network, self.recipe.training)
 
     def _save(self, folder: DistillFolder, step: int, tree: TreeShape, argv: Sequence[str]) -> None:
         """The checkpoint with its card and the tree that served the last held-out look best."""

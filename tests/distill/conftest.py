@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from falcon_cli.distill.corpus.sample import Sample
 from falcon_cli.distill.features.extract import extract
 from falcon_cli.distill.students.table import make_student
-from falcon_cli.distill.training.optimizer import optimizers
+from falcon_cli.distill.training.optimizer import make_optimizers
 from falcon_cli.distill.training.trainer import Trainer, TrainingTask
 from falcon_cli.recipe.distill import DistillRecipe, LossRecipe, NetworkRecipe, TrainingRecipe
 from falcon_cli.target.load import LoadedTarget
@@ -52,8 +52,8 @@ class TrainingSetup:
             [self.student.loss_positions(sample.answer) for sample in self.samples],
             self.recipe.training.steps,
         )
-        made = optimizers(self.student.network, self.recipe.training)
-        return Trainer(task, self.student.network, made, accelerator or Accelerator(cpu=True))
+        optimizers = make_optimizers(self.student.network, self.recipe.training)
+        return Trainer(task, self.student.network, optimizers, accelerator or Accelerator(cpu=True))
 
     def trained(self, steps: int) -> list[float]:
         """The losses of the first steps."""

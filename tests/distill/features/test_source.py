@@ -64,7 +64,7 @@ def test_only_a_damaged_shard_is_made_anew(room, tmp_path, capsys):
     path = tmp_path / "shard-00001.safetensors"
     path.write_bytes(path.read_bytes()[:-3])
     again = read(room, tmp_path).fetch(range(12))
-    assert "shard-00001.safetensors is damaged or cut short: it is made anew" in capsys.readouterr().err
+    assert "shard-00001.safetensors is damaged or cut short: it is computed again" in capsys.readouterr().err
     assert {name for name, time in made(tmp_path).items() if before[name] != time} == {path.name}
     for one, other in zip(expected, again, strict=True):
         assert all(torch.equal(value, getattr(other, name)) for name, value in vars(one).items())

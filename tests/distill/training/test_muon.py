@@ -40,5 +40,5 @@ def test_a_parameter_without_gradient_stays_and_closures_are_refused():
     muon = Fp32Muon([weight], 0.1)
     muon.step()
     assert torch.equal(weight, torch.ones(2, 3))
-    with pytest.raises(ValueError, match="no closures"):
+    with pytest.raises(ValueError, match="takes no closures"):
         muon.step(lambda: 0.0)

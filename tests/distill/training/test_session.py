@@ -56,7 +56,7 @@ class Desk:
     def saved(self):
         """Steps in the saved state."""
         room = self.training_setup(**self.changes)
-        return load_state(self.folder.state, room.student.network, room.trainer().made)
+        return load_state(self.folder.state, room.student.network, room.trainer().optimizers)
 
     def _measure(self, step):
         self.measured.append(step)
@@ -235,7 +235,7 @@ def test_a_loss_that_is_no_number_stops_and_leaves_its_batch(desk, training_setu
 
     one.training_setup = broken
     with pytest.raises(
-        FalconError, match=r"is no number; its batch is saved in .*: look for broken features"
+        FalconError, match=r"is not finite; its batch is saved in .*: look for broken features"
     ) as caught:
         one.sit(minutes=0.0)
     assert "\n" not in str(caught.value)
