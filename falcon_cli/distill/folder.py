@@ -1,10 +1,10 @@
 """The folder of one distillation run.
 
-recipe.yaml       resolved recipe         answers.jsonl     the target's own answers, as they came
-provenance.json   command, versions       features/         what the target says of every text, in shards
-metrics.jsonl     a line a step           held_out.jsonl    a line a look at held-out text
-curves.png        both as a picture       state/            what --resume goes on from
-drafter/          the checkpoint, loadable at any time
+recipe.yaml       resolved recipe         answers.jsonl     the target's answers, as each one ended
+provenance.json   command, versions       features/         the target's features of every text, in shards
+metrics.jsonl     one line per step       held_out.jsonl    one line per evaluation
+curves.png        plot of both            state/            what --resume continues from
+drafter/          the latest checkpoint, always complete
 """
 
 import json
@@ -20,18 +20,18 @@ from falcon_cli.recipe.provenance import provenance
 from falcon_cli.sources import atomic_file, disk_errors
 
 _FREE = {"out", "training.save_minutes", "cache.max_gb", "cache.folder", "training.decode_prompts"}
-"""Keys that may change between sittings: they do not touch what is learned."""
+"""Keys that may change between sessions: they do not affect what is learned."""
 
 
 @dataclass(frozen=True)
 class DistillFolder:
-    """An opened run folder."""
+    """A run folder and the places in it."""
 
     path: Path
 
     @property
     def answers(self) -> Path:
-        """The target's own answers."""
+        """The target's answers."""
         return self.path / "answers.jsonl"
 
     @property
@@ -51,35 +51,35 @@ class DistillFolder:
 
     @property
     def metrics(self) -> Path:
-        """The diary of the steps."""
+        """The log of the steps."""
         return self.path / "metrics.jsonl"
 
     @property
     def held_out(self) -> Path:
-        """The diary of the looks at held-out text."""
+        """The log of the evaluations."""
         return self.path / "held_out.jsonl"
 
     @property
     def curves(self) -> Path:
-        """The picture."""
+        """The plot of both logs."""
         return self.path / "curves.png"
 
     @classmethod
     def open(cls, recipe: DistillRecipe, argv: Sequence[str], resume: bool) -> "DistillFolder":
-        """Begin a run folder, or go on with one.
+        """Create a run folder, or continue in one.
 
         Raises:
             UsageError: It holds a run and `resume` is off, or the recipe has changed since.
             FalconError: It cannot be written.
         """
         folder = cls(Path(recipe.out))
-        kept = folder.path / "recipe.yaml"
-        if kept.is_file():
+        recipe_file = folder.path / "recipe.yaml"
+        if recipe_file.is_file():
             if not resume:
                 raise UsageError(
                     f"{folder.path} already holds a run: add --resume to go on with it, or name another --out"
                 )
-            if changed := changed_keys(load_recipe(DistillRecipe, kept), recipe):
+            if changed := changed_keys(load_recipe(DistillRecipe, recipe_file), recipe):
                 raise UsageError(
                     f"{folder.path} was begun with other settings ({', '.join(changed)} changed): go on with the same "
                     "ones, or name another --out (init_from starts from its drafter)"
@@ -92,13 +92,13 @@ class DistillFolder:
         return folder
 
     def put(self, name: str, text: str) -> None:
-        """Write a file whole."""
+        """Write a file atomically."""
         with atomic_file(self.path / name) as unfinished:
             unfinished.write_text(text, encoding="utf-8")
 
 
 def changed_keys(before: DistillRecipe, now: DistillRecipe) -> list[str]:
-    """Dotted keys that differ, those that may change left out."""
+    """Dotted keys that differ, except those that may change."""
     old, new = dict(_flat(asdict(before))), dict(_flat(asdict(now)))
     return [key for key in {**old, **new} if old.get(key) != new.get(key) and key not in _FREE]
 

@@ -1,4 +1,4 @@
-"""Batches are a function of the seed and the step, and every text is met once an epoch."""
+"""Batches are a function of the seed and the step, and every text comes once per epoch."""
 
 import pytest
 import torch

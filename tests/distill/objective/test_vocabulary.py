@@ -32,7 +32,7 @@ def test_numbers_lead_back_to_the_tokens():
     assert number_of_V(None, 3).tolist() == [0, 1, 2]
 
 
-def test_coverage_is_the_share_of_answer_tokens_alone_and_with_what_was_said_before():
+def test_coverage_is_the_share_of_answer_tokens_alone_and_with_the_text_s_earlier_tokens():
     assert coverage([TEXT], torch.tensor([3])) == (0.25, 0.5)  # the second 5 follows the first
     assert coverage([TEXT], torch.tensor([5, 9])) == (0.5, 0.5)
     assert coverage([sample([7, 3, 7], [0, 1, 1])], torch.tensor([3])) == (0.5, 1.0)
@@ -46,7 +46,7 @@ def batch_of(*texts):
     return Batch((), tokens_BT[:, 0], tokens_BT[:, 1:], nothing, nothing, nothing, nothing, nothing)
 
 
-def test_a_batch_opens_the_vocabulary_to_its_words():
+def test_a_batch_extends_the_vocabulary_by_its_tokens():
     head_VD = torch.arange(20.0)[:, None]
     fixed_W = torch.tensor([0, 2, 5])
     got = extend(batch_of([9, 5, 7, 9], [7, 2, 7]), head_VD, head_VD[fixed_W], number_of_V(fixed_W, 20))
@@ -55,7 +55,7 @@ def test_a_batch_opens_the_vocabulary_to_its_words():
     assert got.first_BX.tolist() == [[2, 0], [0, 4]]  # 9 never comes in the second text
 
 
-def test_a_batch_without_other_words_leaves_it_as_it_is():
+def test_a_batch_without_extra_tokens_leaves_it_as_it_is():
     head_VD = torch.arange(20.0)[:, None]
     for fixed_W in (torch.tensor([0, 2, 5]), None):
         head_WD = head_VD if fixed_W is None else head_VD[fixed_W]

@@ -35,7 +35,7 @@ def train(net, optimizers, steps):
 
 
 @pytest.mark.parametrize("kind", ["adamw", "muon"])
-def test_restored_optimizers_go_on_as_if_never_stopped(kind):
+def test_restored_optimizers_continue_exactly(kind):
     recipe = TrainingRecipe(optimizer=kind, learning_rate=0.01)
     first = network()
     optimizers = make_optimizers(first, recipe)
@@ -46,8 +46,8 @@ def test_restored_optimizers_go_on_as_if_never_stopped(kind):
     restore(second, again, {name: value.clone() for name, value in tensors_of(first, optimizers)})
     train(first, optimizers, 2)
     train(second, again, 2)
-    for mine, theirs in zip(first.parameters(), second.parameters(), strict=True):
-        assert torch.equal(mine, theirs)
+    for a, b in zip(first.parameters(), second.parameters(), strict=True):
+        assert torch.equal(a, b)
 
 
 def test_muon_takes_the_matrices_and_adamw_the_rest():
@@ -56,7 +56,7 @@ def test_muon_takes_the_matrices_and_adamw_the_rest():
     assert [p.dim() for p in adamw.param_groups[0]["params"]] == [1, 1]
 
 
-def test_frozen_parameters_are_left_alone():
+def test_fixed_parameters_are_left_alone():
     net = network()
     net[0].requires_grad_(False)
     (adamw,) = make_optimizers(net, TrainingRecipe())

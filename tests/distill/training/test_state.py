@@ -1,4 +1,4 @@
-"""A state comes back exactly; a kill or a full disk leaves the one before."""
+"""A state comes back exactly; a kill or a full disk leaves the previous one."""
 
 import errno
 
@@ -14,36 +14,36 @@ from falcon_cli.errors import FalconError
 @pytest.fixture
 def trainer(training_setup):
     """A trainer that has taken three steps."""
-    made = training_setup().trainer()
+    trainer = training_setup().trainer()
     for step in range(3):
-        made.step(step)
-    return made
+        trainer.step(step)
+    return trainer
 
 
-def held(trainer):
+def tensors(trainer):
     """Weights and optimizer state."""
     return {**trainer.network.state_dict(), **dict(tensors_of(trainer.network, trainer.optimizers))}
 
 
-def same(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+def same(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_weights_and_optimizer_state_come_back_exactly(trainer, training_setup, tmp_path):
     save_state(tmp_path / "state", trainer.network, trainer.optimizers, 3)
     again = training_setup().trainer()
-    assert not same(held(again), held(trainer))
+    assert not same(tensors(again), tensors(trainer))
     assert load_state(tmp_path / "state", again.network, again.optimizers) == 3
-    assert same(held(again), held(trainer))
-    assert sum(name.endswith("/exp_avg") for name in held(again)) == len(trainer.parameters)
+    assert same(tensors(again), tensors(trainer))
+    assert sum(name.endswith("/exp_avg") for name in tensors(again)) == len(trainer.parameters)
     assert again.step(3).loss == trainer.step(3).loss
-    assert same(held(again), held(trainer))
+    assert same(tensors(again), tensors(trainer))
 
 
 def test_where_nothing_was_saved_training_begins_at_the_start(trainer, tmp_path):
-    before = {name: value.clone() for name, value in held(trainer).items()}
+    before = {name: value.clone() for name, value in tensors(trainer).items()}
     assert load_state(tmp_path / "state", trainer.network, trainer.optimizers) == 0
-    assert same(before, held(trainer))
+    assert same(before, tensors(trainer))
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "optimizer.safetensors", "state.json"])
@@ -87,7 +87,7 @@ class Killed(BaseException):
 
 
 def killed_in_a_save(trainer, folder, monkeypatch, renames):
-    """A save that ends after so many renames, and leaves all its files behind."""
+    """A save that ends after this number of renames, and leaves all its files behind."""
     done = []
 
     def rename(old, new, really=state.atomic_folder.__globals__["os"].replace):
