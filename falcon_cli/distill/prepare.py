@@ -66,7 +66,7 @@ def _estimate_answers(recipe: DistillRecipe, target: LoadedTarget, corpus: Corpu
     rate = len(prompts) * longest_answer / (3600 * hours)
     say(
         f"plan: {len(prompts):,} prompts to be answered at about {rate:,.0f} tokens/s: {duration(hours)} if every "
-        "answer has the maximum length; the figures below assume the corpus' own answers"
+        "answer has the maximum length; the figures below assume the corpus' answers"
     )
 
 

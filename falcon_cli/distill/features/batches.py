@@ -136,9 +136,9 @@ def collate(numbers: Sequence[int], texts: Sequence[TextFeatures], device: torch
     )
 
 
-def generator_of(seed: int, *words: object) -> torch.Generator:
-    """A generator seeded by these words alone, so that it does not depend on earlier draws."""
-    digest = hashlib.sha256(repr((seed, *words)).encode()).digest()
+def generator_of(seed: int, *keys: object) -> torch.Generator:
+    """A generator seeded by the seed and these keys alone, so that it does not depend on earlier draws."""
+    digest = hashlib.sha256(repr((seed, *keys)).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
 

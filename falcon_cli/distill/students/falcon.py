@@ -83,8 +83,8 @@ def _initial(recipe: DistillRecipe, target: LoadedTarget) -> tuple[Any, Tensor |
         raise FalconError(
             f"init_from {recipe.init_from} holds {TRAINED[saved.method].summary}: name a {recipe.method} drafter"
         )
-    wanted, found = vars(recipe.network), vars(saved.network.recipe)
-    if differing := [f"network.{key}={found[key]}" for key in _COMMON if wanted[key] != found[key]]:
+    wanted, saved_settings = vars(recipe.network), vars(saved.network.recipe)
+    if differing := [f"network.{key}={saved_settings[key]}" for key in _COMMON if wanted[key] != saved_settings[key]]:
         raise FalconError(f"init_from {recipe.init_from} has another form than the recipe: set {', '.join(differing)}")
     network = DrafterNetwork(recipe.network, target.model.decoder)
     network.initialise(target.model.decoder, generator_of(recipe.seed, "weights"))

@@ -77,7 +77,7 @@ class Student(ABC):
         return TRAINED[self.recipe.method].drafter(self.snapshot(), target.model, tree, self.vocabulary_W)
 
     def save(self, folder: Path, target: LoadedTarget, training: dict[str, Any], tree: StoredTree) -> None:
-        """Save the trained network and its tree atomically."""
+        """Save the trained network and its tree."""
         save_drafter(folder, self.snapshot(), self.vocabulary_W, target, training, method=self.recipe.method)
         save_tree(folder / "tree.json", tree)
 

@@ -31,7 +31,7 @@ class StepSums:
 
     @classmethod
     def zero(cls, k: int, device: torch.device) -> "StepSums":
-        """Before the first forward."""
+        """The sums before the first forward."""
         return cls._unflattened(torch.zeros(7 + 2 * k, dtype=torch.float64, device=device))
 
     @classmethod
@@ -53,8 +53,8 @@ class StepSums:
         )
 
     def __add__(self, other: "StepSums") -> "StepSums":
-        """Field by field."""
-        return StepSums(*(mine + its for mine, its in zip(self._fields(), other._fields(), strict=True)))
+        """Both sums, added field by field."""
+        return StepSums(*(first + second for first, second in zip(self._fields(), other._fields(), strict=True)))
 
     def mean_losses(self, loss_positions: int) -> "StepSums":
         """The four losses divided by the step's loss positions; counts stay as they are."""

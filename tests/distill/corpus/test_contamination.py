@@ -10,7 +10,7 @@ BENCH = BenchPrompts.from_turns([LONG, "Why?"])
 
 
 @pytest.mark.parametrize(
-    ("said", "found"),
+    ("messages", "found"),
     [
         ([LONG], True),
         (["compose an  ENGAGING travel\nblog post about a recent trip to hawaii"], True),
@@ -22,8 +22,8 @@ BENCH = BenchPrompts.from_turns([LONG, "Why?"])
         ([], False),
     ],
 )
-def test_prompts_are_found(said, found):
-    assert BENCH.match(said) == found
+def test_prompts_are_found(messages, found):
+    assert BENCH.match(messages) == found
 
 
 def test_text_is_normalised():

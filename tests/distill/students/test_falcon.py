@@ -1,4 +1,4 @@
-"""A new drafter, or one to continue from, with what it shares with its target."""
+"""A new drafter, or first to continue from, with what it shares with its target."""
 
 from dataclasses import replace
 
@@ -44,10 +44,10 @@ def same(first, second):
 
 
 def test_a_new_drafter_is_its_seed_s(student):
-    one, again, other = (student(DistillRecipe(network=LINEAR, seed=seed)) for seed in (1, 1, 2))
-    assert same(one, again)
-    assert not same(one, other)
-    assert all(parameter.requires_grad for parameter in one.network.parameters())
+    first, again, other = (student(DistillRecipe(network=LINEAR, seed=seed)) for seed in (1, 1, 2))
+    assert same(first, again)
+    assert not same(first, other)
+    assert all(parameter.requires_grad for parameter in first.network.parameters())
 
 
 def test_it_shares_embedding_and_head_with_its_target(student):
@@ -74,14 +74,14 @@ def test_a_draft_vocabulary_larger_than_the_target_s_is_refused(student):
 
 def test_it_describes_its_size_and_what_its_vocabulary_covers(student):
     samples = student.setup.samples
-    one = student()
-    parameters = sum(parameter.numel() for parameter in one.network.parameters())
+    first = student()
+    parameters = sum(parameter.numel() for parameter in first.network.parameters())
     answers = [t for s in samples for t, answer in zip(s.tokens, s.answer, strict=True) if answer]
-    share = sum(token in one.vocabulary_W for token in answers) / len(answers)
-    _, extended = coverage(samples, one.vocabulary_W)
+    share = sum(token in first.vocabulary_W for token in answers) / len(answers)
+    _, extended = coverage(samples, first.vocabulary_W)
     start = f"drafter: {parameters / 1e6:.2f}M parameters to learn"
     text = f"{start}, a draft vocabulary of 20 that covers {share:.1%} of held-out answers"
-    assert one.describe(samples) == f"{text}, {extended:.1%} with the extra tokens of the text"
+    assert first.describe(samples) == f"{text}, {extended:.1%} with the extra tokens of the text"
     assert share < extended < 1
     assert student(draft_vocab_size=0).describe(samples) == start
 
@@ -129,24 +129,24 @@ def test_no_drafter_there_is_one_line(student, tmp_path):
 
 def test_with_lora_only_the_changes_learn_and_the_seed_draws_them(student, saved):
     recipe = DistillRecipe(network=LINEAR, init_from=str(saved), lora=LoraRecipe(rank=2))
-    one = student(recipe)
+    first = student(recipe)
     torch.rand(5)  # what else was drawn before does not matter
-    assert same(one, student(recipe))
-    assert not same(one, student(replace(recipe, seed=1)))
-    learning = {name for name, parameter in one.network.named_parameters() if parameter.requires_grad}
-    assert learning == {name for name in dict(one.network.named_parameters()) if "lora_" in name}
-    assert one.snapshot().state_dict().keys() == weights(student()).keys()
+    assert same(first, student(recipe))
+    assert not same(first, student(replace(recipe, seed=1)))
+    learning = {name for name, parameter in first.network.named_parameters() if parameter.requires_grad}
+    assert learning == {name for name in dict(first.network.named_parameters()) if "lora_" in name}
+    assert first.snapshot().state_dict().keys() == weights(student()).keys()
 
 
 def test_a_snapshot_is_a_copy_that_no_longer_learns(student):
-    one = student()
-    snapshot = one.snapshot()
+    first = student()
+    snapshot = first.snapshot()
     assert not any(parameter.requires_grad for parameter in snapshot.parameters())
     assert not snapshot.training
-    assert one.network.training
+    assert first.network.training
     with torch.no_grad():
         next(snapshot.parameters()).add_(1)
-    assert not torch.equal(next(snapshot.parameters()), next(one.network.parameters()))
+    assert not torch.equal(next(snapshot.parameters()), next(first.network.parameters()))
 
 
 @pytest.mark.parametrize(("k", "loss_positions"), [(1, 3), (2, 2), (9, 0)])
