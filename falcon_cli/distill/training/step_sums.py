@@ -65,11 +65,12 @@ class StepSums:
         """The sums of all processes, by one reduction of one vector."""
         if accelerator.num_processes == 1:
             return self
+        # One vector, because a reduction costs its latency, not its size.
         return self._unflattened(accelerator.reduce(torch.cat([field.reshape(-1) for field in self._fields()]), "sum"))
 
     @classmethod
     def _unflattened(cls, vector: Tensor) -> "StepSums":
-        # Seven numbers, then two vectors of k.
+        # The order of the fields: seven numbers, then two vectors of k counts.
         return cls(*vector[:7], *vector[7:].chunk(2))
 
     def _fields(self) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""A new drafter, or first to continue from, with what it shares with its target."""
+"""A new drafter, or one to continue from, with what it shares with its target."""
 
 from dataclasses import replace
 
