@@ -1,1 +1,1 @@
-"""`falcon distill`: a drafter learns to say what its target would say."""
+"""`falcon distill` trains a drafter on its target's outputs: a recipe in, a checkpoint with its tree out."""

@@ -1,4 +1,4 @@
-"""What a run will take, before it is begun: texts, disk, memory, steps, and hours by a short trial on this device."""
+"""Estimates a run before it starts: texts, disk, memory, steps, and hours from a short trial on this device."""
 
 import resource
 import sys
@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from falcon_cli.console import duration
-from falcon_cli.distill.corpus.reader import Corpus
 from falcon_cli.distill.corpus.sample import Sample
+from falcon_cli.distill.corpus.split import Corpus
 from falcon_cli.distill.features.batches import Schedule, collate
 from falcon_cli.distill.features.extract import extract
 from falcon_cli.distill.features.source import disk_bytes
@@ -41,17 +41,17 @@ class RunEstimate:
 
     @property
     def features_hours(self) -> float:
-        """Time to read all texts once (0 online: it is part of the training)."""
+        """Hours to read all texts once; 0 for online features, which are part of training."""
         return self.tokens / self.features_per_second / 3600 / self.processes if self.disk_gb else 0.0
 
     @property
     def training_hours(self) -> float:
-        """Time of all steps, the looks at held-out text left out."""
+        """Hours of all steps, without evaluations."""
         seconds = 1 / self.trained_per_second + (0 if self.disk_gb else 1 / self.features_per_second)
         return self.trained_tokens * seconds / 3600 / self.processes
 
     def lines(self) -> list[str]:
-        """For people."""
+        """Lines for the terminal."""
         disk = f"{self.disk_gb:.2f} GB of features on disk" if self.disk_gb else "no features on disk"
         return [
             f"plan: {self.texts:,} texts, {self.tokens:,} tokens ({self.answer_tokens:,} of answers), "
@@ -63,14 +63,14 @@ class RunEstimate:
         ]
 
     def to_json(self) -> dict[str, Any]:
-        """For programs."""
+        """The estimate as JSON."""
         return asdict(self) | {"features_hours": self.features_hours, "training_hours": self.training_hours}
 
 
 def estimate_run(
     recipe: DistillRecipe, target: LoadedTarget, student: Student, corpus: Corpus, steps: int, processes: int
 ) -> RunEstimate:
-    """Size up a run; takes some seconds, for a trial of both halves of the work."""
+    """Estimate a run. This takes a few seconds, for a trial of reading and of training."""
     train = corpus.train
     tokens = sum(map(len, train))
     epoch = Schedule([len(sample) for sample in train], recipe.training.batch_tokens, recipe.seed).steps_of(1)
@@ -94,22 +94,22 @@ def estimate_run(
 def memory_bytes(recipe: DistillRecipe, target: LoadedTarget, student: Student) -> int:
     """Target, drafter with gradients and two moments, and the activations of one forward.
 
-    A position keeps some 24 vectors of the hidden and 5 of the MLP's size for the backward pass, and its row of the
-    attention mask; logits are held a chunk at a time, twice.
+    For the backward pass, a position keeps about 24 vectors of the hidden size, 5 of the MLP's size, and its row of the
+    attention mask. Logits are in memory one chunk at a time, twice.
     """
     config = target.model.model.config
     rows = recipe.training.micro_tokens
     weights = sum(p.numel() * p.element_size() for p in target.model.model.parameters())
-    own = sum(p.numel() for p in student.network.parameters()) * 4 * 4
-    kept = rows * (24 * config.hidden_size + 5 * config.intermediate_size) * 4
+    trained = sum(p.numel() for p in student.network.parameters()) * 4 * 4
+    activations = rows * (24 * config.hidden_size + 5 * config.intermediate_size) * 4
     mask = rows * min(recipe.corpus.max_tokens, rows)
     logits = 2 * min(1024, rows) * len(student.weights.head_WD) * 4
     shared = (student.weights.embedding_VD.numel() + student.weights.head_WD.numel()) * 4
-    return weights + own + kept + mask + logits + shared
+    return weights + trained + activations + mask + logits + shared
 
 
 def peak_memory(device: torch.device) -> int:
-    """Most bytes this process has held so far: of the GPU, or of main memory."""
+    """Peak memory of this process in bytes: on the GPU, or in main memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -119,7 +119,7 @@ def peak_memory(device: torch.device) -> int:
 def _trial(
     recipe: DistillRecipe, target: LoadedTarget, student: Student, train: Sequence[Sample]
 ) -> tuple[float, float]:
-    """Tokens per second of reading and of training, by one small batch each, the first run not counted."""
+    """Tokens per second of reading and of training, measured on one small batch after a warm-up."""
     texts, tokens = [], 0
     for sample in train:
         texts.append(sample)
@@ -127,12 +127,12 @@ def _trial(
         if tokens >= _TRIAL_TOKENS:
             break
     dtype = DTYPES[recipe.cache.dtype]
-    found = dict(extract(target.model, texts[:1], recipe.cache.top, dtype))
+    dict(extract(target.model, texts[:1], recipe.cache.top, dtype))  # warm-up
     began = perf_counter()
-    found = dict(extract(target.model, texts, recipe.cache.top, dtype))
+    features = dict(extract(target.model, texts, recipe.cache.top, dtype))
     reading = tokens / (perf_counter() - began)
     batch = collate(
-        range(len(texts)), [found[number] for number in range(len(texts))], target.model.device, torch.float32
+        range(len(texts)), [features[number] for number in range(len(texts))], target.model.device, torch.float32
     )
     glance = recipe.glance if recipe.csgd else 0.0
     for _ in range(2):

@@ -2,7 +2,7 @@
 
 recipe.yaml       resolved recipe         answers.jsonl     the target's own answers, as they came
 provenance.json   command, versions       features/         what the target says of every text, in shards
-metrics.jsonl     a line a step           held_out.jsonl    a line an evaluation
+metrics.jsonl     a line a step           held_out.jsonl    an evaluation a line
 curves.png        both as a picture       state/            what --resume goes on from
 drafter/          the checkpoint, loadable at any time
 """

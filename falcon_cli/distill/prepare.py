@@ -1,4 +1,4 @@
-"""From the recipe to texts: the corpus is read, and with `answers: target` the target answers its prompts."""
+"""Prepares the texts of a recipe: reads the corpus and, with `answers: target`, lets the target answer its prompts."""
 
 from collections.abc import Iterator, Sequence
 from time import perf_counter
@@ -9,7 +9,8 @@ from accelerate import Accelerator
 from falcon_cli.console import duration, progress, say
 from falcon_cli.distill.corpus.answers import greedy_answers, read_answers, target_answers
 from falcon_cli.distill.corpus.contamination import BenchPrompts
-from falcon_cli.distill.corpus.reader import Corpus, Reader, split
+from falcon_cli.distill.corpus.reader import CorpusReader
+from falcon_cli.distill.corpus.split import Corpus, split
 from falcon_cli.distill.folder import DistillFolder
 from falcon_cli.recipe.distill import DistillRecipe
 from falcon_cli.target.load import LoadedTarget
@@ -22,16 +23,16 @@ _TRIAL_TOKENS = 8
 def prepare(
     recipe: DistillRecipe, target: LoadedTarget, folder: DistillFolder | None, accelerator: Accelerator
 ) -> Corpus:
-    """The texts to learn from and to measure on; without a folder (a dry run) nothing is answered.
+    """The texts to train and to evaluate on; without a folder (a dry run) the target answers nothing.
 
     Raises:
-        FalconError: The corpus cannot be read, or nothing is left of it.
+        FalconError: The corpus cannot be read, or no usable dialogue is left.
     """
-    reader = Reader(recipe.corpus, target.tokenizer, target.stop_ids, BenchPrompts.of(recipe.corpus.exclude))
+    reader = CorpusReader(recipe.corpus, target.tokenizer, target.stop_ids, BenchPrompts.of(recipe.corpus.exclude))
     if recipe.answers == "dataset" or folder is None:
         corpus = split(_counted(reader.texts(), recipe), recipe.corpus, reader.counts)
         if recipe.answers == "target":
-            _foretell(recipe, target, corpus)
+            _estimate_answers(recipe, target, corpus)
     else:
         prompts = _counted(reader.prompts(), recipe)
         world, rank = accelerator.num_processes, accelerator.process_index
@@ -44,17 +45,17 @@ def prepare(
 
 
 def _counted(texts: Iterator[T], recipe: DistillRecipe) -> list[T]:
-    """All of them, under a progress bar."""
-    found = []
+    """All texts, read with a progress bar."""
+    read = []
     with progress("reading dialogues", recipe.corpus.limit, "texts") as bar:
         for text in texts:
-            found.append(text)
+            read.append(text)
             bar.advance()
-    return found
+    return read
 
 
-def _foretell(recipe: DistillRecipe, target: LoadedTarget, corpus: Corpus) -> None:
-    """Say how long the answers will take at most, by a short trial on the shortest prompts."""
+def _estimate_answers(recipe: DistillRecipe, target: LoadedTarget, corpus: Corpus) -> None:
+    """Print how long the answers take at most, estimated by a short trial on the shortest prompts."""
     size, longest_answer = recipe.generation.batch_size, recipe.generation.max_new_tokens
     prompts = sorted((sample.tokens[: sample.answer.index(True)] for sample in corpus.train + corpus.held_out), key=len)
     batches = [prompts[begin : begin + size] for begin in range(0, len(prompts), size)]
@@ -64,13 +65,13 @@ def _foretell(recipe: DistillRecipe, target: LoadedTarget, corpus: Corpus) -> No
     hours = (reading * sum(padded) / padded[0] + answering * longest_answer * len(batches)) / 3600
     rate = len(prompts) * longest_answer / (3600 * hours)
     say(
-        f"plan: {len(prompts):,} prompts to be answered at some {rate:,.0f} tokens/s: {duration(hours)} if every "
-        "answer is as long as it may be; what follows is sized by the corpus' own answers"
+        f"plan: {len(prompts):,} prompts to be answered at about {rate:,.0f} tokens/s: {duration(hours)} if every "
+        "answer has the maximum length; the figures below assume the corpus' answers"
     )
 
 
 def _seconds(target: LoadedTarget, prompts: Sequence[Sequence[int]], tokens: int) -> float:
-    """How long a batch takes for answers of so many tokens."""
+    """Seconds that a batch takes for answers of this many tokens."""
     began = perf_counter()
     for _ in greedy_answers(target, prompts, tokens, len(prompts)):
         pass

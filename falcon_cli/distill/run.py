@@ -1,4 +1,4 @@
-"""`falcon distill` from recipe to drafter: dialogues, answers, features, training, checkpoint, tree."""
+"""Runs `falcon distill` from recipe to drafter: dialogues, answers, features, training, checkpoint, tree."""
 
 import shlex
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from accelerate.utils import parse_flag_from_env
 
 from falcon_cli.console import say
-from falcon_cli.distill.corpus.reader import Corpus
+from falcon_cli.distill.corpus.split import Corpus
 from falcon_cli.distill.estimate import estimate_run, peak_memory
 from falcon_cli.distill.features.batches import Schedule
 from falcon_cli.distill.features.source import (
@@ -27,7 +27,7 @@ from falcon_cli.distill.students.student import Student
 from falcon_cli.distill.students.table import make_student
 from falcon_cli.distill.training.evaluator import Evaluation, HeldOutEvaluator
 from falcon_cli.distill.training.log import read_log
-from falcon_cli.distill.training.optimizer import optimizers
+from falcon_cli.distill.training.optimizer import make_optimizers
 from falcon_cli.distill.training.session import TrainingSession
 from falcon_cli.distill.training.trainer import FeatureSource, Trainer, TrainingTask
 from falcon_cli.errors import UsageError
@@ -43,8 +43,8 @@ def distill(recipe: DistillRecipe, argv: Sequence[str], resume: bool = False, dr
     """Train a drafter and return the summary of the run; with `dry_run`, its plan, and nothing is written.
 
     Raises:
-        FalconError: Anything of the recipe cannot be used, the disk is full, or the loss became no number.
-        KeyboardInterrupt: Ctrl-C; what was done is kept.
+        FalconError: A part of the recipe cannot be used, the disk is full, or the loss became non-finite.
+        KeyboardInterrupt: Ctrl-C; the work so far is saved.
     """
     accelerator = Accelerator(
         mixed_precision=recipe.training.precision, cpu=recipe.target.device == "cpu" or not torch.cuda.is_available()
@@ -61,7 +61,7 @@ def _distilled(
     spread = is_spread(accelerator)
     if spread:
         check_sharded(recipe)
-    folder = None if dry_run else _opened(recipe, argv, resume, accelerator)
+    folder = None if dry_run else _run_folder(recipe, argv, resume, accelerator)
     target = load_target(_on_this_process(recipe, accelerator))
     corpus = prepare(recipe, target, folder, accelerator)
     student = make_student(recipe, target, corpus.train)
@@ -79,7 +79,7 @@ def _distilled(
 
 @dataclass(frozen=True)
 class Job:
-    """Everything a run needs once it is planned."""
+    """Everything that a planned run needs."""
 
     recipe: DistillRecipe
     target: LoadedTarget
@@ -92,7 +92,7 @@ class Job:
     def of(
         cls, recipe: DistillRecipe, target: LoadedTarget, corpus: Corpus, student: Student, accelerator: Accelerator
     ) -> "Job":
-        """Size up; a cache that would be too large is refused here.
+        """Determine the number of steps, and refuse a cache that would be too large.
 
         Raises:
             FalconError: The features exceed `cache.max_gb`.
@@ -104,7 +104,7 @@ class Job:
         return cls(recipe, target, corpus, student, accelerator, training.steps or schedule.steps_of(training.epochs))
 
     def run(self, folder: DistillFolder, argv: Sequence[str]) -> dict[str, Any]:
-        """Features, training, the last look; returns the summary."""
+        """Compute features, train, evaluate; returns the summary."""
         evaluations: list[Evaluation] = []
         evaluator = HeldOutEvaluator(
             self.target,
@@ -123,11 +123,11 @@ class Job:
             self._save(folder, step, tree, argv)
 
         session = TrainingSession(folder, self.student.network, measure, checkpoint)
-        trainer = Trainer(self._course(folder), self.student.network, self._optimizers(), self.accelerator)
+        trainer = Trainer(self._task(folder), self.student.network, self._optimizers(), self.accelerator)
         rate = session.run(trainer)
         return self._summary(folder, rate)
 
-    def _course(self, folder: DistillFolder) -> TrainingTask:
+    def _task(self, folder: DistillFolder) -> TrainingTask:
         train = self.corpus.train
         texts: FeatureSource
         if self.recipe.features == "disk":
@@ -145,10 +145,10 @@ class Job:
         )
 
     def _optimizers(self) -> list[torch.optim.Optimizer]:
-        return optimizers(self.student.network, self.recipe.training)
+        return make_optimizers(self.student.network, self.recipe.training)
 
     def _save(self, folder: DistillFolder, step: int, tree: TreeShape, argv: Sequence[str]) -> None:
-        """The checkpoint with its card and the tree that served the last held-out look best."""
+        """Save the checkpoint with its card and the best tree of the last evaluation."""
         origin = provenance(argv)
         evaluations = read_log(folder.held_out)
         last = evaluations[-1] if evaluations else {}
@@ -172,17 +172,17 @@ class Job:
         }
         made_by = {"steps": step, "tau_foreseen": last.get("tau_foreseen"), "from": "falcon distill, held-out ranks"}
         stored = StoredTree(self.student.k, tree, made_by)
-        self.student.save(folder.path / self.student.artifact, self.target, training, stored)
+        self.student.save(folder.path / self.student.saved_as, self.target, training, stored)
 
     def _summary(self, folder: DistillFolder, rate: float) -> dict[str, Any]:
         steps, evaluations = read_log(folder.metrics), read_log(folder.held_out)
         peak = peak_memory(self.target.model.device)
         say(f"trained {self.steps:,} steps at {rate:,.0f} tokens/s; peak memory {peak / 1e9:.2f} GB")
-        made = folder.path / self.student.artifact
-        say(f"the {self.student.artifact.replace('-', ' ')} is in {made}: falcon bench {self.student.usage(made)}")
+        saved = folder.path / self.student.saved_as
+        say(f"the {self.student.saved_as.replace('-', ' ')} is in {saved}: falcon bench {self.student.usage(saved)}")
         return {
             "method": self.recipe.method,
-            "drafter": str(made),
+            "drafter": str(saved),
             "steps": self.steps,
             "loss": steps[-1]["loss"] if steps else None,
             "held_out": evaluations[-1] if evaluations else None,
@@ -197,10 +197,10 @@ def is_spread(accelerator: Accelerator) -> bool:
 
 
 def check_sharded(recipe: DistillRecipe) -> None:
-    """Refuse what processes that share one target cannot do each at its own pace.
+    """Refuse settings that processes cannot run independently while they share one target.
 
     Raises:
-        UsageError: Names the settings.
+        UsageError: The recipe has such a setting; the message names them all.
     """
     wrong = {
         "answers: dataset": recipe.answers != "dataset",
@@ -211,8 +211,8 @@ def check_sharded(recipe: DistillRecipe) -> None:
         raise UsageError(f"a target spread over processes (FSDP) only reads texts: set {', '.join(needed)}")
 
 
-def _opened(recipe: DistillRecipe, argv: Sequence[str], resume: bool, accelerator: Accelerator) -> DistillFolder:
-    """The run folder; with several processes the first one opens it and the others follow."""
+def _run_folder(recipe: DistillRecipe, argv: Sequence[str], resume: bool, accelerator: Accelerator) -> DistillFolder:
+    """The run folder; of several processes, the main one creates it and the others wait."""
     main = accelerator.is_main_process
     folder = DistillFolder.open(recipe, argv, resume) if main else DistillFolder(Path(recipe.out))
     accelerator.wait_for_everyone()
@@ -220,9 +220,9 @@ def _opened(recipe: DistillRecipe, argv: Sequence[str], resume: bool, accelerato
 
 
 def _on_this_process(recipe: DistillRecipe, accelerator: Accelerator) -> Any:
-    """The target's recipe, on the GPU that accelerate gave this process; to be spread, it goes to main memory first.
+    """The target's recipe, on the GPU that accelerate gave this process; a target to be sharded is loaded on the CPU.
 
-    Whole texts are read here, by transformers' own layers: kernels for few rows stay out.
+    Whole texts are read, so transformers' layers are used and not the kernels, which are made for few rows.
     """
     target = replace(recipe.target, kernels="torch", quantize="none")
     if is_spread(accelerator):

@@ -186,7 +186,7 @@ def test_a_truncated_shard_is_named_and_made_anew(falcon, words, tmp_path):
     shard.write_bytes(whole[:-100])
     again = falcon(*words(), "--resume")
     assert again.code == 0
-    assert f"{shard.name} is damaged or cut short: it is made anew" in again.err
+    assert f"{shard.name} is damaged or cut short: it is computed again" in again.err
     assert shard.read_bytes() == whole
 
 

@@ -1,4 +1,4 @@
-"""A tiny target, a few texts and a course to train on, shared by the tests of distillation."""
+"""A tiny target, a few texts and a training task, shared by the tests of distillation."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from falcon_cli.distill.corpus.sample import Sample
 from falcon_cli.distill.features.extract import extract
 from falcon_cli.distill.students.table import make_student
-from falcon_cli.distill.training.optimizer import optimizers
+from falcon_cli.distill.training.optimizer import make_optimizers
 from falcon_cli.distill.training.trainer import Trainer, TrainingTask
 from falcon_cli.recipe.distill import DistillRecipe, LossRecipe, NetworkRecipe, TrainingRecipe
 from falcon_cli.target.load import LoadedTarget
@@ -43,7 +43,7 @@ class TrainingSetup:
     features: InMemory
 
     def trainer(self, accelerator: Accelerator | None = None) -> Trainer:
-        """A trainer of this pupil."""
+        """A trainer of this student."""
         task = TrainingTask(
             self.recipe,
             self.student,
@@ -52,8 +52,8 @@ class TrainingSetup:
             [self.student.loss_positions(sample.answer) for sample in self.samples],
             self.recipe.training.steps,
         )
-        made = optimizers(self.student.network, self.recipe.training)
-        return Trainer(task, self.student.network, made, accelerator or Accelerator(cpu=True))
+        optimizers = make_optimizers(self.student.network, self.recipe.training)
+        return Trainer(task, self.student.network, optimizers, accelerator or Accelerator(cpu=True))
 
     def trained(self, steps: int) -> list[float]:
         """The losses of the first steps."""
@@ -68,25 +68,25 @@ def texts(count: int = 12, seed: int = 0) -> list[Sample]:
     def number(low: int, high: int) -> int:
         return int(torch.randint(low, high, (), generator=draw))
 
-    made = []
+    samples = []
     for text in range(count):
         answer: list[bool] = []
         for _ in range(1 + text % 2):
             answer += [False] * number(2, 6) + [True] * number(4, 14)
         tokens = torch.randint(VOCAB, (len(answer),), generator=draw).tolist()
-        made.append(Sample(f"text-{text}", tuple(tokens), tuple(answer)))
-    return made
+        samples.append(Sample(f"text-{text}", tuple(tokens), tuple(answer)))
+    return samples
 
 
 @pytest.fixture(scope="session")
 def tiny_target(tiny_model: Callable[..., Any], byte_tokenizer: Any) -> LoadedTarget:
-    """A tiny random Llama in fp32 with the loaded target's face."""
+    """A tiny random Llama in fp32, as a loaded target."""
     return LoadedTarget("tiny", TargetModel(tiny_model(dtype=torch.float32)), byte_tokenizer, frozenset({2}), "fp32")
 
 
 @pytest.fixture
 def training_setup(tiny_target: LoadedTarget) -> Callable[..., TrainingSetup]:
-    """Build one: `training_setup(k=2, csgd=False, draft_vocab_size=20, steps=10)`."""
+    """Build a setup: `training_setup(k=2, csgd=False, draft_vocab_size=20, steps=10)`."""
 
     def build(
         k: int = 2,
@@ -95,7 +95,7 @@ def training_setup(tiny_target: LoadedTarget) -> Callable[..., TrainingSetup]:
         draft_vocab_size: int = 0,
         micro_tokens: int = 512,
         optimizer: Any = "adamw",
-        **own: Any,
+        **changes: Any,
     ) -> TrainingSetup:
         training = TrainingRecipe(
             steps=steps,
@@ -109,11 +109,13 @@ def training_setup(tiny_target: LoadedTarget) -> Callable[..., TrainingSetup]:
         recipe = replace(
             DistillRecipe(loss=LossRecipe(0.1, 1.0, 0.1), training=training),
             network=NetworkRecipe(k=k, mixer=mixer, draft_vocab_size=draft_vocab_size),
-            **own,
+            **changes,
         )
         samples = texts()
-        found = dict(extract(tiny_target.model, samples, 8, torch.float32))
+        features = dict(extract(tiny_target.model, samples, 8, torch.float32))
         student = make_student(recipe, tiny_target, samples)
-        return TrainingSetup(recipe, tiny_target, samples, student, InMemory([found[n] for n in range(len(samples))]))
+        return TrainingSetup(
+            recipe, tiny_target, samples, student, InMemory([features[n] for n in range(len(samples))])
+        )
 
     return build

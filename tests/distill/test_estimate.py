@@ -3,25 +3,25 @@
 import pytest
 import torch
 
-from falcon_cli.distill.corpus.reader import Corpus
+from falcon_cli.distill.corpus.split import Corpus
 from falcon_cli.distill.estimate import estimate_run, memory_bytes, peak_memory
 from falcon_cli.distill.features.extract import bytes_a_token
 
 
-def plan_of(room, **more):
+def plan_of(setup, **more):
     return estimate_run(
-        room.recipe, room.target, room.student, Corpus(room.samples, room.samples[:2]), steps=10, processes=1
+        setup.recipe, setup.target, setup.student, Corpus(setup.samples, setup.samples[:2]), steps=10, processes=1
     )
 
 
 def test_a_plan_counts_texts_tokens_and_disk(training_setup):
-    room = training_setup()
-    plan = plan_of(room)
-    tokens = sum(map(len, room.samples))
+    setup = training_setup()
+    plan = plan_of(setup)
+    tokens = sum(map(len, setup.samples))
     assert (plan.texts, plan.tokens, plan.held_out, plan.steps) == (12, tokens, 2, 10)
-    assert plan.answer_tokens == sum(sample.answer_tokens for sample in room.samples)
-    assert plan.disk_gb == pytest.approx(tokens * bytes_a_token(32, room.recipe.cache.top) / 1e9)
-    assert plan.trained_tokens == pytest.approx(tokens * 10 / len(room.trainer().schedule.epoch(0)), abs=1)
+    assert plan.answer_tokens == sum(sample.answer_tokens for sample in setup.samples)
+    assert plan.disk_gb == pytest.approx(tokens * bytes_a_token(32, setup.recipe.cache.top) / 1e9)
+    assert plan.trained_tokens == pytest.approx(tokens * 10 / len(setup.trainer().schedule.epoch(0)), abs=1)
     assert plan.features_per_second > 0 < plan.trained_per_second
     assert plan.to_json()["training_hours"] == plan.training_hours > 0
 
@@ -34,11 +34,11 @@ def test_online_features_take_no_disk_and_their_time_is_training_s(training_setu
 
 
 def test_the_trial_leaves_the_drafter_as_it_was(training_setup):
-    room = training_setup()
-    before = [parameter.clone() for parameter in room.student.network.parameters()]
-    plan_of(room)
-    assert all(torch.equal(a, b) for a, b in zip(before, room.student.network.parameters(), strict=True))
-    assert all(parameter.grad is None for parameter in room.student.network.parameters())
+    setup = training_setup()
+    before = [parameter.clone() for parameter in setup.student.network.parameters()]
+    plan_of(setup)
+    assert all(torch.equal(a, b) for a, b in zip(before, setup.student.network.parameters(), strict=True))
+    assert all(parameter.grad is None for parameter in setup.student.network.parameters())
 
 
 def test_memory_grows_with_the_size_of_a_forward_not_of_the_batch(training_setup):

@@ -1,4 +1,4 @@
-"""A run folder is begun once, and gone on with only by the same recipe."""
+"""A run folder is created once, and continued only by the same recipe."""
 
 import json
 from dataclasses import replace
@@ -19,7 +19,7 @@ def recipe(tmp_path):
     return DistillRecipe(out=str(tmp_path / "runs" / "one"), training=TrainingRecipe(steps=7), seed=3)
 
 
-def test_a_fresh_folder_tells_what_was_asked_and_from_where(recipe):
+def test_a_fresh_folder_records_recipe_and_command(recipe):
     folder = DistillFolder.open(recipe, ARGV, resume=False)
     assert load_recipe(DistillRecipe, folder.path / "recipe.yaml") == recipe
     assert json.loads((folder.path / "provenance.json").read_text())["command"] == ["falcon", *ARGV[1:]]

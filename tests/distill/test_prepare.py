@@ -1,4 +1,4 @@
-"""From recipe to texts."""
+"""The texts of a recipe, with the corpus' answers or the target's."""
 
 import json
 from dataclasses import replace
@@ -17,7 +17,7 @@ from falcon_cli.target.load import load_target
 
 
 @pytest.fixture
-def ready(chat_target, tmp_path):
+def inputs(chat_target, tmp_path):
     """(recipe, target, folder) for six short dialogues."""
     path = tmp_path / "corpus.jsonl"
     reply = {"role": "assistant", "content": "one, two"}
@@ -29,8 +29,8 @@ def ready(chat_target, tmp_path):
     return DistillRecipe(corpus=corpus, generation=AnswersRecipe(8, 4)), target, DistillFolder(Path(tmp_path))
 
 
-def test_the_corpus_own_answers_are_taken(ready, capsys):
-    recipe, target, folder = ready
+def test_the_corpus_own_answers_are_taken(inputs, capsys):
+    recipe, target, folder = inputs
     corpus = prepare(recipe, target, folder, Accelerator(cpu=True))
     assert (len(corpus.train), len(corpus.held_out)) == (4, 2)
     assert "one, two" in target.tokenizer.decode(corpus.train[0].tokens)
@@ -38,8 +38,8 @@ def test_the_corpus_own_answers_are_taken(ready, capsys):
     assert "corpus: 4 texts" in capsys.readouterr().err
 
 
-def test_the_target_s_answers_are_made_and_kept(ready):
-    recipe, target, folder = ready
+def test_the_target_s_answers_are_made_and_kept(inputs):
+    recipe, target, folder = inputs
     recipe = replace(recipe, answers="target")
     corpus = prepare(recipe, target, folder, Accelerator(cpu=True))
     assert len(corpus.train) == 4
@@ -50,20 +50,20 @@ def test_the_target_s_answers_are_made_and_kept(ready):
     assert folder.answers.read_bytes() == before
 
 
-def test_a_dry_run_foretells_the_answers_and_makes_none(ready, capsys):
-    recipe, target, folder = ready
+def test_a_dry_run_estimates_the_answers_and_makes_none(inputs, capsys):
+    recipe, target, folder = inputs
     corpus = prepare(replace(recipe, answers="target"), target, None, Accelerator(cpu=True))
     assert len(corpus.train) == 4
-    assert "6 prompts to be answered at some" in capsys.readouterr().err
+    assert "6 prompts to be answered at about" in capsys.readouterr().err
     assert not folder.answers.exists()
 
 
-def test_reading_prompts_and_answering_them_are_foretold_each_by_itself(ready, capsys, monkeypatch):
+def test_reading_prompts_and_answering_them_are_estimated_separately(inputs, capsys, monkeypatch):
     """Two batches of six prompts alike, four and two: 10 s to read four, 2 s a token."""
-    recipe, target, _ = ready
+    recipe, target, _ = inputs
     recipe = replace(recipe, answers="target", generation=AnswersRecipe(max_new_tokens=100, batch_size=4))
     monkeypatch.setattr(module, "_seconds", lambda target, prompts, tokens: 10 + 2 * (tokens - 1))
     prepare(recipe, target, None, Accelerator(cpu=True))
     seconds = 10 * 6 / 4 + 2 * 100 * 2
-    told = f"6 prompts to be answered at some {6 * 100 / seconds:,.0f} tokens/s: {duration(seconds / 3600)} if every"
-    assert told in capsys.readouterr().err
+    line = f"6 prompts to be answered at about {6 * 100 / seconds:,.0f} tokens/s: {duration(seconds / 3600)} if every"
+    assert line in capsys.readouterr().err

@@ -1,1 +1,1 @@
-"""Dialogues in, samples out: read, filtered, rendered in the target's template, answered by the target if asked to."""
+"""Dialogues in, samples out: filtered, rendered in the target's template, with the target's answers if requested."""

@@ -1,15 +1,17 @@
-"""The target answers the corpus' prompts itself, greedily: many at a time, written as they come.
+"""The target's greedy answers to the corpus' prompts: computed in batches, written as each one ends.
 
-    {"id": "abc/0", "prompt_ids": [...], "response_ids": [...]}       the end-of-turn token included, where it came
+    {"id": "abc/0", "prompt_ids": [...], "response_ids": [...]}       with the end-of-turn token, if it was reached
 
-Prompts of like length make a batch, padded on the left; a row that has ended leaves it, and when some have left,
-further prompts take their places:
+Prompts of similar length make a batch, padded on the left. A row that has ended leaves the batch, and once a quarter of
+the rows is free, further prompts fill them:
 
     . . q q a a a a        q  a prompt's token
     . q q q a a a END  →   . . . q q q a a        a  an answer's
     q q q q a a a a        . q q q q a a a        .  padding, cut off where every row has it
 
-A kill loses the answers begun: their prompts are asked again. Shapes: B rows of the batch, S positions.
+A kill loses the unfinished answers; a resumed run computes them again.
+
+Shapes: B rows of the batch, L positions of the prompts, S cache slots.
 """
 
 import json
@@ -34,7 +36,7 @@ from falcon_cli.target.load import LoadedTarget
 
 _PAD = 0
 _PARTS = 4
-"""Further prompts are taken in when this part of the rows is free."""
+"""Further prompts are read when one row in this many is free."""
 
 
 def target_answers(
@@ -45,31 +47,31 @@ def target_answers(
     rank: int = 0,
     world: int = 1,
 ) -> None:
-    """Answer this process's share of the prompts that no file holds yet.
+    """Answer this process's share of the prompts that no file answers yet.
 
     Args:
-        target: Who answers.
+        target: The model that answers.
         prompts: All prompts, the same in every process.
         recipe: Length and batch size.
-        path: JSON lines file; process n > 0 writes to its own, `answers.n.jsonl`.
-        rank: This process.
-        world: How many there are.
+        path: JSON lines file; process n > 0 writes to `answers.n.jsonl`.
+        rank: Number of this process.
+        world: Number of processes.
 
     Raises:
         FalconError: The disk is full.
     """
-    known = read_answers(path, prompts)
-    todo = [prompt for prompt in prompts[rank::world] if prompt.id not in known]
+    answered = read_answers(path, prompts)
+    todo = [prompt for prompt in prompts[rank::world] if prompt.id not in answered]
     if not todo:
         return
     todo.sort(key=lambda prompt: len(prompt.tokens))
-    mine = path if rank == 0 else path.with_suffix(f".{rank}.jsonl")
+    file = path if rank == 0 else path.with_suffix(f".{rank}.jsonl")
     began, tokens = perf_counter(), 0
     answers = greedy_answers(target, [prompt.tokens for prompt in todo], recipe.max_new_tokens, recipe.batch_size)
     with progress("answering", len(todo), "prompts") as bar, disk_errors(path.parent):
         for number, reply in answers:
             prompt = todo[number]
-            append_line(mine, json.dumps({"id": prompt.id, "prompt_ids": list(prompt.tokens), "response_ids": reply}))
+            append_line(file, json.dumps({"id": prompt.id, "prompt_ids": list(prompt.tokens), "response_ids": reply}))
             tokens += len(reply)
             bar.advance()
             bar.update(note=f"{tokens / (perf_counter() - began):,.0f} tokens/s")
@@ -78,9 +80,9 @@ def target_answers(
 
 
 def read_answers(path: Path, prompts: Iterable[CorpusPrompt]) -> dict[str, tuple[int, ...]]:
-    """Answers to these very prompts, from the files of all processes; a line cut short is left out."""
+    """Answers to exactly these prompts, from the files of all processes; an incomplete line is left out."""
     asked = {prompt.id: prompt.tokens for prompt in prompts}
-    found: dict[str, tuple[int, ...]] = {}
+    answers: dict[str, tuple[int, ...]] = {}
     for file in [path, *sorted(path.parent.glob(f"{path.stem}.*.jsonl"))]:
         for record in json_lines(file):
             try:
@@ -88,26 +90,26 @@ def read_answers(path: Path, prompts: Iterable[CorpusPrompt]) -> dict[str, tuple
             except (KeyError, TypeError):
                 continue
             if asked.get(name) == prompt:
-                found[name] = reply
-    return found
+                answers[name] = reply
+    return answers
 
 
 @dataclass
 class _Batch:
-    """Rows still being answered."""
+    """Rows whose answers have not ended."""
 
     rows: list[int]
-    """Which prompt each row answers."""
+    """Number of the prompt that each row answers."""
     seen_BS: Tensor
     """1 where a row has a token, 0 for padding."""
     position_B: Tensor
     token_B: Tensor
-    """The newest tokens, not read yet."""
+    """The newest tokens, not in the cache yet."""
     cache: Any
 
     @classmethod
     def empty(cls, device: torch.device) -> "_Batch":
-        """Without rows."""
+        """A batch without rows."""
         nothing_B = torch.empty(0, dtype=torch.long, device=device)
         return cls([], nothing_B[:, None], nothing_B, nothing_B, DynamicCache())
 
@@ -116,13 +118,13 @@ class _Batch:
 def greedy_answers(
     target: LoadedTarget, prompts: Sequence[Sequence[int]], max_new_tokens: int, rows: int
 ) -> Iterator[tuple[int, list[int]]]:
-    """The target's greedy answers as they end, each with its prompt's number.
+    """The target's greedy answers in the order in which they end, each with its prompt's number.
 
     Args:
-        target: Who answers.
-        prompts: At best of ascending length.
-        max_new_tokens: Where an answer ends that no stop token ends (kept) before.
-        rows: Prompts answered side by side.
+        target: The model that answers.
+        prompts: Token ids; ascending lengths need the least padding.
+        max_new_tokens: An answer ends here, or after its first stop token.
+        rows: Prompts answered at the same time.
     """
     waiting = iter(enumerate(prompts))
     replies: dict[int, list[int]] = {}
@@ -133,8 +135,8 @@ def greedy_answers(
         full = len(reply) >= max_new_tokens or len(prompts[row]) + len(reply) >= limit
         return full or reply[-1] in target.stop_ids
 
-    def heard(batch: _Batch) -> list[int]:
-        """Note the rows' new tokens; returns the rows that end with them and takes them out of the batch."""
+    def take_ended(batch: _Batch) -> list[int]:
+        """Append the new tokens to the replies; take the rows that end with them out of the batch, and return them."""
         for row, token in zip(batch.rows, batch.token_B.tolist(), strict=True):
             replies.setdefault(row, []).append(token)
         done = [row for row in batch.rows if ended(row)]
@@ -146,14 +148,16 @@ def greedy_answers(
         batch = _Batch.empty(target.model.device)
         while True:
             free = rows - len(batch.rows)
-            next_ones = list(islice(waiting, free)) if free >= max(1, rows // _PARTS) else []
-            if next_ones:
-                fresh = _prefilled(target, model, dict(next_ones))
-                done = heard(fresh)
+            # Reading a prompt costs a forward in which the running rows wait, so it is done for several at once.
+            next_prompts = list(islice(waiting, free)) if free >= max(1, rows // _PARTS) else []
+            if next_prompts:
+                # The first tokens come with the reading; a row that ends with its first never joins the batch.
+                fresh = _prefilled(target, model, dict(next_prompts))
+                done = take_ended(fresh)
                 _join(batch, fresh)
             elif batch.rows:
                 _advance(target, model, batch)
-                done = heard(batch)
+                done = take_ended(batch)
             else:
                 return
             for row in done:
@@ -161,13 +165,14 @@ def greedy_answers(
 
 
 def _prefilled(target: LoadedTarget, model: Any, prompts: dict[int, Sequence[int]]) -> _Batch:
-    """Read prompts, padded on the left, and choose the first tokens."""
+    """Read prompts, padded on the left, and choose each answer's first token."""
     longest, device = max(map(len, prompts.values())), target.model.device
     tokens_BL = torch.full((len(prompts), longest), _PAD, device=device)
     seen_BS = torch.zeros(len(prompts), longest, dtype=torch.long, device=device)
     for place, prompt in enumerate(prompts.values()):
         tokens_BL[place, longest - len(prompt) :] = torch.tensor(prompt)
         seen_BS[place, longest - len(prompt) :] = 1
+    # Positions count real tokens only, so a row's rotary embedding does not depend on its padding.
     position_BL = (seen_BS.cumsum(-1) - 1).clamp_min(0)
     cache = DynamicCache()
     token_B = _choose(target, model, tokens_BL, seen_BS, position_BL, cache)
@@ -175,6 +180,7 @@ def _prefilled(target: LoadedTarget, model: Any, prompts: dict[int, Sequence[int
 
 
 def _advance(target: LoadedTarget, model: Any, batch: _Batch) -> None:
+    """Read every row's newest token and choose the next."""
     batch.seen_BS = torch.cat([batch.seen_BS, torch.ones_like(batch.seen_BS[:, :1])], -1)
     batch.position_B = batch.position_B + 1
     batch.token_B = _choose(
@@ -185,38 +191,41 @@ def _advance(target: LoadedTarget, model: Any, batch: _Batch) -> None:
 def _choose(target: LoadedTarget, model: Any, tokens: Tensor, seen: Tensor, position: Tensor, cache: Any) -> Tensor:
     """The next token of every row, from the LM head at the last position only."""
     decoder = model.get_decoder()
-    held = {cache_argument(decoder): cache}
-    hidden = decoder(input_ids=tokens, attention_mask=seen, position_ids=position, use_cache=True, **held)
+    cache_option = {cache_argument(decoder): cache}
+    hidden = decoder(input_ids=tokens, attention_mask=seen, position_ids=position, use_cache=True, **cache_option)
     best: Tensor = target.model.head(hidden.last_hidden_state[:, -1]).argmax(-1)
     return best
 
 
 def _keep(batch: _Batch, places: list[int]) -> None:
-    """Leave the other rows behind, and positions at which only they had a token."""
+    """Keep only these rows, and cut off the leading positions that are padding in all of them."""
     index = torch.tensor(places, dtype=torch.long, device=batch.token_B.device)
     batch.rows = [batch.rows[place] for place in places]
     batch.position_B, batch.token_B = batch.position_B[index], batch.token_B[index]
     batch.seen_BS = batch.seen_BS[index]
+    # Every row ends at the right edge, so what all rows lack is a prefix: it begins at the longest row's first token.
     begin = int(batch.seen_BS.any(0).long().argmax()) if places else batch.seen_BS.shape[1]
     batch.seen_BS = batch.seen_BS[:, begin:]
+    # The cache has one slot per column of `seen`, and is cut with it.
     for layer in batch.cache.layers:
         layer.keys, layer.values = layer.keys[index, :, begin:], layer.values[index, :, begin:]
 
 
 def _join(batch: _Batch, fresh: _Batch) -> None:
-    """Put other rows below, the shorter ones padded on the left."""
+    """Add the rows of another batch; the shorter batch is padded on the left."""
     if not fresh.rows or not batch.rows:
         vars(batch).update(vars(fresh) if fresh.rows else {})
         return
     length = max(batch.seen_BS.shape[1], fresh.seen_BS.shape[1])
 
-    def joined(mine: Tensor, its: Tensor, dim: int) -> Tensor:
-        zeros = (0, 0) * (mine.dim() - 1 - dim)
-        return torch.cat([pad(one, (*zeros, length - one.shape[dim], 0)) for one in (mine, its)])
+    def joined(old: Tensor, new: Tensor, dim: int) -> Tensor:
+        # `pad` counts dimensions from the last one: none of those after `dim` is padded, `dim` only in front.
+        after = (0, 0) * (old.dim() - 1 - dim)
+        return torch.cat([pad(rows, (*after, length - rows.shape[dim], 0)) for rows in (old, new)])
 
     batch.rows += fresh.rows
     batch.position_B = torch.cat([batch.position_B, fresh.position_B])
     batch.token_B = torch.cat([batch.token_B, fresh.token_B])
     batch.seen_BS = joined(batch.seen_BS, fresh.seen_BS, 1)
-    for mine, its in zip(batch.cache.layers, fresh.cache.layers, strict=True):
-        mine.keys, mine.values = joined(mine.keys, its.keys, 2), joined(mine.values, its.values, 2)
+    for old, new in zip(batch.cache.layers, fresh.cache.layers, strict=True):
+        old.keys, old.values = joined(old.keys, new.keys, 2), joined(old.values, new.values, 2)

@@ -1,12 +1,12 @@
-"""Dialogues to learn from, wherever they lie.
+"""Reads dialogues from files of several forms, and from the hub.
 
     ShareGPT's JSON    [{"id": ..., "conversations": [{"from": "human", "value": ...}, ...]}, ...]
     JSON lines         {"messages": [{"role": "user", "content": ...}, ...]}
                        {"conversations": [...]}
-                       {"id": ..., "prompt_ids": [...], "response_ids": [...]}     token ids of the target's own
+                       {"id": ..., "prompt_ids": [...], "response_ids": [...]}     token ids of the target's tokenizer
     Parquet, hub       rows with one of the same columns
 
-A file that breaks off in mid-record gives what is whole, and a warning.
+A file that is cut off within a record gives its complete records, and a warning.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ class Dialogue:
 
 
 def read_dialogues(recipe: CorpusRecipe) -> Iterator[Dialogue]:
-    """All dialogues of all sources, one by one; later ones of the same id are numbered: `id#2`.
+    """All dialogues of all sources, one by one; a repeated id is numbered: `id#2`.
 
     Raises:
-        FalconError: A source cannot be found or read, or a record has none of the forms (its line is named).
+        FalconError: A source cannot be found or read, or a record has none of the forms (the message names its line).
     """
     seen: Counter[str] = Counter()
     for source in recipe.sources:
@@ -93,7 +93,7 @@ def _rows(name: str, kind: str, options: dict[str, Any]) -> Iterator[Dialogue]:
 
     try:
         rows = iter(load_dataset(kind, streaming=True, **options))
-    except Exception as error:  # not there, unreachable, no such split: one line for all of them
+    except Exception as error:  # not found, unreachable, no such split: one message covers them all
         raise FalconError(
             f"corpus {name} cannot be loaded ({first_line(error)}); give a local file, or check name and split"
         ) from error
@@ -111,7 +111,7 @@ def _rows(name: str, kind: str, options: dict[str, Any]) -> Iterator[Dialogue]:
 
 
 def _jsonl(path: Path) -> Iterator[Dialogue]:
-    """A line a dialogue; the last line may be cut short."""
+    """One dialogue per line; the last line may be cut short."""
     broken: FalconError | None = None
     for number, line in _lines(path):
         if broken is not None:
@@ -125,7 +125,7 @@ def _jsonl(path: Path) -> Iterator[Dialogue]:
             continue
         yield _dialogue(record, str(path), number)
     if broken is not None:
-        warn(f"{path.name} is cut off in its last line: the whole ones are used")
+        warn(f"{path.name} is cut off in its last line: the complete ones are used")
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -133,7 +133,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
             yield from enumerate(stream, start=1)
     except (EOFError, zlib.error):
-        warn(f"{path.name} is cut off: its whole lines are used")
+        warn(f"{path.name} is cut off: its complete lines are used")
     except OSError as error:
         raise FalconError(f"cannot read {path}: {error.strerror or error}") from error
 
@@ -146,7 +146,7 @@ def _dialogue(record: Any, source: str, number: int) -> Dialogue:
     if "prompt_ids" in record and "response_ids" in record:
         return Dialogue(name, (), _ids(record["prompt_ids"], where), _ids(record["response_ids"], where))
     for field, speaker, text in (("messages", "role", "content"), ("conversations", "from", "value")):
-        if field in record:  # a slash would mark a turn: HumanEval/12 is no turn of "HumanEval"
+        if field in record:  # a slash marks a turn, but HumanEval/12 is not a turn of "HumanEval"
             return Dialogue(name.replace("/", "_"), tuple(_messages(record[field], field, speaker, text, where)))
     fields = ", ".join(f'"{field}"' for field in list(record)[:8]) or "none"
     raise FalconError(f"{where}: it has the fields {fields}; a dialogue needs {_FORMS}")

@@ -1,8 +1,8 @@
-"""Dialogues become texts to learn from: rendered, cut, filtered, split; what was left out is counted by reason.
+"""Turns dialogues into samples: filters, renders and cuts them, and counts what is left out by reason.
 
-A text is what the target would read in a conversation: the chat template's prompt before an answer, the answer, the
-end-of-turn token, the template's words up to the next answer, and so on. Only answers bear a loss. Where a template
-renders earlier turns otherwise than they were said, the text ends before the turn at which it does.
+A sample is what the target would read in a conversation: the chat template's prompt before an answer, the answer, the
+end-of-turn token, the template's text up to the next answer, and so on. Only answers bear a loss. If a template renders
+an earlier turn differently from how it was read, the sample ends before that turn.
 """
 
 import hashlib
@@ -28,40 +28,22 @@ _HALF = re.compile("[\ud800-\udfff]")
 
 @dataclass(frozen=True)
 class CorpusPrompt:
-    """What the target is to answer."""
+    """A prompt for the target to answer."""
 
     id: str
     """Dialogue and turn: `dialogue/0`."""
     tokens: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class Corpus:
-    """Texts to learn from and texts to measure on."""
-
-    train: list[Sample]
-    held_out: list[Sample]
-    counts: Counter[str] = field(default_factory=Counter)
-    """Why dialogues were left out or cut, and how many."""
-
-    def summary(self) -> str:
-        """One line for people."""
-        tokens = sum(sample.answer_tokens for sample in self.train)
-        left = ", ".join(f"{count:,} {reason}" for reason, count in self.counts.most_common()) or "nothing left out"
-        return (
-            f"corpus: {len(self.train):,} texts with {tokens:,} answer tokens, {len(self.held_out)} held out ({left})"
-        )
-
-
 @dataclass
-class Reader:
-    """Reads dialogues by a recipe, counting what it leaves out.
+class CorpusReader:
+    """Reads dialogues as a recipe asks, and counts what it leaves out.
 
     Args:
         recipe: Filters and cuts.
         tokenizer: The target's.
         stop_ids: Tokens that end an answer.
-        bench: Prompts that must not be learned.
+        bench: Prompts of benchmarks, which must not be trained on.
     """
 
     recipe: CorpusRecipe
@@ -71,32 +53,32 @@ class Reader:
     counts: Counter[str] = field(default_factory=Counter)
 
     def texts(self) -> Iterator[Sample]:
-        """The dialogues with the corpus' own answers."""
+        """The dialogues with the corpus' answers."""
         for dialogue in self._dialogues():
             if dialogue.prompt_ids:
-                yield from self._given(dialogue)
+                yield from self._from_ids(dialogue)
                 continue
             tokens: list[int] = []
             answer: list[bool] = []
             asked = 0
-            for prompt, said in self._turns(dialogue):
+            for prompt, text in self._turns(dialogue):
                 if prompt[: len(tokens)] != tokens:
                     if prompt[:asked] != tokens[:asked]:
                         self.counts["cut where the template rewrites earlier turns"] += 1
                         break
-                    end = self._end_of_turn(prompt, asked)  # the template writes the answer in its own way: take that
+                    end = self._end_of_turn(prompt, asked)  # the template renders the answer differently: use that
                     tokens, answer = prompt[:end], answer[:asked] + [True] * (end - asked)
                 answer += [False] * (len(prompt) - len(tokens))
                 asked = len(prompt)
-                reply, looped = self._reply(said)
+                reply, looped = self._reply(text)
                 tokens = prompt + reply
                 answer += [True] * len(reply)
                 if looped:
                     break
-            yield from self._kept(dialogue.id, tokens, answer)
+            yield from self._sample(dialogue.id, tokens, answer)
 
     def prompts(self) -> Iterator[CorpusPrompt]:
-        """The prompts before each answer, earlier answers the corpus' own."""
+        """The prompt before each answer, with the corpus' earlier answers."""
         for dialogue in self._dialogues():
             if dialogue.prompt_ids:
                 yield CorpusPrompt(f"{dialogue.id}/0", dialogue.prompt_ids)
@@ -105,7 +87,7 @@ class Reader:
                 yield CorpusPrompt(f"{dialogue.id}/{turn}", tuple(prompt))
 
     def answered(self, prompts: Iterable[CorpusPrompt], answers: Mapping[str, Sequence[int]]) -> Iterator[Sample]:
-        """Prompts with the target's own answers.
+        """Prompts with the target's answers.
 
         Raises:
             FalconError: A prompt has none.
@@ -116,15 +98,15 @@ class Reader:
                     f"the target's answer to {prompt.id} is missing: all processes must write into the same run "
                     "folder; go on with --resume"
                 )
-            yield from self._given(Dialogue(prompt.id, (), prompt.tokens, tuple(answers[prompt.id])))
+            yield from self._from_ids(Dialogue(prompt.id, (), prompt.tokens, tuple(answers[prompt.id])))
 
     def _dialogues(self) -> Iterator[Dialogue]:
-        """Dialogues that pass the filters on their words, those to skip left out, up to the limit."""
+        """Dialogues that pass the text filters, after those to skip, up to the limit."""
         taken, seen = -self.recipe.skip, set()
         for dialogue in read_dialogues(self.recipe):
-            said = self._said(dialogue)
-            reason = self._refused(dialogue, said)
-            key = hashlib.sha256(repr(said).encode("utf-8", "surrogatepass")).digest()
+            messages = self._user_messages(dialogue)
+            reason = self._refusal(dialogue, messages)
+            key = hashlib.sha256(repr(messages).encode("utf-8", "surrogatepass")).digest()
             if reason is None and key in seen:
                 reason = "doubled"
             if reason is not None:
@@ -139,31 +121,32 @@ class Reader:
             if taken == self.recipe.limit:
                 return
 
-    def _said(self, dialogue: Dialogue) -> list[str]:
-        """What the user says."""
+    def _user_messages(self, dialogue: Dialogue) -> list[str]:
+        """The user's messages."""
         if dialogue.prompt_ids:
-            return self._spoken(dialogue)
+            return self._decoded(dialogue)
         return [message["content"] for message in dialogue.messages if message["role"] == "user"]
 
-    def _spoken(self, dialogue: Dialogue) -> list[str]:
-        """The words between a prompt's special tokens, with and without the line that names the speaker.
+    def _decoded(self, dialogue: Dialogue) -> list[str]:
+        """The text between a prompt's special tokens, with and without the line that names the speaker.
 
         Raises:
             FalconError: The token ids are not this tokenizer's.
         """
-        top, known = max(dialogue.prompt_ids + dialogue.response_ids), len(self.tokenizer)
-        if top >= known:
+        largest, vocab_size = max(dialogue.prompt_ids + dialogue.response_ids), len(self.tokenizer)
+        if largest >= vocab_size:
             raise FalconError(
-                f"dialogue {dialogue.id} has the token id {top}, the target's tokenizer only {known} tokens: give a "
-                "corpus made with this target, or one of messages"
+                f"dialogue {dialogue.id} has the token id {largest}, the target's tokenizer only {vocab_size} tokens: "
+                "give a corpus made with this target, or one of messages"
             )
         special = set(self.tokenizer.all_special_ids)
         runs = groupby(dialogue.prompt_ids, key=special.__contains__)
-        texts = [self.tokenizer.decode(list(run)) for apart, run in runs if not apart]
+        texts = [self.tokenizer.decode(list(run)) for is_special, run in runs if not is_special]
         return texts + [text.partition("\n")[2] for text in texts]
 
-    def _refused(self, dialogue: Dialogue, said: Sequence[str]) -> str | None:
-        text = "".join(said)
+    def _refusal(self, dialogue: Dialogue, user_messages: Sequence[str]) -> str | None:
+        """Why the dialogue is left out; None if it is not."""
+        text = "".join(user_messages)
         if not text.strip():
             return "without a user's word"
         if len(dialogue.prompt_ids) > self.recipe.max_prompt_tokens:
@@ -173,14 +156,14 @@ class Reader:
         plain = sum(letter.isascii() for letter in text)
         if plain < self.recipe.ascii_share * len(text):
             return "not in ASCII"
-        words = [*said, *(message["content"] for message in dialogue.messages)]
-        if not any(re.search(self.recipe.match, text, re.IGNORECASE) for text in words):
+        all_messages = [*user_messages, *(message["content"] for message in dialogue.messages)]
+        if not any(re.search(self.recipe.match, text, re.IGNORECASE) for text in all_messages):
             return "about something else"
-        return "with a benchmark's prompt" if self.bench.match(said) else None
+        return "with a benchmark's prompt" if self.bench.match(user_messages) else None
 
     def _turns(self, dialogue: Dialogue) -> Iterator[tuple[list[int], str]]:
-        """(prompt's tokens, answer's words) of each turn that can be used, the first ones of the dialogue."""
-        messages = _from_the_user_on(dialogue.messages)
+        """(prompt's tokens, answer's text) of each turn, up to the first that cannot be used."""
+        messages = _from_first_user(dialogue.messages)
         turns = 0
         for place, message in enumerate(messages):
             if message["role"] != "assistant":
@@ -202,7 +185,7 @@ class Reader:
             prompt = render(self.tokenizer, messages, self.recipe.template)
         except FalconError:
             if len(messages) == 1:
-                raise  # not this dialogue's fault: there is no template, or it takes no user
+                raise  # the template is missing or takes no user message: no dialogue would do
             self.counts["cut where the template takes no more"] += 1
             return None
         if len(prompt) > self.recipe.max_prompt_tokens:
@@ -210,9 +193,9 @@ class Reader:
             return None
         return prompt
 
-    def _reply(self, said: str) -> tuple[list[int], bool]:
+    def _reply(self, text: str) -> tuple[list[int], bool]:
         """An answer's tokens with the end of turn, and whether it was cut where it begins to loop."""
-        ids: list[int] = self.tokenizer(said, add_special_tokens=False)["input_ids"]
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return self._unlooped([*ids, *self._end()])
 
     def _unlooped(self, ids: list[int]) -> tuple[list[int], bool]:
@@ -223,21 +206,21 @@ class Reader:
         return ids[:start], True
 
     def _end_of_turn(self, prompt: Sequence[int], begin: int) -> int:
-        """The place after the first stop token from `begin` on; `begin` where there is none."""
+        """The place after the first stop token from `begin` on; `begin` if there is none."""
         ends = (place + 1 for place in range(begin, len(prompt)) if prompt[place] in self.stop_ids)
         return next(ends, begin)
 
     def _end(self) -> list[int]:
-        own = self.tokenizer.eos_token_id
-        return [own if own in self.stop_ids else min(self.stop_ids)] if self.stop_ids else []
+        eos = self.tokenizer.eos_token_id
+        return [eos if eos in self.stop_ids else min(self.stop_ids)] if self.stop_ids else []
 
-    def _given(self, dialogue: Dialogue) -> Iterator[Sample]:
+    def _from_ids(self, dialogue: Dialogue) -> Iterator[Sample]:
         """A prompt and an answer in token ids."""
         reply, _ = self._unlooped(list(dialogue.response_ids))
         answer = [False] * len(dialogue.prompt_ids) + [True] * len(reply)
-        yield from self._kept(dialogue.id, [*dialogue.prompt_ids, *reply], answer)
+        yield from self._sample(dialogue.id, [*dialogue.prompt_ids, *reply], answer)
 
-    def _kept(self, name: str, tokens: list[int], answer: list[bool]) -> Iterator[Sample]:
+    def _sample(self, name: str, tokens: list[int], answer: list[bool]) -> Iterator[Sample]:
         limit = self.recipe.max_tokens
         if len(tokens) > limit:
             self.counts["cut at max_tokens"] += 1
@@ -248,38 +231,10 @@ class Reader:
         yield sample
 
 
-def split(samples: Sequence[Sample], recipe: CorpusRecipe, counts: Counter[str]) -> Corpus:
-    """Hold some dialogues out, chosen by a hash of their names: the same ones whatever the order of the corpus.
+def _from_first_user(messages: Sequence[Message]) -> list[Message]:
+    """The messages from the first that is not the assistant's, with white space stripped from answers.
 
-    Raises:
-        FalconError: Nothing is left to train on.
-    """
-    names = sorted(
-        {_dialogue_of(sample) for sample in samples}, key=lambda name: hashlib.sha256(name.encode()).digest()
-    )
-    if len(names) <= recipe.held_out:
-        why = ", ".join(f"{count:,} {reason}" for reason, count in counts.most_common()) or "its sources are empty"
-        raise FalconError(
-            f"the corpus has {len(names)} usable dialogues, of which corpus.held_out takes {recipe.held_out}: nothing "
-            f"is left to train on ({why})"
-        )
-    apart = set(names[: recipe.held_out])
-    return Corpus(
-        train=[sample for sample in samples if _dialogue_of(sample) not in apart],
-        held_out=[sample for sample in samples if _dialogue_of(sample) in apart],
-        counts=counts,
-    )
-
-
-def _dialogue_of(sample: Sample) -> str:
-    """The dialogue's name without the turn's number."""
-    return sample.id.rpartition("/")[0] or sample.id
-
-
-def _from_the_user_on(messages: Sequence[Message]) -> list[Message]:
-    """The messages from the first that is not the assistant's; answers without white space at their ends.
-
-    Else a text would hold the answer as it is learned, and the next prompt the answer as it was recorded.
+    Otherwise a sample would contain the stripped answer, and the next prompt the recorded one.
     """
     first = next((place for place, message in enumerate(messages) if message["role"] != "assistant"), len(messages))
     return [
@@ -289,5 +244,5 @@ def _from_the_user_on(messages: Sequence[Message]) -> list[Message]:
 
 
 def _asks(message: Message) -> bool:
-    """Whether it is the user's, and says something."""
+    """Whether the message is the user's and not empty."""
     return message["role"] == "user" and bool(message["content"].strip())

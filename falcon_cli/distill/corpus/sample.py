@@ -1,4 +1,4 @@
-"""One dialogue as the target reads it: token ids, and which of them the assistant said."""
+"""One dialogue as the target reads it: token ids, and which of them belong to answers."""
 
 from dataclasses import dataclass
 
@@ -16,10 +16,10 @@ class Sample:
     answer: tuple[bool, ...]
 
     def __len__(self) -> int:
-        """Tokens."""
+        """Number of tokens."""
         return len(self.tokens)
 
     @property
     def answer_tokens(self) -> int:
-        """Tokens the assistant said."""
+        """Number of answer tokens."""
         return sum(self.answer)

@@ -1,1 +1,1 @@
-"""Samples in, features out: what the target says at every token, from disk or as training goes, in batches."""
+"""Samples in, batches of features out: the target's states and next tokens, cached or computed online."""

@@ -1,7 +1,7 @@
-"""What the target says of a text: its feature at every token, and the most probable next tokens after it.
+"""The target's features of a text: its hidden state at every token, and the most probable next tokens.
 
-Texts are read in padded batches sorted by length; padding stands behind a text, where causal attention hides it. The
-LM head is applied only where the next token is an answer's.
+Texts are read in batches sorted by length and padded at the end, where causal attention hides the padding. The LM head
+is applied only where the next token belongs to an answer.
 
 Shapes: B batch, L tokens, D hidden size, C tokens kept of the distribution.
 """
@@ -21,11 +21,11 @@ _FORWARD_TOKENS = 4096
 
 @dataclass(frozen=True)
 class TextFeatures:
-    """A sample with what the target says of it."""
+    """A sample with the target's hidden states and distributions."""
 
     tokens_L: Tensor
     answer_L: Tensor
-    """Boolean: said by the assistant."""
+    """Boolean: the token belongs to an answer."""
     features_LD: Tensor
     top_ids_LC: Tensor
     """Most probable tokens after each token, best first; zeros where no answer token follows."""
@@ -33,12 +33,12 @@ class TextFeatures:
 
 
 def bytes_a_token(hidden: int, top: int) -> int:
-    """Bytes of one token's lesson in half precision: token 4, answer 1, feature 2·D, distribution 6·C."""
+    """Bytes of one token's features in half precision: token 4, answer 1, feature 2·D, distribution 6·C."""
     return 5 + 2 * hidden + 6 * top
 
 
 def forwards(samples: Sequence[Sample]) -> int:
-    """How many forwards `lessons` takes for them."""
+    """Number of forwards that `extract` needs for them."""
     lengths = sorted(map(len, samples))
     return sum(1 for _ in padded_batches(range(len(lengths)), lengths, _FORWARD_TOKENS))
 
@@ -46,10 +46,10 @@ def forwards(samples: Sequence[Sample]) -> int:
 def extract(
     target: TargetModel, samples: Sequence[Sample], top: int, dtype: torch.dtype
 ) -> Iterator[tuple[int, TextFeatures]]:
-    """Read samples and yield (number, lesson), shortest text first.
+    """Read samples and yield (number, features), shortest text first.
 
     Args:
-        target: Its cache is not touched.
+        target: Reads the texts; its cache is not touched.
         samples: Any number.
         top: C.
         dtype: Of features and log-probabilities.
@@ -64,7 +64,7 @@ def extract(
                 tokens_BL[row, : len(samples[number])] = torch.tensor(samples[number].tokens)
             features_BLD = model.get_decoder()(input_ids=tokens_BL, use_cache=False).last_hidden_state
             for row, number in enumerate(batch):
-                yield number, _lesson(target, samples[number], features_BLD[row], top, dtype)
+                yield number, _features(target, samples[number], features_BLD[row], top, dtype)
 
 
 def padded_batches(order: Sequence[int], lengths: Sequence[int], limit: int) -> Iterator[list[int]]:
@@ -79,12 +79,12 @@ def padded_batches(order: Sequence[int], lengths: Sequence[int], limit: int) -> 
         yield batch
 
 
-def _lesson(target: TargetModel, sample: Sample, features_LD: Tensor, top: int, dtype: torch.dtype) -> TextFeatures:
+def _features(target: TargetModel, sample: Sample, features_LD: Tensor, top: int, dtype: torch.dtype) -> TextFeatures:
     length = len(sample)
     features_LD = features_LD[:length]
     answer_L = torch.tensor(sample.answer, dtype=torch.bool)
     before = answer_L.roll(-1)
-    before[-1] = True  # what comes after the last token is unknown, but the target has a view of it
+    before[-1] = True  # the next token is unknown, but the target predicts one
     top = min(top, target.vocab_size)
     ids_LC = torch.zeros(length, top, dtype=torch.int32)
     logprobs_LC = torch.zeros(length, top, dtype=dtype)

@@ -1,11 +1,11 @@
-"""Features on disk: safetensors shards, written once, read in place, never trusted when damaged.
+"""Features on disk: safetensors shards, written once, verified by their hashes, read in place.
 
     shard-00000.safetensors    tokens [N] i32 · answer [N] u8 · features [N, D] · top_ids [N, C] i32 ·
                                top_logprobs [N, C] · starts [samples + 1] i64
-    shards.jsonl               a line a finished shard: file, fingerprint of what it was made from, bytes, sha256
+    shards.jsonl               one line per finished shard: file, fingerprint of its inputs, bytes, sha256
 
-Which samples go into which shard follows from the corpus alone, so a shard that is missing, cut short or made from
-something else is made anew, and the others are kept.
+Which samples go into which shard depends on the corpus alone. So a shard that is missing, truncated or computed from
+other inputs is computed again, and the others are kept.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ FIELDS = ("tokens", "answer", "features", "top_ids", "top_logprobs")
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """One shard and the samples it shall hold."""
+    """A shard and the samples that belong in it."""
 
     name: str
     samples: tuple[Sample, ...]
@@ -44,8 +44,8 @@ class ShardPlan:
 
 
 @dataclass(frozen=True)
-class Finished:
-    """What is known of a shard that was written whole."""
+class FinishedShard:
+    """The index entry of a complete shard."""
 
     name: str
     fingerprint: str
@@ -68,7 +68,7 @@ def plan_shards(samples: Sequence[Sample], shard_tokens: int, made_by: str) -> l
 
 
 def missing(folder: Path, shards: Sequence[ShardPlan]) -> list[ShardPlan]:
-    """Shards that are not there whole; a damaged one is named and deleted."""
+    """Shards that are not on disk, or not complete; a damaged one is deleted with a warning."""
     finished = {entry.name: entry for entry in _index(folder)}
     wanted = []
     for shard in shards:
@@ -76,16 +76,16 @@ def missing(folder: Path, shards: Sequence[ShardPlan]) -> list[ShardPlan]:
         if entry is None or entry.fingerprint != shard.fingerprint or not path.is_file():
             wanted.append(shard)
         elif path.stat().st_size != entry.bytes or sha256_of(path) != entry.sha256:
-            warn(f"{path} is damaged or cut short: it is made anew")
+            warn(f"{path} is damaged or cut short: it is computed again")
             path.unlink()
             wanted.append(shard)
     return wanted
 
 
-def write_shard(folder: Path, shard: ShardPlan, lesson_of: Sequence[TextFeatures]) -> None:
-    """Write one shard whole, then enter it into the index."""
+def write_shard(folder: Path, shard: ShardPlan, texts: Sequence[TextFeatures]) -> None:
+    """Write a shard atomically, then add it to the index."""
     columns: dict[str, list[torch.Tensor]] = {name: [] for name in FIELDS}
-    for text in lesson_of:
+    for text in texts:
         columns["tokens"].append(text.tokens_L)
         columns["answer"].append(text.answer_L.to(torch.uint8))
         columns["features"].append(text.features_LD)
@@ -96,7 +96,7 @@ def write_shard(folder: Path, shard: ShardPlan, lesson_of: Sequence[TextFeatures
     path = folder / shard.name
     with atomic_file(path, needed=sum(t.numel() * t.element_size() for t in tensors.values())) as unfinished:
         save_file(tensors, unfinished)
-    entry = Finished(shard.name, shard.fingerprint, path.stat().st_size, sha256_of(path))
+    entry = FinishedShard(shard.name, shard.fingerprint, path.stat().st_size, sha256_of(path))
     with (folder / "shards.jsonl").open("a") as index:
         index.write("\n" + json.dumps(asdict(entry)) + "\n")  # a line cut short by a kill spoils no other
 
@@ -112,11 +112,11 @@ class ShardReader:
             self._place += [(number, a, b) for a, b in pairwise(starts)]
 
     def __len__(self) -> int:
-        """Texts."""
+        """Number of texts."""
         return len(self._place)
 
     def fetch(self, numbers: Sequence[int]) -> list[TextFeatures]:
-        """The lessons of these samples."""
+        """The features of these samples."""
         return [self._read(*self._place[number]) for number in numbers]
 
     def _read(self, shard: int, begin: int, end: int) -> TextFeatures:
@@ -127,14 +127,14 @@ class ShardReader:
 def make_shards(
     folder: Path, wanted: Sequence[ShardPlan], read: Callable[[Sequence[Sample]], Iterator[tuple[int, TextFeatures]]]
 ) -> Iterator[int]:
-    """Make shards one by one; yields the tokens of each text as it is read."""
+    """Write shards one by one; yields the number of tokens of each text once it is read."""
     folder.mkdir(parents=True, exist_ok=True)
     for shard in wanted:
-        found: dict[int, TextFeatures] = {}
+        features: dict[int, TextFeatures] = {}
         for number, text in read(shard.samples):
-            found[number] = text
+            features[number] = text
             yield len(text.tokens_L)
-        write_shard(folder, shard, [found[number] for number in range(len(shard.samples))])
+        write_shard(folder, shard, [features[number] for number in range(len(shard.samples))])
 
 
 def _plan(number: int, group: Sequence[Sample], made_by: str) -> ShardPlan:
@@ -144,9 +144,9 @@ def _plan(number: int, group: Sequence[Sample], made_by: str) -> ShardPlan:
     return ShardPlan(f"shard-{number:05d}.safetensors", tuple(group), digest.hexdigest())
 
 
-def _index(folder: Path) -> list[Finished]:
+def _index(folder: Path) -> list[FinishedShard]:
     entries = []
     for entry in json_lines(folder / "shards.jsonl"):
-        with suppress(TypeError):  # another file's
-            entries.append(Finished(**entry))
+        with suppress(TypeError):  # a line of another format
+            entries.append(FinishedShard(**entry))
     return entries

@@ -1,4 +1,4 @@
-"""Where the lessons of a run come from: shards on disk, computed once, or the target in the training loop."""
+"""The sources of features: shards on disk, computed once, or the target in the training loop."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,21 +20,21 @@ from falcon_cli.target.sharding import idle_forward
 
 @dataclass(frozen=True)
 class OnlineFeatures:
-    """The target reads every text when its turn comes; nothing lies on disk."""
+    """Features computed in the training loop, each time a text is needed; nothing is stored on disk."""
 
     target: LoadedTarget
     samples: Sequence[Sample]
     top: int
 
     def fetch(self, numbers: Sequence[int]) -> list[TextFeatures]:
-        """The lessons of these texts."""
+        """The features of these texts."""
         wanted = [self.samples[number] for number in numbers]
-        found = dict(extract(self.target.model, wanted, self.top, self.target.model.dtype))
-        return [found[place] for place in range(len(wanted))]
+        features = dict(extract(self.target.model, wanted, self.top, self.target.model.dtype))
+        return [features[place] for place in range(len(wanted))]
 
 
 def disk_bytes(samples: Sequence[Sample], hidden: int, recipe: CacheRecipe) -> int:
-    """Bytes that the lessons of these texts take."""
+    """Bytes that the features of these texts take."""
     return sum(map(len, samples)) * bytes_a_token(hidden, recipe.top)
 
 
@@ -42,7 +42,7 @@ def check_disk(needed: int, recipe: CacheRecipe) -> None:
     """Refuse a cache that would be too large, before anything is written.
 
     Raises:
-        FalconError: It would.
+        FalconError: It would exceed `cache.max_gb`.
     """
     if needed > recipe.max_gb * 1e9:
         raise FalconError(
@@ -54,13 +54,13 @@ def check_disk(needed: int, recipe: CacheRecipe) -> None:
 def cached_features(
     target: LoadedTarget, samples: Sequence[Sample], recipe: DistillRecipe, folder: Path, accelerator: Accelerator
 ) -> ShardReader:
-    """Features from the run's cache; each process makes its share of the shards that are not there yet."""
+    """Features from the run's cache; each process computes its share of the missing shards."""
     cache = recipe.cache
     made_by = f"{target.name} {recipe.target.revision} {recipe.target.adapter} {target.dtype} {cache.dtype} {cache.top}"
     shards = plan_shards(samples, cache.shard_tokens, made_by)
     folder.mkdir(parents=True, exist_ok=True)
-    mine = shards[accelerator.process_index :: accelerator.num_processes]
-    wanted = missing(folder, mine)
+    assigned = shards[accelerator.process_index :: accelerator.num_processes]
+    wanted = missing(folder, assigned)
     rounds = _greatest(len(wanted), accelerator)
     if rounds:
         _make(target, wanted, rounds, cache, folder, accelerator)
@@ -76,21 +76,21 @@ def _make(
     folder: Path,
     accelerator: Accelerator,
 ) -> None:
-    """Make this process's shards; processes that share a sharded target keep step, forward by forward."""
+    """Compute this process's shards; processes that share a sharded target run the same number of forwards."""
     tokens = sum(shard.tokens for shard in wanted)
     began, done = perf_counter(), 0
 
     def read(samples: Sequence[Sample]) -> Iterator[tuple[int, TextFeatures]]:
-        own = forwards(samples)
-        most = _greatest(own, accelerator) if target.model.sharded else own  # asked before any process reads on
+        count = forwards(samples)
+        most = _greatest(count, accelerator) if target.model.sharded else count  # asked before any process reads on
         yield from extract(target.model, samples, cache.top, DTYPES[cache.dtype])
-        for _ in range(most - own):
+        for _ in range(most - count):
             idle_forward(target.model)
 
     with progress("reading", tokens, "tokens") as bar:
-        for count in make_shards(folder, wanted, read):
-            done += count
-            bar.advance(count)
+        for read_tokens in make_shards(folder, wanted, read):
+            done += read_tokens
+            bar.advance(read_tokens)
             bar.update(note=f"{done / (perf_counter() - began):,.0f} tokens/s")
         for _ in range(rounds - len(wanted)):
             list(read(()))
@@ -100,13 +100,13 @@ def _make(
 
 
 def _greatest(number: int, accelerator: Accelerator) -> int:
-    """The greatest of all processes' numbers."""
+    """The maximum of a number over all processes."""
     if accelerator.num_processes == 1:
         return number
     return int(accelerator.gather(torch.tensor([number], device=accelerator.device)).max())
 
 
 def held_out_features(target: LoadedTarget, samples: Sequence[Sample], top: int) -> list[TextFeatures]:
-    """The held-out texts' lessons, in memory, in the target's own precision."""
-    found = dict(extract(target.model, samples, top, torch.float32))
-    return [found[number] for number in range(len(samples))]
+    """The held-out texts' features, in memory, in fp32."""
+    features = dict(extract(target.model, samples, top, torch.float32))
+    return [features[number] for number in range(len(samples))]

@@ -1,1 +1,1 @@
-"""What is learned: batches in, losses and accuracies out. Pure functions (Falcon, section 3.2: CSGD)."""
+"""The training objective: batches in, losses and accuracies out, as pure functions (Falcon, section 3.2: CSGD)."""

@@ -1,11 +1,12 @@
-"""How well the drafter guesses on held-out text, pass by pass and slot by slot.
+"""How well the drafter predicts held-out text, pass by pass and slot by slot.
 
-At every block of a text a draft is imagined that keeps to the text: depth d = (p − 1)·k + s is slot s of pass p, later
-passes on the drafter's own features. Where the target's own next token stands among the drafter's guesses, counted from
-0, is its rank; a tree's node with path (r1, …, rd) is reached where the ranks down to depth d are just these. So the
-share of drafts that begin with a path is what its node adds to τ, and the most frequent paths make the best tree.
+At every block of a text, a draft is assumed to have followed the text so far: depth d = (p − 1)·k + s is slot s of pass
+p, and later passes read the drafter's own features. The rank at a depth is the place of the target's next token among
+the drafter's choices, from 0. A tree's node with path (r1, …, rd) is reached where the ranks down to depth d are
+exactly these. So the share of drafts that begin with a path is what its node adds to τ, and the most frequent paths
+make the best tree.
 
-Shapes: B batch, L positions, A drafts, P depths, D hidden size.
+Shapes: B batch, L positions, A drafts, P depths, M loss positions, D hidden size.
 """
 
 from collections import Counter
@@ -24,20 +25,20 @@ from falcon_cli.drafters.falcon.network import DrafterNetwork
 from falcon_cli.drafters.falcon.unroll import unrolled
 
 MISSED = 1 << 30
-"""Rank of a token that may not be drafted: behind all others."""
+"""Rank of a token that may not be drafted: after all others."""
 
 _TOKENS = 2048
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Shares of right guesses, by pass and slot."""
+    """Shares of correct predictions, by pass and slot."""
 
     top1: list[list[float]]
     top5: list[list[float]]
 
     def line(self) -> dict[str, list[list[float]]]:
-        """For `held_out.jsonl`."""
+        """The fields of a line of `held_out.jsonl`."""
         return {"top1": self.top1, "top5": self.top5}
 
 
@@ -45,7 +46,7 @@ class Accuracy:
 def ranks_AP(network: DrafterNetwork, weights: TargetWeights, texts: Sequence[TextFeatures], passes: int) -> Tensor:
     """The rank of the target's token at each depth of every draft [A, P].
 
-    Only drafts all of whose depths stand for answer tokens are taken.
+    Only drafts whose every depth falls on an answer token count.
     """
     return torch.cat([_batch_ranks(network, weights, batch, passes) for batch in read_in_batches(texts, weights)])
 
@@ -59,14 +60,15 @@ def read_in_batches(texts: Sequence[TextFeatures], weights: TargetWeights) -> It
         yield collate(numbers, [texts[number] for number in numbers], device, dtype)
 
 
-def rank_M(features_MD: Tensor, told: TeacherSignal) -> Tensor:
-    """How many tokens the head likes better than the target's best one [M]."""
-    found_M = torch.empty(len(features_MD), dtype=torch.long, device=features_MD.device)
-    for part, logits in told.logits(features_MD):
-        best = told.ids_MC[part, 0]
-        own = logits.gather(-1, best.clamp_min(0)[:, None])
-        found_M[part] = torch.where(best >= 0, (logits > own).sum(-1), MISSED)
-    return found_M
+def rank_M(features_MD: Tensor, signal: TeacherSignal) -> Tensor:
+    """How many tokens score higher than the target's best one [M]."""
+    ranks_M = torch.empty(len(features_MD), dtype=torch.long, device=features_MD.device)
+    for rows, logits in signal.logits(features_MD):
+        best = signal.ids_MC[rows, 0]
+        # rank = |{w : z[w] > z[best]}|, so the drafter's first choice has rank 0.
+        best_logits = logits.gather(-1, best.clamp_min(0)[:, None])
+        ranks_M[rows] = torch.where(best >= 0, (logits > best_logits).sum(-1), MISSED)
+    return ranks_M
 
 
 def accuracy(ranks: Tensor, k: int) -> Accuracy:
@@ -81,33 +83,36 @@ def accuracy(ranks: Tensor, k: int) -> Accuracy:
 
 def _batch_ranks(network: DrafterNetwork, weights: TargetWeights, batch: Batch, passes: int) -> Tensor:
     k = network.k
-    length = batch.tokens_BL.shape[1] // k * k
+    length = batch.tokens_BL.shape[1] // k * k  # whole blocks only
     features_BLD = batch.features_BLD[:, :length]
     embedded_BLD = weights.embedding_VD[batch.tokens_BL[:, :length]]
     before_BLD = tokens_before(weights, batch.tokens_BL, k)[:, :length]
     predicted = unrolled(network, embedded_BLD, features_BLD, before_BLD, batch.length_B, passes)
     loss_BL = loss_positions_BL(batch, k)[:, :length]
-    known = weights.opened(batch)
-    rank_PBL = torch.stack([_ranks(known, batch, out, loss_BL, k) for out in predicted])
+    vocabulary = weights.extend(batch)
+    ranks = torch.stack([_ranks(vocabulary, batch, predicted_BLD, loss_BL, k) for predicted_BLD in predicted])
     blocks = length // k
     if blocks < passes:
-        return torch.zeros(0, passes * k, dtype=torch.long, device=rank_PBL.device)
+        return torch.zeros(0, passes * k, dtype=torch.long, device=ranks.device)
+    # Draft b starts at block b, and its pass p predicts from block b + p − 1 (p from 1). So a draft's ranks are the
+    # passes' tables, each one block later than the one before, side by side.
     drafts = blocks - passes + 1
-    by_block = rank_PBL.reshape(passes, len(batch.numbers), blocks, k)
-    table = torch.cat([by_block[p, :, p : p + drafts] for p in range(passes)], -1).reshape(-1, passes * k)
-    return table[(table >= 0).all(-1)]
+    by_block = ranks.reshape(passes, len(batch.numbers), blocks, k)
+    table = torch.cat([by_block[number, :, number : number + drafts] for number in range(passes)], -1)
+    ranks_AP = table.reshape(-1, passes * k)
+    return ranks_AP[(ranks_AP >= 0).all(-1)]  # −1 marks a depth that is not an answer's
 
 
-def _ranks(known: ExtendedVocabulary, batch: Batch, predicted_BLD: Tensor, loss_BL: Tensor, k: int) -> Tensor:
-    """Rank of the target's best token [B, L]; −1 where nothing is to be learned."""
-    told = teacher_signal(batch, known, loss_BL, k)
-    ranks = torch.full(loss_BL.shape, -1, dtype=torch.long, device=loss_BL.device)
-    ranks[loss_BL] = rank_M(predicted_BLD[loss_BL], told)
-    return ranks
+def _ranks(vocabulary: ExtendedVocabulary, batch: Batch, predicted_BLD: Tensor, loss_BL: Tensor, k: int) -> Tensor:
+    """Rank of the target's best token [B, L]; −1 where a position bears no loss."""
+    signal = teacher_signal(batch, vocabulary, loss_BL, k)
+    ranks_BL = torch.full(loss_BL.shape, -1, dtype=torch.long, device=loss_BL.device)
+    ranks_BL[loss_BL] = rank_M(predicted_BLD[loss_BL], signal)
+    return ranks_BL
 
 
 def best_paths(ranks: Tensor, nodes: int, width: int = 32) -> list[tuple[int, ...]]:
-    """The rank paths that most drafts begin with: the tree of so many nodes (root included) with the highest τ here.
+    """The rank paths that most drafts begin with: the tree of `nodes` nodes (root included) with the highest τ here.
 
     No rank reaches `width`. A path never comes before its parent, which begins at least as many drafts.
     """
@@ -117,12 +122,13 @@ def best_paths(ranks: Tensor, nodes: int, width: int = 32) -> list[tuple[int, ..
             if row[depth - 1] >= width:
                 break
             counts[tuple(row[:depth])] += 1
+    # A path's count is at most its parent's, and ties go to the shorter path: any prefix of this order is a tree.
     order = sorted(counts, key=lambda path: (-counts[path], len(path), path))
     return order[: nodes - 1]
 
 
 def expected_accepted(ranks: Tensor, paths: Sequence[tuple[int, ...]]) -> float:
-    """τ of a tree, as these drafts foresee it."""
-    known = set(paths)
-    reached = sum(tuple(row[:depth]) in known for row in ranks.tolist() for depth in range(1, len(row) + 1))
+    """A tree's predicted τ: the mean number of nodes that a draft of these ranks reaches."""
+    nodes = set(paths)
+    reached = sum(tuple(row[:depth]) in nodes for row in ranks.tolist() for depth in range(1, len(row) + 1))
     return reached / max(1, len(ranks))

@@ -1,15 +1,16 @@
-"""One training step's forward: glance, predict, compare (Falcon, section 3.2: CSGD).
+"""One training step's forward: predict, glance, predict again, compare (Falcon, section 3.2: CSGD).
 
     1  predict without gradient; count the positions where the drafter's token is not the target's
     2  glance: show the drafter the answer at some of them (glancing.py)
     3  predict again, with gradient
     4  the loss, at answer positions that were not glanced at
 
-With `passes` above 1 the drafter also learns to go on from itself, which the paper leaves to chance: what it predicted
-without gradient is fed back to it as the input of a further pass (not glanced at), whose loss is added.
+With `passes` above 1 the drafter also learns to continue from its own features, which the paper leaves to chance: what
+it predicted without gradient is fed back as the input of a further pass (without glancing), whose loss is added.
 
-Position i is held against the target's feature at i + k and its view of the token that follows there.
-Shapes: B batch, L positions, D hidden size, M loss-bearing positions.
+Position i is compared with the target's feature at i + k and with its distribution of the token that follows there.
+Shapes: B batch, L positions, D hidden size, M loss positions, C tokens kept of the target's distribution, X extra
+tokens, V vocabulary, W draft vocabulary.
 """
 
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ from torch import Tensor
 from falcon_cli.distill.features.batches import Batch, generator_of, loss_positions_BL
 from falcon_cli.distill.objective.glancing import glanced_L, one_block_ahead
 from falcon_cli.distill.objective.losses import Losses, TeacherSignal, best_tokens, losses
-from falcon_cli.distill.objective.vocabulary import ExtendedVocabulary, opened
+from falcon_cli.distill.objective.vocabulary import ExtendedVocabulary, extend
 from falcon_cli.drafters.falcon.blocks import Blocks, block_L, slot_L
 from falcon_cli.recipe.distill import DistillRecipe
 
@@ -47,18 +48,18 @@ class TargetWeights:
     number_V: Tensor
     """Token id → its number in the draft vocabulary, or −1."""
 
-    def opened(self, batch: Batch) -> ExtendedVocabulary:
-        """The draft vocabulary open to the words of a batch."""
-        return opened(batch, self.head_VD, self.head_WD, self.number_V)
+    def extend(self, batch: Batch) -> ExtendedVocabulary:
+        """The draft vocabulary with the extra tokens of a batch."""
+        return extend(batch, self.head_VD, self.head_WD, self.number_V)
 
 
 @dataclass(frozen=True)
 class ForwardResult:
-    """What one forward was worth."""
+    """The losses and counts of one forward."""
 
     losses: Losses
     slot_M: Tensor
-    """Slot of each loss-bearing position, 1..k."""
+    """Slot of each loss position, 1..k."""
     glanced: int
     wrong: int
     """Positions at which the first prediction was wrong."""
@@ -67,184 +68,201 @@ class ForwardResult:
 def train_forward(
     network: DrafterForward, weights: TargetWeights, batch: Batch, recipe: DistillRecipe, step: int, glance: float
 ) -> ForwardResult:
-    """Losses of one batch; `glance` is λ, and 0 leaves the glancing out."""
+    """Losses of one batch; `glance` is λ, and 0 turns glancing off."""
     k = recipe.network.k
+    forward = TrainingForward(network, weights, batch, recipe, step, glance)
     if recipe.phases == "drawn":
-        phase = int(torch.randint(k, (), generator=generator_of(recipe.seed, "phase", step)))
-        return _forward(network, weights, batch, recipe, step, glance, phase)
-    return summed([_forward(network, weights, batch, recipe, step, glance, phase) for phase in range(k)])
+        return forward.run(int(torch.randint(k, (), generator=generator_of(recipe.seed, "phase", step))))
+    return summed([forward.run(phase) for phase in range(k)])
 
 
-def summed(told: Sequence[ForwardResult], weights: Sequence[float] | None = None) -> ForwardResult:
-    """Several outcomes as one; `weights` go into the total alone."""
-    parts = [one.losses for one in told]
-    total = torch.stack([one.total * w for one, w in zip(parts, weights or [1.0] * len(parts), strict=True)]).sum()
-    feature, kl, ce = (torch.stack([getattr(one, name) for one in parts]).sum() for name in ("feature", "kl", "ce"))
+def summed(results: Sequence[ForwardResult], weights: Sequence[float] | None = None) -> ForwardResult:
+    """Several results as one; `weights` apply to the total only."""
+    parts = [result.losses for result in results]
+    weights = weights or [1.0] * len(parts)
+    total = torch.stack([part.total * weight for part, weight in zip(parts, weights, strict=True)]).sum()
+    feature, kl, ce = (torch.stack([getattr(part, name) for part in parts]).sum() for name in ("feature", "kl", "ce"))
     return ForwardResult(
-        Losses(total, feature, kl, ce, torch.cat([one.right_M for one in parts])),
-        torch.cat([one.slot_M for one in told]),
-        glanced=sum(one.glanced for one in told),
-        wrong=sum(one.wrong for one in told),
+        Losses(total, feature, kl, ce, torch.cat([part.right_M for part in parts])),
+        torch.cat([result.slot_M for result in results]),
+        glanced=sum(result.glanced for result in results),
+        wrong=sum(result.wrong for result in results),
     )
-
-
-def _forward(
-    network: DrafterForward,
-    weights: TargetWeights,
-    batch: Batch,
-    recipe: DistillRecipe,
-    step: int,
-    glance: float,
-    phase: int,
-) -> ForwardResult:
-    k, passes = recipe.network.k, recipe.passes
-    reading = _Reading(network, weights, batch, k, phase)
-    loss_BL = loss_positions_BL(batch, k)
-    streams = [with_noise(batch, recipe, step)]
-    glanced_BL = wrong_BL = torch.zeros_like(loss_BL)
-    glancing = glance > 0 and k > 1
-    for number in range(1, max(passes, 2 if glancing else 1)):
-        wanted_BL = loss_BL if passes == 1 else reading.real_BL()
-        with torch.no_grad():
-            first_MD = reading.predict(batch.tokens_BL, streams, [wanted_BL], last_only=True)[-1]
-        if number == 1 and glancing:
-            wrong_BL = _wrong(reading, first_MD[loss_BL[wanted_BL]], loss_BL)
-            glanced_BL = _glanced(reading, wrong_BL, glance, recipe.seed, step)
-        if number < passes:
-            streams.append(reading.fed_back(first_MD, wanted_BL))
-    streams[0] = one_block_ahead(streams[0], glanced_BL, k)
-    loss_positions = [loss_BL & ~glanced_BL] + [loss_BL & (reading.block_L >= number) for number in range(1, passes)]
-    predicted = reading.predict(one_block_ahead(batch.tokens_BL, glanced_BL, k), streams, loss_positions)
-    told, *later = (
-        losses(predicted_MD, teacher_signal(batch, reading.opened, positions_BL, k), recipe.loss)
-        for predicted_MD, positions_BL in zip(predicted, loss_positions, strict=True)
-    )
-    total = told.total + sum(recipe.pass_weight**number * own.total for number, own in enumerate(later, start=1))
-    slot_M = slot_L(loss_BL.shape[1], k, phase, loss_BL.device).expand_as(loss_BL)[loss_positions[0]]
-    return ForwardResult(replace(told, total=total), slot_M, int(glanced_BL.sum()), int(wrong_BL.sum()))
 
 
 @dataclass(frozen=True)
-class _Reading:
-    """A batch as the network reads it: by one stream of inputs, or by one for each pass of a draft (unroll.py)."""
+class TrainingForward:
+    """A batch at one optimizer step, read in one stream of inputs, or in one for each pass of a draft (unroll.py)."""
 
     network: DrafterForward
     weights: TargetWeights
     batch: Batch
-    k: int
-    phase: int
+    recipe: DistillRecipe
+    step: int
+    glance: float
+    """λ."""
+
+    def run(self, phase: int) -> ForwardResult:
+        """Losses with blocks that begin at this phase, by the four steps of the module's docstring."""
+        k, passes, loss_BL = self.k, self.recipe.passes, self.loss_BL
+        streams = [with_noise(self.batch, self.recipe, self.step)]
+        glanced_BL = wrong_BL = torch.zeros_like(loss_BL)
+        glancing = self.glance > 0 and k > 1
+        # 1. Predict without gradient, pass after pass: pass p + 1 reads what pass p predicted. The last pass is not
+        #    needed here, except that glancing needs pass 1 even where it is the only one.
+        for number in range(1, max(passes, 2 if glancing else 1)):
+            # The next pass reads a feature at every position; without one, only loss positions matter.
+            wanted_BL = loss_BL if passes == 1 else self.real_BL()
+            with torch.no_grad():
+                first_MD = self._predict(phase, self.batch.tokens_BL, streams, [wanted_BL], last_only=True)[-1]
+            if number == 1 and glancing:
+                # 2. Glance: where is pass 1 wrong, and which λ of these positions are shown the answer?
+                wrong_BL = self._wrong_BL(first_MD[loss_BL[wanted_BL]])
+                glanced_BL = self._glanced_BL(phase, wrong_BL)
+            if number < passes:
+                streams.append(self._fed_back(first_MD, wanted_BL))
+        # 3. Predict again, with gradient. Feature and token of a glanced position come from one block ahead.
+        streams[0] = one_block_ahead(streams[0], glanced_BL, k)
+        tokens_BL = one_block_ahead(self.batch.tokens_BL, glanced_BL, k)
+        # A glanced position was given its answer, so it bears no loss. No draft reaches pass p before block p − 1.
+        blocks_L = block_L(self.length, k, phase, loss_BL.device)
+        loss_positions = [loss_BL & ~glanced_BL] + [loss_BL & (blocks_L >= number) for number in range(1, passes)]
+        predicted = self._predict(phase, tokens_BL, streams, loss_positions)
+        # 4. The loss: L = Σ_p w^(p − 1)·L_p over passes, w = pass_weight; the parts reported are those of pass 1.
+        first, *later = (
+            losses(predicted_MD, teacher_signal(self.batch, self.vocabulary, positions_BL, k), self.recipe.loss)
+            for predicted_MD, positions_BL in zip(predicted, loss_positions, strict=True)
+        )
+        weight = self.recipe.pass_weight
+        total = first.total + sum(weight**number * part.total for number, part in enumerate(later, start=1))
+        slot_M = slot_L(self.length, k, phase, loss_BL.device).expand_as(loss_BL)[loss_positions[0]]
+        return ForwardResult(replace(first, total=total), slot_M, int(glanced_BL.sum()), int(wrong_BL.sum()))
 
     @cached_property
-    def opened(self) -> ExtendedVocabulary:
-        """Its draft vocabulary."""
-        return self.weights.opened(self.batch)
+    def vocabulary(self) -> ExtendedVocabulary:
+        """The batch's draft vocabulary."""
+        return self.weights.extend(self.batch)
+
+    @cached_property
+    def loss_BL(self) -> Tensor:
+        """Boolean: position i + k belongs to an answer."""
+        return loss_positions_BL(self.batch, self.k)
+
+    @property
+    def k(self) -> int:
+        """Block size."""
+        return self.recipe.network.k
 
     @property
     def length(self) -> int:
         """Positions, padding included."""
         return self.batch.tokens_BL.shape[1]
 
-    @property
-    def block_L(self) -> Tensor:
-        """Each position's block."""
-        return block_L(self.length, self.k, self.phase, self.batch.tokens_BL.device)
-
     def real_BL(self) -> Tensor:
         """Boolean: no padding."""
         return torch.arange(self.length, device=self.batch.length_B.device) < self.batch.length_B[:, None]
 
-    def predict(
-        self, tokens_BL: Tensor, streams: Sequence[Tensor], wanted: Sequence[Tensor], last_only: bool = False
+    def _predict(
+        self,
+        phase: int,
+        tokens_BL: Tensor,
+        streams: Sequence[Tensor],
+        wanted: Sequence[Tensor],
+        last_only: bool = False,
     ) -> list[Tensor]:
         """Predicted features [M, D] of each stream at its wanted positions.
 
         Args:
-            tokens_BL: What the first stream reads; the others read the text's own tokens.
+            phase: Where blocks begin.
+            tokens_BL: What the first stream reads; the others read the text's tokens.
             streams: Input features of each pass [B, L, D].
             wanted: Boolean [B, L] for each stream.
-            last_only: `wanted` is the last stream's alone; nothing is asked of the others.
+            last_only: `wanted` holds the last stream's positions only; the other streams predict nothing.
         """
         count, batch = len(streams), self.batch
         if last_only:
             wanted = [torch.zeros_like(wanted[0])] * (count - 1) + list(wanted)
-        tokens_BM = torch.cat([tokens_BL] + [batch.tokens_BL] * (count - 1), 1)
-        blocks = Blocks.of_texts(batch.length_B, self.length, self.k, self.phase, count)
+        # All streams make one forward, one behind the other along L: a later pass attends to the passes before.
+        tokens = torch.cat([tokens_BL] + [batch.tokens_BL] * (count - 1), 1)
+        blocks = Blocks.of_texts(batch.length_B, self.length, self.k, phase, count)
         before = tokens_before(self.weights, batch.tokens_BL, self.k).repeat(1, count, 1)
-        wanted_BM = torch.cat(list(wanted), 1)
-        embedded = self.weights.embedding_VD[tokens_BM]
-        predicted_MD = self.network(embedded, torch.cat(list(streams), 1), blocks, before, wanted_BM)
-        stream_M = wanted_BM.nonzero()[:, 1] // self.length
+        all_wanted = torch.cat(list(wanted), 1)
+        embedded = self.weights.embedding_VD[tokens]
+        predicted_MD = self.network(embedded, torch.cat(list(streams), 1), blocks, before, all_wanted)
+        # Row m belongs to the stream that its column falls into.
+        stream_M = all_wanted.nonzero()[:, 1] // self.length
         return [predicted_MD[stream_M == number] for number in range(count)] if count > 1 else [predicted_MD]
 
-    def fed_back(self, predicted_MD: Tensor, wanted_BL: Tensor) -> Tensor:
-        """The next pass's input features: at position i what was predicted for it, at position i − k."""
+    def _wrong_BL(self, first_MD: Tensor) -> Tensor:
+        """Boolean: loss positions where the drafter's best token is not the target's."""
+        signal = teacher_signal(self.batch, self.vocabulary, self.loss_BL, self.k)
+        wrong_BL = self.loss_BL.clone()
+        wrong_BL[self.loss_BL] = best_tokens(first_MD, signal) != signal.ids_MC[:, 0]
+        return wrong_BL
+
+    def _glanced_BL(self, phase: int, wrong_BL: Tensor) -> Tensor:
+        """Boolean: the positions that are shown the answer."""
+        blocks_L = block_L(self.length, self.k, phase, wrong_BL.device)
+        slots_L = slot_L(self.length, self.k, phase, wrong_BL.device)
+        # Each text draws from its own generator, so its draw does not depend on the batch it is in.
+        rows = [
+            glanced_L(wrong_BL[row], blocks_L, slots_L, self.k, int(self.batch.length_B[row]), self.glance,
+                      generator_of(self.recipe.seed, "glance", self.step, number))
+            for row, number in enumerate(self.batch.numbers)
+        ]  # fmt: skip
+        return torch.stack(rows)
+
+    def _fed_back(self, predicted_MD: Tensor, wanted_BL: Tensor) -> Tensor:
+        """The next pass's input features: position i reads what position i − k predicted for it."""
         full_BLD = torch.zeros_like(self.batch.features_BLD)
         full_BLD[wanted_BL] = predicted_MD.to(full_BLD.dtype)
         return full_BLD.roll(self.k, 1)
 
 
-def teacher_signal(batch: Batch, opened: ExtendedVocabulary, positions_BL: Tensor, k: int) -> TeacherSignal:
-    """What the target says k positions on from each position of `bearing_BL`."""
+def teacher_signal(batch: Batch, vocabulary: ExtendedVocabulary, positions_BL: Tensor, k: int) -> TeacherSignal:
+    """The target's feature and distribution k positions after each loss position."""
     row_M, place_M = positions_BL.nonzero(as_tuple=True)
     place_M = place_M + k
-    said_MN = opened.since_BN[row_M] <= place_M[:, None] + 1
-    ids_MC = opened.number_V[batch.top_ids_BLC[row_M, place_M]]
+    # Input position i holds the text's token i + 1, so tokens 0 .. i + 1 are known when the token after it is drafted.
+    in_text_MX = vocabulary.first_BX[row_M] <= place_M[:, None] + 1
+    ids_MC = vocabulary.number_V[batch.top_ids_BLC[row_M, place_M]]
     return TeacherSignal(
         features_MD=batch.features_BLD[row_M, place_M],
-        ids_MC=ids_MC.masked_fill(~_may_be_drafted(ids_MC, said_MN, len(opened.head_WD)), -1),
+        ids_MC=ids_MC.masked_fill(~_may_be_drafted(ids_MC, in_text_MX, len(vocabulary.head_WD)), -1),
         logprobs_MC=batch.top_logprobs_BLC[row_M, place_M],
-        head_WD=opened.head_WD,
-        said_MN=said_MN,
+        head_WD=vocabulary.head_WD,
+        in_text_MX=in_text_MX,
     )
 
 
-def _may_be_drafted(ids_MC: Tensor, said_MN: Tensor, rows: int) -> Tensor:
-    """Boolean [M, C]: words only where they were said."""
-    words = said_MN.shape[1]
-    fixed = rows - words
-    if not words:
+def _may_be_drafted(ids_MC: Tensor, in_text_MX: Tensor, rows: int) -> Tensor:
+    """Boolean [M, C]: tokens of the draft vocabulary, and extra tokens that the text already contains."""
+    extra = in_text_MX.shape[1]
+    fixed = rows - extra
+    if not extra:
         return ids_MC >= 0
-    return torch.where(ids_MC < fixed, ids_MC >= 0, said_MN.gather(1, (ids_MC - fixed).clamp_min(0)))
-
-
-def _wrong(reading: _Reading, first_MD: Tensor, loss_BL: Tensor) -> Tensor:
-    """Boolean [B, L]: loss-bearing positions where the drafter's best token is not the target's."""
-    told = teacher_signal(reading.batch, reading.opened, loss_BL, reading.k)
-    wrong_BL = loss_BL.clone()
-    wrong_BL[loss_BL] = best_tokens(first_MD, told) != told.ids_MC[:, 0]
-    return wrong_BL
-
-
-def _glanced(reading: _Reading, wrong_BL: Tensor, glance: float, seed: int, step: int) -> Tensor:
-    """Boolean [B, L]: the positions that are shown the answer, each text's drawn for itself."""
-    batch, k = reading.batch, reading.k
-    slots = slot_L(reading.length, k, reading.phase, wrong_BL.device)
-    rows = [
-        glanced_L(wrong_BL[row], reading.block_L, slots, k, int(batch.length_B[row]), glance,
-                  generator_of(seed, "glance", step, number))
-        for row, number in enumerate(batch.numbers)
-    ]  # fmt: skip
-    return torch.stack(rows)
+    return torch.where(ids_MC < fixed, ids_MC >= 0, in_text_MX.gather(1, (ids_MC - fixed).clamp_min(0)))
 
 
 def tokens_before(weights: TargetWeights, tokens_BL: Tensor, k: int) -> Tensor:
-    """At position i the embedding of x(i+k) [B, L, D], the token before the one that i predicts; the last rows wrap."""
+    """At position i the embedding of x(i+k) [B, L, D], the token before the predicted one; the last k − 1 wrap."""
     return weights.embedding_VD[tokens_BL.roll(1 - k, 1)]
 
 
 def with_noise(batch: Batch, recipe: DistillRecipe, step: int) -> Tensor:
-    """The input features with noise, each text's drawn for itself."""
+    """The input features with noise, drawn for each text separately."""
     if recipe.noise == 0:
         return batch.features_BLD
     rows = []
     for row, number in enumerate(batch.numbers):
-        own = int(batch.length_B[row])
+        length = int(batch.length_B[row])
         draw = generator_of(recipe.seed, "noise", step, number)
+        # Only the text's positions are drawn: padding, which depends on the batch, must not shift the draw.
         noise_LD = torch.zeros(batch.features_BLD.shape[1:])
-        size = (own, noise_LD.shape[1])
+        size = (length, noise_LD.shape[1])
         if recipe.noise_kind == "uniform":
-            noise_LD[:own] = torch.rand(size, generator=draw).mul_(2).sub_(1)
+            noise_LD[:length] = torch.rand(size, generator=draw).mul_(2).sub_(1)  # U(−1, 1)
         else:
-            noise_LD[:own] = torch.randn(size, generator=draw)
+            noise_LD[:length] = torch.randn(size, generator=draw)
         rows.append(noise_LD)
     return batch.features_BLD + recipe.noise * torch.stack(rows).to(batch.features_BLD)

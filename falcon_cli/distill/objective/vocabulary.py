@@ -1,11 +1,11 @@
 """The draft vocabulary: the tokens that a drafter may draft.
 
-The target's LM head is most of what a small target's drafter reads for each token drafted, and most of its rows are
-never needed. When drafting, the draft vocabulary is open to the words of the text so far (`drafter/head.py`), and so
-it is when learning, or the drafter would learn never to say them.
+The target's LM head is most of what a small target's drafter reads for each drafted token, and most of its rows are
+never needed. When drafting, the draft vocabulary is extended by the tokens of the text so far, the extra tokens. It is
+extended in training as well; otherwise the drafter would learn never to draft them.
 
-Shapes: V the target's vocabulary, W the draft vocabulary (opened: and the words of a batch), B batch, L positions, T
-tokens (L + 1), N words beside the draft vocabulary.
+Shapes: V the target's vocabulary, W the draft vocabulary (extended: with the extra tokens of a batch), B batch, L
+tokens of a text, D hidden size, X extra tokens.
 """
 
 from collections import Counter
@@ -20,9 +20,9 @@ from falcon_cli.distill.features.batches import Batch
 
 
 def choose_vocabulary(samples: Iterable[Sample], size: int, specials: Iterable[int]) -> Tensor:
-    """Most frequent answer tokens, the special ones always among them.
+    """The most frequent answer tokens and all special tokens.
 
-    Ties go to the smaller id, and where the answers hold fewer different tokens the smallest ids fill up.
+    Ties go to the smaller id. If the answers have too few distinct tokens, the smallest ids fill up the vocabulary.
 
     Returns:
         [W] ascending token ids, `size` of them.
@@ -35,6 +35,7 @@ def choose_vocabulary(samples: Iterable[Sample], size: int, specials: Iterable[i
         if len(chosen) >= size:
             break
         chosen[token] = None
+    # size + len(chosen) ids hold at least `size` that are not chosen.
     spare = (token for token in range(size + len(chosen)) if token not in chosen)
     while len(chosen) < size:
         chosen[next(spare)] = None
@@ -52,18 +53,18 @@ def number_of_V(vocabulary_W: Tensor | None, vocab_size: int) -> Tensor:
 
 @dataclass(frozen=True)
 class ExtendedVocabulary:
-    """The draft vocabulary open to the words of a batch."""
+    """The draft vocabulary with the extra tokens of a batch."""
 
     head_WD: Tensor
-    """The LM head's rows: of the draft vocabulary, then of the words."""
+    """The LM head's rows: of the draft vocabulary, then of the extra tokens."""
     number_V: Tensor
     """Token id → its row there, or −1."""
-    since_BN: Tensor
-    """Place of the text's token at which it first says a word, counted from 0; beyond its end if it never does."""
+    first_BX: Tensor
+    """Place at which each text first contains an extra token, from 0; beyond the text's end where it never does."""
 
 
-def opened(batch: Batch, head_VD: Tensor, head_WD: Tensor, number_V: Tensor) -> ExtendedVocabulary:
-    """Take in the words of a batch.
+def extend(batch: Batch, head_VD: Tensor, head_WD: Tensor, number_V: Tensor) -> ExtendedVocabulary:
+    """Add the tokens of a batch that the draft vocabulary lacks.
 
     Args:
         batch: Texts.
@@ -71,29 +72,34 @@ def opened(batch: Batch, head_VD: Tensor, head_WD: Tensor, number_V: Tensor) -> 
         head_WD: Its rows of the draft vocabulary.
         number_V: See `number_of_V`.
     """
-    said_BT = torch.cat([batch.begin_B[:, None], batch.tokens_BL], 1)
-    words_N = said_BT.unique()
-    words_N = words_N[number_V[words_N] < 0]
-    fixed, count = len(head_WD), len(words_N)
-    place_T = torch.arange(said_BT.shape[1], device=said_BT.device)
+    # Inputs begin with a text's second token, but its first may be drafted as well.
+    text_BL = torch.cat([batch.begin_B[:, None], batch.tokens_BL], 1)
+    extra_X = text_BL.unique()
+    extra_X = extra_X[number_V[extra_X] < 0]
+    fixed, count = len(head_WD), len(extra_X)
+    place_L = torch.arange(text_BL.shape[1], device=text_BL.device)
     if count:
-        head_WD = torch.cat([head_WD, head_VD[words_N].to(head_WD)])
+        head_WD = torch.cat([head_WD, head_VD[extra_X].to(head_WD)])
         number_V = number_V.clone()
-        number_V[words_N] = fixed + torch.arange(count, device=words_N.device)
-    column_BT = (number_V[said_BT] - fixed).clamp_min(-1) + 1  # 0 is for all that are no words
-    since_BN = torch.full((len(said_BT), 1 + count), len(place_T), device=said_BT.device)
-    since_BN.scatter_reduce_(1, column_BT, place_T.expand_as(said_BT), "amin")
-    return ExtendedVocabulary(head_WD, number_V, since_BN[:, 1:])
+        number_V[extra_X] = fixed + torch.arange(count, device=extra_X.device)
+    # first[b, x] = min{i : text[b, i] = x}: a scatter of places by minimum. Tokens that are not extra go to column 0,
+    # which is dropped. A column that nothing reaches keeps the text's length, which is beyond every position.
+    column_BL = (number_V[text_BL] - fixed).clamp_min(-1) + 1
+    first_BX = torch.full((len(text_BL), 1 + count), len(place_L), device=text_BL.device)
+    first_BX.scatter_reduce_(1, column_BL, place_L.expand_as(text_BL), "amin")
+    return ExtendedVocabulary(head_WD, number_V, first_BX[:, 1:])
 
 
 def coverage(samples: Sequence[Sample], vocabulary_W: Tensor) -> tuple[float, float]:
-    """Shares of held-out text's answer tokens: in the draft vocabulary, and in it or said before."""
+    """Shares of held-out answer tokens: in the draft vocabulary, and in it or earlier in the text."""
     fixed = set(vocabulary_W.tolist())
-    tokens = held = known = 0
+    tokens = in_fixed = in_extended = 0
     for sample in samples:
-        said: set[int] = set()
+        before: set[int] = set()
         for token, answer in zip(sample.tokens, sample.answer, strict=True):
             if answer:
-                tokens, held, known = tokens + 1, held + (token in fixed), known + (token in fixed or token in said)
-            said.add(token)
-    return held / max(1, tokens), known / max(1, tokens)
+                tokens += 1
+                in_fixed += token in fixed
+                in_extended += token in fixed or token in before
+            before.add(token)
+    return in_fixed / max(1, tokens), in_extended / max(1, tokens)

@@ -1,1 +1,1 @@
-"""Who learns: a recipe and a target in, a student out, which gives a loss for a batch and a drafter in the end."""
+"""The networks that learn: a recipe and a target in; a student out, with a loss per batch and a drafter at the end."""

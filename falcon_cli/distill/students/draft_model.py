@@ -1,10 +1,10 @@
-"""How a draft model for speculative sampling comes about: some of the target's own layers, distilled.
+"""The student for speculative sampling: a draft model made of some of the target's layers, then distilled.
 
-Embedding, LM head and final norm are the target's; embedding and head stay as they are, so both models share a
-vocabulary by construction. It reads the text alone, no features: position j reads token j and learns what the target
-says of token j + 1. What is written is an ordinary transformers folder, which `--draft-model` takes as any other.
+Embedding, LM head and final norm are the target's. Embedding and head stay fixed, so both models share a vocabulary by
+construction. The model reads the text alone, without features: position j reads token j and learns the target's
+distribution of token j + 1. It is saved as an ordinary transformers folder, which `--draft-model` takes like any other.
 
-Shapes: B batch, L positions, M loss-bearing positions, D hidden size, A positions looked at.
+Shapes: B batch, L positions, M loss positions, D hidden size.
 """
 
 import re
@@ -36,10 +36,10 @@ from falcon_cli.tree.store import StoredTree
 
 
 class DraftModelNetwork(nn.Module):
-    """A causal LM of a few layers, whose last hidden states are asked for.
+    """A causal LM of a few layers, which returns its last hidden states.
 
     Args:
-        causal: transformers' model.
+        causal: A transformers model.
     """
 
     k = 1
@@ -60,7 +60,7 @@ class DraftModelStudent(Student):
 
     @classmethod
     def of(cls, recipe: DistillRecipe, target: LoadedTarget, train: Sequence[Sample]) -> "DraftModelStudent":
-        """Some of the target's layers, as they are.
+        """A model of some of the target's layers, with the target's weights.
 
         Raises:
             FalconError: The target has no such layer.
@@ -73,16 +73,17 @@ class DraftModelStudent(Student):
         return cls(recipe, network, None, target_weights(target, None))
 
     @property
-    def artifact(self) -> str:
+    def saved_as(self) -> str:
         """See `Student`."""
         return "draft-model"
 
     def loss(self, network: Any, batch: Batch, step: int, glance: float) -> ForwardResult:
         """See `Student`."""
         positions_BL = loss_positions_BL(batch, 0)
-        features_MD = network(_read(batch))[positions_BL]
-        told = losses(features_MD, teacher_signal(batch, self.weights.opened(batch), positions_BL, 0), self.recipe.loss)
-        return ForwardResult(told, torch.ones(len(features_MD), dtype=torch.long, device=features_MD.device), 0, 0)
+        features_MD = network(_inputs(batch))[positions_BL]
+        signal = teacher_signal(batch, self.weights.extend(batch), positions_BL, 0)
+        result = losses(features_MD, signal, self.recipe.loss)
+        return ForwardResult(result, torch.ones(len(features_MD), dtype=torch.long, device=features_MD.device), 0, 0)
 
     def loss_positions(self, answer: Sequence[bool]) -> int:
         """See `Student`."""
@@ -90,21 +91,21 @@ class DraftModelStudent(Student):
 
     @torch.no_grad()
     def ranks(self, texts: Sequence[TextFeatures]) -> Tensor:
-        """See `Student`: of the next token only."""
+        """See `Student`: there is one depth, the next token."""
         network, parts = self.snapshot(), []
         for batch in read_in_batches(texts, self.weights):
             positions_BL = loss_positions_BL(batch, 0)
-            told = teacher_signal(batch, self.weights.opened(batch), positions_BL, 0)
-            parts.append(rank_M(network(_read(batch))[positions_BL], told)[:, None])
+            signal = teacher_signal(batch, self.weights.extend(batch), positions_BL, 0)
+            parts.append(rank_M(network(_inputs(batch))[positions_BL], signal)[:, None])
         return torch.cat(parts)
 
     def as_drafter(self, target: LoadedTarget, tree: TreeShape) -> Drafter:
-        """See `Student`: a chain; the tree does not matter."""
+        """See `Student`: it drafts a chain and ignores the tree."""
         model = TargetModel(self.snapshot().causal.to(target.model.dtype), target.model.backend)
         return SpeculativeSampling(model, target.model.vocab_size, SpsOptions())
 
     def save(self, folder: Path, target: LoadedTarget, training: dict[str, Any], tree: StoredTree) -> None:
-        """See `Student`: a transformers folder, with a card that tells where it comes from."""
+        """See `Student`: a transformers folder, with a model card that names its origin."""
         causal = self.snapshot().causal.to(torch.float16)
         size = sum(parameter.nbytes for parameter in causal.parameters())
         facts = "".join(f"- {key}: {value}\n" for key, value in training.items())
@@ -123,10 +124,10 @@ class DraftModelStudent(Student):
 
 
 def shortened(model: Any, layers: Sequence[int]) -> Any:
-    """A causal LM of the same class with some of its layers.
+    """A causal LM of the same class with some of the layers.
 
     Raises:
-        FalconError: There is no such layer.
+        FalconError: The target has no such layer.
     """
     whole = model.config.num_hidden_layers
     if wrong := [layer for layer in layers if not -whole <= layer < whole]:
@@ -137,16 +138,16 @@ def shortened(model: Any, layers: Sequence[int]) -> Any:
     if getattr(config, "layer_types", None):
         config.layer_types = [config.layer_types[layer] for layer in chosen]
     short = type(model)(config)
-    held = model.state_dict()
-    own = {
-        name: held[re.sub(r"\blayers\.(\d+)\.", lambda place: f"layers.{chosen[int(place[1])]}.", name)]
+    weights = model.state_dict()
+    chosen_weights = {
+        name: weights[re.sub(r"\blayers\.(\d+)\.", lambda match: f"layers.{chosen[int(match[1])]}.", name)]
         for name in short.state_dict()
     }
-    short.load_state_dict(own)
+    short.load_state_dict(chosen_weights)
     short.generation_config = deepcopy(model.generation_config)
     return short
 
 
-def _read(batch: Batch) -> Tensor:
-    """The text's tokens [B, L] from its first on; the last one teaches and is not read."""
+def _inputs(batch: Batch) -> Tensor:
+    """The text's tokens [B, L] from its first on, without the last, which is only predicted."""
     return torch.cat([batch.begin_B[:, None], batch.tokens_BL[:, :-1]], 1)

@@ -1,4 +1,7 @@
-"""How Falcon's network learns (`step.py`), and EAGLE's, which is the same with k = 1."""
+"""The student for Falcon's network (trained by `objective/csgd.py`), and for EAGLE's, which is the same with k = 1.
+
+Shapes: A drafts, P depths, W draft vocabulary.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +17,7 @@ from falcon_cli.distill.features.extract import TextFeatures
 from falcon_cli.distill.objective.accuracy import ranks_AP
 from falcon_cli.distill.objective.csgd import ForwardResult, train_forward
 from falcon_cli.distill.students.lora import adapt, merged
-from falcon_cli.distill.students.student import Student, learning, target_weights, vocabulary_of
+from falcon_cli.distill.students.student import Student, in_training, target_weights, vocabulary_of
 from falcon_cli.drafters.falcon.network import DrafterNetwork
 from falcon_cli.drafters.saved.checkpoint import load_drafter
 from falcon_cli.drafters.saved.trained import TRAINED
@@ -23,10 +26,10 @@ from falcon_cli.recipe.distill import DistillRecipe
 from falcon_cli.target.load import LoadedTarget
 
 _DEPTH = 8
-"""Deepest level looked at on held-out text, as the paper's tree for k = 2."""
+"""Deepest level evaluated on held-out text, as in the paper's tree for k = 2."""
 
 _COMMON = ("mixer", "normalise", "draft_vocab_size")
-"""What a drafter to go on from must have in common with the recipe."""
+"""Network settings that an initial drafter must share with the recipe."""
 
 
 @dataclass(frozen=True)
@@ -35,20 +38,20 @@ class FalconStudent(Student):
 
     @classmethod
     def of(cls, recipe: DistillRecipe, target: LoadedTarget, train: Sequence[Sample]) -> "FalconStudent":
-        """A new drafter, or one to go on from.
+        """A new drafter, or an earlier one to continue from.
 
         Raises:
-            FalconError: `init_from` names a drafter that does not fit the target, or one of another mixer, ends or
-                draft vocabulary than the recipe's.
+            FalconError: `init_from` names a drafter that does not fit the target, or whose mixer, normalisation or
+                draft vocabulary differs from the recipe's.
         """
         model = target.model
         if recipe.init_from is not None:
-            network, vocabulary_W = _known(recipe, target)
+            network, vocabulary_W = _initial(recipe, target)
         else:
             network = DrafterNetwork(recipe.network, model.decoder)
             network.initialise(model.decoder, generator_of(recipe.seed, "weights"))
             vocabulary_W = vocabulary_of(recipe.network.draft_vocab_size, target, train)
-        network = learning(network, model.device)
+        network = in_training(network, model.device)
         if recipe.lora is not None:
             network = adapt(network, recipe.lora, generator_of(recipe.seed, "lora"))
         return cls(recipe, network, vocabulary_W, target_weights(target, vocabulary_W))
@@ -58,7 +61,7 @@ class FalconStudent(Student):
         return train_forward(network, self.weights, batch, self.recipe, step, glance)
 
     def loss_positions(self, answer: Sequence[bool]) -> int:
-        """See `Student`: position i learns the token i + k + 1, so the first k + 1 tokens teach none."""
+        """See `Student`: position i learns the token i + k + 1, so no position learns the first k + 1 tokens."""
         return sum(answer[self.k + 1 :]) * (self.k if self.recipe.phases == "all" else 1)
 
     def ranks(self, texts: Sequence[TextFeatures]) -> Tensor:
@@ -66,35 +69,37 @@ class FalconStudent(Student):
         return ranks_AP(self.snapshot(), self.weights, texts, passes=-(-_DEPTH // self.k))
 
     def snapshot(self) -> DrafterNetwork:
-        """See `Student`: low-rank changes are taken in."""
+        """See `Student`: low-rank changes are merged."""
         return merged(self.network).eval().requires_grad_(False)
 
 
-def _known(recipe: DistillRecipe, target: LoadedTarget) -> tuple[Any, Tensor | None]:
-    """The drafter to go on from; where the recipe has another k, start or chain, what both forms hold in common.
+def _initial(recipe: DistillRecipe, target: LoadedTarget) -> tuple[Any, Tensor | None]:
+    """The drafter to continue from; if the recipe has another k, start or chain, the weights that both forms share.
 
-    So EAGLE goes on from a Falcon drafter, and a Falcon drafter from EAGLE's or from one of another k.
+    So EAGLE can continue from a Falcon drafter, and a Falcon drafter from EAGLE's or from one with another k.
     """
     saved = load_drafter(Path(str(recipe.init_from)), target)
     if not isinstance(saved.network, DrafterNetwork):
         raise FalconError(
             f"init_from {recipe.init_from} holds {TRAINED[saved.method].summary}: name a {recipe.method} drafter"
         )
-    mine, theirs = vars(recipe.network), vars(saved.network.recipe)
-    if differing := [f"network.{key}={theirs[key]}" for key in _COMMON if mine[key] != theirs[key]]:
+    wanted, saved_settings = vars(recipe.network), vars(saved.network.recipe)
+    if differing := [f"network.{key}={saved_settings[key]}" for key in _COMMON if wanted[key] != saved_settings[key]]:
         raise FalconError(f"init_from {recipe.init_from} has another form than the recipe: set {', '.join(differing)}")
     network = DrafterNetwork(recipe.network, target.model.decoder)
     network.initialise(target.model.decoder, generator_of(recipe.seed, "weights"))
     fresh = take_over(network, saved.network)
-    say(f"going on from {recipe.init_from}" + (f"; starting anew: {', '.join(fresh)}" if fresh else ""))
+    say(f"continuing from {recipe.init_from}" + (f"; newly initialised: {', '.join(fresh)}" if fresh else ""))
     return network, saved.vocabulary_W
 
 
 def take_over(network: DrafterNetwork, other: DrafterNetwork) -> list[str]:
-    """Take the weights of another form's network that fit, by name and shape; returns the parts that had none."""
-    own = network.state_dict()
+    """Copy the weights that fit by name and shape; returns the parts of the network that got none."""
+    weights = network.state_dict()
     fitting = {
-        name: value for name, value in other.state_dict().items() if name in own and own[name].shape == value.shape
+        name: value
+        for name, value in other.state_dict().items()
+        if name in weights and weights[name].shape == value.shape
     }
     missing = network.load_state_dict(fitting, strict=False).missing_keys
     return sorted({name.split(".")[0] for name in missing})

@@ -1,7 +1,7 @@
-"""An existing drafter learns something new with few weights (peft's LoRA), and takes them in at the end.
+"""Adapts an existing drafter with few weights (peft's LoRA), and merges them into it at the end.
 
-Every linear layer of the drafter gets a low-rank change; all else stays as it is. An LSTM mixer has no linear layer, so
-there only the decoder layer adapts.
+Every linear layer of the drafter gets a low-rank change; all other weights are fixed. An LSTM mixer has no linear
+layer, so only the other layers of its drafter adapt.
 """
 
 from copy import deepcopy
@@ -16,7 +16,7 @@ from falcon_cli.recipe.distill import LoraRecipe
 
 @torch.no_grad()
 def adapt(network: DrafterNetwork, recipe: LoraRecipe, generator: torch.Generator) -> DrafterNetwork:
-    """The network with trainable low-rank changes, its own weights frozen; changed in place."""
+    """Add trainable low-rank changes to the network, in place; its other weights are fixed."""
     from peft import LoraConfig, inject_adapter_in_model
 
     layers = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
@@ -24,20 +24,20 @@ def adapt(network: DrafterNetwork, recipe: LoraRecipe, generator: torch.Generato
     adapted: Any = inject_adapter_in_model(config, network)
     for name, parameter in network.named_parameters():
         parameter.requires_grad_("lora_" in name)
-        if "lora_A" in name:  # peft draws its own from torch's global state
+        if "lora_A" in name:  # peft draws them from torch's global state
             bound = parameter.shape[-1] ** -0.5
             parameter.copy_(torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator))
     return adapted
 
 
 def merged(network: DrafterNetwork) -> DrafterNetwork:
-    """A copy without changes beside its weights: they are added to them."""
+    """A copy in which the low-rank changes are added to the weights."""
     from peft.tuners.lora import LoraLayer
 
     plain = deepcopy(network)
     for name, module in list(plain.named_modules()):
         if isinstance(module, LoraLayer):
             module.merge()
-            parent, _, own = name.rpartition(".")
-            setattr(plain.get_submodule(parent), own, module.get_base_layer())
+            parent, _, attribute = name.rpartition(".")
+            setattr(plain.get_submodule(parent), attribute, module.get_base_layer())
     return plain

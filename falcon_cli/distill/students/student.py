@@ -1,7 +1,9 @@
-"""Who learns: a network, its draft vocabulary, and what it shares with the target.
+"""A student: the network that learns, its draft vocabulary, and the weights that it shares with the target.
 
-One class a method (`falcon.py`, `medusa.py`, `draft_model.py`): what a step of training does, which positions bear a
-loss, how held-out text is looked at, and what is written in the end. Shapes: W draft vocabulary, A drafts, P depths.
+Each method has its class (`falcon.py`, `medusa.py`, `draft_model.py`), which defines the loss of a batch, the loss
+positions, the evaluation on held-out text and the files that are saved.
+
+Shapes: W draft vocabulary, A drafts, P depths, V vocabulary, D hidden size.
 """
 
 from abc import ABC, abstractmethod
@@ -28,7 +30,7 @@ from falcon_cli.target.load import LoadedTarget
 from falcon_cli.tree.shape import TreeShape
 from falcon_cli.tree.store import StoredTree, save_tree
 
-Own = TypeVar("Own", bound="Student")
+S = TypeVar("S", bound="Student")
 Network = TypeVar("Network", bound=nn.Module)
 
 
@@ -43,12 +45,12 @@ class Student(ABC):
 
     @property
     def k(self) -> int:
-        """Slots that are learned side by side."""
+        """Number of slots that are learned together."""
         return int(self.network.k)
 
     @property
-    def artifact(self) -> str:
-        """The folder, in the run's own, that holds what was trained."""
+    def saved_as(self) -> str:
+        """Name of the folder, in the run folder, that the trained network is saved in."""
         return "drafter"
 
     @abstractmethod
@@ -56,40 +58,40 @@ class Student(ABC):
         """Losses of one batch.
 
         Args:
-            network: The pupil's own, maybe wrapped for several processes.
+            network: The student's network, maybe wrapped for several processes.
             batch: Texts.
-            step: Optimizer steps before; all that is random depends on it and the recipe's seed.
-            glance: λ; 0 leaves the glancing out. Only Falcon glances.
+            step: Number of earlier optimizer steps; everything random depends on it and the recipe's seed.
+            glance: λ; 0 turns glancing off. Only Falcon glances.
         """
 
     @abstractmethod
     def loss_positions(self, answer: Sequence[bool]) -> int:
-        """Loss-bearing positions of a text."""
+        """Number of loss positions of a text."""
 
     @abstractmethod
     def ranks(self, texts: Sequence[TextFeatures]) -> Tensor:
         """The rank of the target's token at each depth of every draft [A, P]; `MISSED` where it may not be drafted."""
 
     def as_drafter(self, target: LoadedTarget, tree: TreeShape) -> Drafter:
-        """The drafter as it is now, at work."""
+        """A drafter with the current weights."""
         return TRAINED[self.recipe.method].drafter(self.snapshot(), target.model, tree, self.vocabulary_W)
 
     def save(self, folder: Path, target: LoadedTarget, training: dict[str, Any], tree: StoredTree) -> None:
-        """Write what was trained, whole or not at all."""
+        """Save the trained network and its tree."""
         save_drafter(folder, self.snapshot(), self.vocabulary_W, target, training, method=self.recipe.method)
         save_tree(folder / "tree.json", tree)
 
     def usage(self, folder: Path) -> str:
-        """The options by which a benchmark runs it."""
+        """The options with which `falcon bench` runs it."""
         return f"--method {self.recipe.method} --drafter {folder}"
 
     def snapshot(self) -> Any:
-        """A copy of the network as it is now."""
+        """A copy of the network with the current weights, which no longer learns."""
         return deepcopy(self.network).eval().requires_grad_(False)
 
-    def on(self: Own, device: torch.device) -> Own:
-        """The same on a device."""
-        weights = TargetWeights(*(held.to(device) for held in vars(self.weights).values()))
+    def on(self: S, device: torch.device) -> S:
+        """The same student on a device."""
+        weights = TargetWeights(*(tensor.to(device) for tensor in vars(self.weights).values()))
         return replace(self, network=self.network.to(device), weights=weights)
 
     def describe(self, held_out: Sequence[Sample]) -> str:
@@ -98,15 +100,15 @@ class Student(ABC):
         text = f"drafter: {parameters / 1e6:.2f}M parameters to learn"
         if self.vocabulary_W is None:
             return text
-        fixed, known = coverage(held_out, self.vocabulary_W)
+        fixed, extended = coverage(held_out, self.vocabulary_W)
         return (
             f"{text}, a draft vocabulary of {len(self.vocabulary_W):,} that covers {fixed:.1%} of held-out answers, "
-            f"{known:.1%} with the words of the text before"
+            f"{extended:.1%} with the extra tokens of the text"
         )
 
 
-def learning(network: Network, device: torch.device) -> Network:
-    """A network ready to learn: in fp32, on its device."""
+def in_training(network: Network, device: torch.device) -> Network:
+    """The network on its device in fp32, in training mode, with gradients."""
     return network.to(device, torch.float32).train().requires_grad_(True)
 
 
@@ -123,7 +125,7 @@ def target_weights(target: LoadedTarget, vocabulary_W: Tensor | None) -> TargetW
 
 
 def vocabulary_of(size: int, target: LoadedTarget, train: Sequence[Sample], key: str = "network") -> Tensor | None:
-    """The draft vocabulary of a new drafter; None is all tokens.
+    """The draft vocabulary of a new drafter; None means all tokens.
 
     Raises:
         FalconError: It would be larger than the target's.

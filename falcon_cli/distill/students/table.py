@@ -1,4 +1,4 @@
-"""The table of those who can learn: a recipe's method → its pupil."""
+"""The table of students: a recipe's method → its class."""
 
 from collections.abc import Sequence
 
@@ -19,7 +19,7 @@ STUDENTS: dict[str, type[FalconStudent] | type[MedusaStudent] | type[DraftModelS
 
 
 def make_student(recipe: DistillRecipe, target: LoadedTarget, train: Sequence[Sample]) -> Student:
-    """Who is to learn by a recipe.
+    """Build the student of a recipe.
 
     Raises:
         FalconError: What the recipe starts from does not fit the target.

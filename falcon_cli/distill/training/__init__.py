@@ -1,1 +1,1 @@
-"""How it learns: a student and its features in, optimizer steps, evaluations, logs and checkpoints out."""
+"""The training loop: a student and its features in; optimizer steps, evaluations, logs and checkpoints out."""

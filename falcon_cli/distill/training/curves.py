@@ -1,4 +1,4 @@
-"""The curves of a training run, as a picture."""
+"""Plots the curves of a training run."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ def draw_curves(steps: Sequence[dict[str, Any]], evaluations: Sequence[dict[str,
 
     Args:
         steps: Lines of `metrics.jsonl`.
-        looks: Lines of `held_out.jsonl`.
+        evaluations: Lines of `held_out.jsonl`.
         path: PNG to write.
     """
     from matplotlib.figure import Figure
@@ -31,8 +31,8 @@ def draw_curves(steps: Sequence[dict[str, Any]], evaluations: Sequence[dict[str,
         shares = smooth([100 * line["slots"][slot] for line in steps], width)
         right.plot(x, shares, color=colour, linewidth=1.2, label=f"slot {slot + 1}, training")
         right.plot(
-            [evaluate["step"] for evaluate in evaluations],
-            [100 * evaluate["top1"][0][slot] for evaluate in evaluations],
+            [line["step"] for line in evaluations],
+            [100 * line["top1"][0][slot] for line in evaluations],
             "o--",
             color=colour,
             markersize=3,

@@ -1,4 +1,4 @@
-"""Held-out text, looked at now and then: accuracy by pass and slot, the tree that would serve best, and the real τ."""
+"""Evaluation on held-out text: accuracy by pass and slot, the best tree for these ranks, and the τ measured with it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ _NEW_TOKENS = 64
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What one look found."""
+    """The result of one evaluation."""
 
     line: dict[str, Any]
     tree: TreeShape
@@ -29,14 +29,14 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class HeldOutEvaluator:
-    """Looks at held-out text.
+    """Evaluates a student on held-out text.
 
     Args:
-        target: It decodes for the real τ.
-        pupil: The drafter.
-        lessons: Held-out texts with what the target says of them.
+        target: Decodes for the measured τ.
+        student: The drafter in training.
+        texts: Features of the held-out texts.
         samples: The same texts; the first few prompts are decoded.
-        prompts: How many.
+        prompts: Number of prompts to decode.
     """
 
     target: LoadedTarget
@@ -46,23 +46,23 @@ class HeldOutEvaluator:
     prompts: int
 
     def evaluate(self) -> Evaluation:
-        """Accuracy on all texts, τ foreseen for the best tree of 32 nodes, and τ decoded with it."""
+        """Accuracy on all texts, the predicted τ of the best tree of 32 nodes, and its measured τ."""
         k, ranks = self.student.k, self.student.ranks(self.texts)
         width = min(_WIDTH, len(self.student.weights.head_WD))
         paths = best_paths(ranks, _NODES, width)
         tree = TreeShape.from_paths(paths) if paths else TreeShape.chain(k)  # texts too short for a draft
-        found: dict[str, Any] = accuracy(ranks, k).line()
-        found["drafts"] = len(ranks)
-        found["tau_foreseen"] = round(expected_accepted(ranks, tree.paths), 4)
-        found["tau"] = self._decoded(self.student.as_drafter(self.target, tree))
-        return Evaluation(found, tree)
+        line: dict[str, Any] = accuracy(ranks, k).line()
+        line["drafts"] = len(ranks)
+        line["tau_foreseen"] = round(expected_accepted(ranks, tree.paths), 4)
+        line["tau"] = self._measured_tau(self.student.as_drafter(self.target, tree))
+        return Evaluation(line, tree)
 
-    def _decoded(self, drafter: Drafter) -> float | None:
-        """Drafted tokens accepted per cycle over the first held-out prompts; None where no cycle was run."""
+    def _measured_tau(self, drafter: Drafter) -> float | None:
+        """Drafted tokens accepted per cycle over the first held-out prompts; None if no cycle was run."""
         cycles = []
         for sample in self.samples[: self.prompts]:
             prompt = list(sample.tokens[: sample.answer.index(True)])
-            room = min(_NEW_TOKENS, self.target.model.context_limit - len(prompt))
-            completion = complete(self.target.model, drafter, prompt, Stop(self.target.stop_ids, room))
+            limit = min(_NEW_TOKENS, self.target.model.context_limit - len(prompt))
+            completion = complete(self.target.model, drafter, prompt, Stop(self.target.stop_ids, limit))
             cycles += completion.cycles
         return round(sum(cycle.accepted for cycle in cycles) / len(cycles), 4) if cycles else None

@@ -24,5 +24,5 @@ class JsonlLog:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a log; what a kill cut short is left out."""
+    """The complete lines of a log; a line that a kill cut short is left out."""
     return list(json_lines(path))

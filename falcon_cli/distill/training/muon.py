@@ -1,4 +1,4 @@
-"""Muon in fp32: torch's own orthogonalises in bf16, which a CPU without bf16 units takes sixty times as long for.
+"""Muon in fp32: torch's version orthogonalises in bf16, which is sixty times slower on a CPU without bf16 units.
 
 The rule is Jordan's (https://kellerjordan.github.io/posts/muon/) with the step size of Liu et al., "Muon is Scalable
 for LLM Training" (arXiv 2502.16982), as in `torch.optim.Muon(adjust_lr_fn="match_rms_adamw")`.
@@ -15,7 +15,7 @@ _TINY = 1e-7
 
 
 class Fp32Muon(torch.optim.Muon):
-    """`torch.optim.Muon` with step sizes matched to AdamW's, orthogonalising in the gradients' own dtype."""
+    """`torch.optim.Muon` with step sizes matched to AdamW's, orthogonalising in the gradients' dtype."""
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -25,7 +25,7 @@ class Fp32Muon(torch.optim.Muon):
             ValueError: A closure is given.
         """
         if closure is not None:
-            raise ValueError("no closures here")
+            raise ValueError("Muon takes no closures")
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is None:
@@ -33,9 +33,9 @@ class Fp32Muon(torch.optim.Muon):
                 state = self.state[parameter]
                 if "momentum_buffer" not in state:
                     state["momentum_buffer"] = torch.zeros_like(parameter)
-                held = state["momentum_buffer"]
-                held.lerp_(parameter.grad, 1 - group["momentum"])
-                update = orthogonalised(parameter.grad.lerp(held, group["momentum"]))
+                momentum = state["momentum_buffer"]
+                momentum.lerp_(parameter.grad, 1 - group["momentum"])
+                update = orthogonalised(parameter.grad.lerp(momentum, group["momentum"]))
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
                 parameter.sub_(update, alpha=group["lr"] * 0.2 * max(parameter.shape) ** 0.5)
 

@@ -1,6 +1,6 @@
-"""One sitting of a training run: from the last saved state to the end, or to Ctrl-C.
+"""One session of a training run: from the last saved state to the end, or to Ctrl-C.
 
-Ctrl-C is heard at once and obeyed between two steps, after the state is saved; a second one stops on the spot.
+The first Ctrl-C ends the session after the current step, once the state is saved; a second one interrupts at once.
 """
 
 import signal
@@ -31,13 +31,13 @@ _WINDOW = 0.95
 
 @dataclass(frozen=True)
 class TrainingSession:
-    """What a sitting needs beside the trainer.
+    """What a session needs in addition to the trainer.
 
     Args:
-        folder: Where state, diary and picture lie.
+        folder: Holds state, logs and curves.
         network: The drafter, not wrapped.
-        measure: A look at held-out text: a step's number → a line for the diary.
-        checkpoint: Writes the drafter as it is after a number of steps.
+        measure: Evaluates on held-out text: number of steps taken → fields of a log line.
+        checkpoint: Writes the drafter as it is after this number of steps.
     """
 
     folder: DistillFolder
@@ -46,41 +46,41 @@ class TrainingSession:
     checkpoint: Callable[[int], None]
 
     def run(self, trainer: Trainer) -> float:
-        """Train to the end; returns text tokens per second of this sitting.
+        """Train to the end; returns text tokens per second of this session.
 
         Raises:
             KeyboardInterrupt: Ctrl-C, after the state is saved.
-            FalconError: The loss became no number; the batch is saved beside the run.
+            FalconError: The loss became non-finite; the batch is saved in the run folder.
         """
         steps, main = trainer.task.steps, trainer.accelerator.is_main_process
-        begin = load_state(self.folder.state, self.network, trainer.made)
+        begin = load_state(self.folder.state, self.network, trainer.optimizers)
         if begin:
             say(f"resuming: {begin:,} of {steps:,} steps are already taken")
         log = JsonlLog(self.folder.metrics, begin) if main else None
         evaluations = JsonlLog(self.folder.held_out, begin + 1) if main else None
-        pace = _RunningAverages()
+        averages = _RunningAverages()
         with graceful_interrupt() as asked, progress("training", steps, "steps") as bar:
             bar.advance(begin)
             saved = monotonic()
             for step in range(begin, steps):
                 report = self._step(trainer, step, asked())
-                pace.take(report)
+                averages.add(report)
                 if log and evaluations:
                     log.write(report.line())
-                    self._show(bar, pace)
+                    self._show(bar, averages)
                     if (step + 1) % trainer.recipe.measure_steps == 0 or step + 1 == steps:
-                        self._look(evaluations, step + 1)
+                        self._evaluate(evaluations, step + 1)
                     if step + 1 == steps or report.stopped or monotonic() - saved > 60 * trainer.recipe.save_minutes:
                         self.save(trainer, step + 1)
                         saved = monotonic()
                 if report.stopped and step + 1 < steps:
                     say(f"{step + 1:,} of {steps:,} steps are kept in {self.folder.path}; add --resume to go on")
                     raise KeyboardInterrupt
-        return pace.tokens_per_second
+        return averages.tokens_per_second
 
     def save(self, trainer: Trainer, step: int) -> None:
-        """Write state, checkpoint and picture."""
-        save_state(self.folder.state, self.network, trainer.made, step)
+        """Write state, checkpoint and curves."""
+        save_state(self.folder.state, self.network, trainer.optimizers, step)
         self.checkpoint(step)
         with atomic_file(self.folder.curves) as unfinished:
             draw_curves(read_log(self.folder.metrics), read_log(self.folder.held_out), unfinished)
@@ -97,11 +97,11 @@ class TrainingSession:
             with atomic_file(path) as unfinished:
                 save_file(tensors | {"numbers": torch.tensor(numbers)}, unfinished)
             raise FalconError(
-                f"the loss of step {failure.step} is no number; its batch is saved in {path}: look for broken features "
-                "there, or lower training.learning_rate"
+                f"the loss of step {failure.step} is not finite; its batch is saved in {path}: look for broken "
+                "features there, or lower training.learning_rate"
             ) from failure
 
-    def _look(self, evaluations: JsonlLog, step: int) -> None:
+    def _evaluate(self, evaluations: JsonlLog, step: int) -> None:
         line = self.measure(step)
         evaluations.write({"step": step, **line})
         shares = " ".join(
@@ -111,14 +111,14 @@ class TrainingSession:
         tau = f"; tokens per cycle {1 + line['tau']:.2f}" if line.get("tau") is not None else ""
         say(f"step {step:,}: held-out top-1 {shares}{tau}")
 
-    def _show(self, bar: Bar, pace: "_RunningAverages") -> None:
-        slots = "/".join(f"{100 * share:.0f}" for share in pace.slots)
+    def _show(self, bar: Bar, averages: "_RunningAverages") -> None:
+        slots = "/".join(f"{100 * share:.0f}" for share in averages.slots)
         bar.advance()
-        bar.update(note=f"loss {pace.loss:.3f} · slots {slots} % · {pace.tokens_per_second:,.0f} tokens/s")
+        bar.update(note=f"loss {averages.loss:.3f} · slots {slots} % · {averages.tokens_per_second:,.0f} tokens/s")
 
 
 class _RunningAverages:
-    """Running figures of a sitting."""
+    """Running averages that the progress bar shows."""
 
     def __init__(self) -> None:
         self.loss, self.slots = 0.0, [0.0]
@@ -126,11 +126,11 @@ class _RunningAverages:
 
     @property
     def tokens_per_second(self) -> float:
-        """Text tokens trained on per second, looks and saves left out."""
+        """Text tokens trained on per second, without evaluations and saves."""
         return self._tokens / self._seconds if self._seconds else 0.0
 
-    def take(self, report: Report) -> None:
-        """Count one step."""
+    def add(self, report: Report) -> None:
+        """Add one step."""
         first = self._tokens == 0
         self._tokens += report.tokens
         self._seconds += report.seconds
@@ -142,16 +142,16 @@ class _RunningAverages:
 
 @contextmanager
 def graceful_interrupt() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C into a wish that can be asked for; the second interrupts as ever."""
-    wished = False
+    """Turn the first Ctrl-C into a request that the block can query; the second interrupts as usual."""
+    requested = False
 
-    def hear(number: int, frame: FrameType | None) -> None:
-        nonlocal wished
-        wished = True
+    def request_stop(number: int, frame: FrameType | None) -> None:
+        nonlocal requested
+        requested = True
         signal.signal(signal.SIGINT, before)
 
-    before = signal.signal(signal.SIGINT, hear)
+    before = signal.signal(signal.SIGINT, request_stop)
     try:
-        yield lambda: wished
+        yield lambda: requested
     finally:
         signal.signal(signal.SIGINT, before)

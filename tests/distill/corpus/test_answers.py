@@ -1,4 +1,4 @@
-"""The target's own answers: plain decoding's ids, whatever the batch; kept over a kill."""
+"""The target's answers: the ids of plain decoding, whatever the batch; kept after a kill."""
 
 import json
 
@@ -48,7 +48,7 @@ def test_a_batch_answers_as_plain_decoding_does(target, prompts, rows):
     assert len({len(reply) for reply in replies.values()}) > 1
 
 
-def test_places_that_get_free_are_taken_at_once(target, prompts, monkeypatch):
+def test_free_rows_are_filled_at_once(target, prompts, monkeypatch):
     """Never fewer rows than there could be, and no position that is padding in every row."""
     seen = []
 
@@ -60,15 +60,15 @@ def test_places_that_get_free_are_taken_at_once(target, prompts, monkeypatch):
     monkeypatch.setattr(answers, "_advance", advanced)
     asked = [prompt.tokens for prompt in prompts] * 3
     assert len(list(greedy_answers(target, asked, RECIPE.max_new_tokens, rows=2))) == len(asked)
-    assert [len(one) for one in seen[:-12]] == [2] * (len(seen) - 12)
-    assert all(bool(one[:, 0].any()) for one in seen)
+    assert [len(seen_BS) for seen_BS in seen[:-12]] == [2] * (len(seen) - 12)
+    assert all(bool(seen_BS[:, 0].any()) for seen_BS in seen)
 
 
 def test_answers_are_written_and_read_back(target, prompts, tmp_path):
     path = tmp_path / "answers.jsonl"
     target_answers(target, prompts, RECIPE, path)
-    found = read_answers(path, prompts)
-    assert found == {prompt.id: tuple(plain(target, prompt)) for prompt in prompts}
+    replies = read_answers(path, prompts)
+    assert replies == {prompt.id: tuple(plain(target, prompt)) for prompt in prompts}
     target_answers(target, prompts, RECIPE, path)
     assert len(path.read_text().splitlines()) == len(prompts)  # nothing was asked again
 

@@ -1,4 +1,4 @@
-"""A benchmark's prompt is found however it is spaced and wherever it stands."""
+"""A benchmark's prompt is found whatever its spacing and position."""
 
 import pytest
 
@@ -10,7 +10,7 @@ BENCH = BenchPrompts.from_turns([LONG, "Why?"])
 
 
 @pytest.mark.parametrize(
-    ("said", "found"),
+    ("messages", "found"),
     [
         ([LONG], True),
         (["compose an  ENGAGING travel\nblog post about a recent trip to hawaii"], True),
@@ -22,15 +22,15 @@ BENCH = BenchPrompts.from_turns([LONG, "Why?"])
         ([], False),
     ],
 )
-def test_prompts_are_found(said, found):
-    assert BENCH.match(said) == found
+def test_prompts_are_found(messages, found):
+    assert BENCH.match(messages) == found
 
 
 def test_text_is_normalised():
     assert normalised(' "Ä\n b!\t ') == "ä b"
 
 
-def test_the_code_of_a_fenced_prompt_is_found_without_our_words_around_it():
+def test_the_code_of_a_fenced_prompt_is_found_without_the_request_around_it():
     bench = BenchPrompts.from_turns(
         ["Complete it.\n\n```python\ndef halve(number: float) -> float:\n    # half of it\n```"]
     )
@@ -40,7 +40,7 @@ def test_the_code_of_a_fenced_prompt_is_found_without_our_words_around_it():
     assert not bench.match(["Complete it, please"])
 
 
-def test_a_data_set_that_cannot_be_had_is_named_and_left(monkeypatch, capsys):
+def test_a_data_set_that_cannot_be_loaded_is_skipped_with_a_warning(monkeypatch, capsys):
     from falcon_cli.distill.corpus import contamination
     from falcon_cli.errors import FalconError
 
@@ -49,7 +49,7 @@ def test_a_data_set_that_cannot_be_had_is_named_and_left(monkeypatch, capsys):
 
     monkeypatch.setattr(contamination, "load", load)
     assert BenchPrompts.of(["gsm8k"]).whole == frozenset()
-    assert "gsm8k is not there" in capsys.readouterr().err
+    assert "gsm8k cannot be loaded" in capsys.readouterr().err
 
 
 def test_an_unknown_data_set_is_wrong_usage():

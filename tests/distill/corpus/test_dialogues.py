@@ -1,4 +1,4 @@
-"""Dialogues from every kind of file, whole ones kept, wrong ones named."""
+"""Dialogues from every kind of file: complete ones are read, wrong ones reported."""
 
 import gzip
 import json
@@ -133,6 +133,6 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
 
 
 def test_dialogues_of_the_same_name_are_numbered(tmp_path):
-    one = lines(tmp_path / "a.jsonl", {"id": "x", "messages": HELLO})
-    two = lines(tmp_path / "b.jsonl", {"id": "x", "messages": HELLO})
-    assert [dialogue.id for dialogue in read(one, two)] == ["x", "x#2"]
+    first = lines(tmp_path / "a.jsonl", {"id": "x", "messages": HELLO})
+    second = lines(tmp_path / "b.jsonl", {"id": "x", "messages": HELLO})
+    assert [dialogue.id for dialogue in read(first, second)] == ["x", "x#2"]

@@ -7,7 +7,7 @@ import pytest
 
 from falcon_cli.data.chat import render
 from falcon_cli.distill.corpus.contamination import BenchPrompts
-from falcon_cli.distill.corpus.reader import CorpusPrompt, Reader, split
+from falcon_cli.distill.corpus.reader import CorpusPrompt, CorpusReader
 from falcon_cli.distill.corpus.sample import Sample
 from falcon_cli.errors import FalconError
 from falcon_cli.recipe.distill import CorpusRecipe
@@ -16,8 +16,8 @@ ASKED = "Name three colours, please."
 NOBODY = BenchPrompts.from_turns([])
 
 
-def talk(*said):
-    return [{"role": ("user", "assistant")[n % 2], "content": words} for n, words in enumerate(said)]
+def talk(*texts):
+    return [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(texts)]
 
 
 @pytest.fixture
@@ -27,12 +27,13 @@ def reader(tmp_path, byte_tokenizer):
     def build(dialogues, bench=NOBODY, **recipe):
         path = tmp_path / "corpus.jsonl"
         records = [
-            one if isinstance(one, dict) else {"id": f"d{n}", "messages": one} for n, one in enumerate(dialogues)
+            dialogue if isinstance(dialogue, dict) else {"id": f"d{n}", "messages": dialogue}
+            for n, dialogue in enumerate(dialogues)
         ]
         path.write_text("".join(json.dumps(record) + "\n" for record in records))
-        own = {"min_answer_tokens": 1, **recipe, "sources": (str(path),)}
+        settings = {"min_answer_tokens": 1, **recipe, "sources": (str(path),)}
         stop_ids = frozenset({byte_tokenizer.eos_token_id})
-        return Reader(CorpusRecipe(**own), byte_tokenizer, stop_ids, bench)
+        return CorpusReader(CorpusRecipe(**settings), byte_tokenizer, stop_ids, bench)
 
     return build
 
@@ -51,7 +52,7 @@ def test_a_text_is_what_the_target_reads_in_a_conversation(reader, byte_tokenize
     assert sample.answer_tokens == len(said)
 
 
-def test_an_assistant_that_speaks_first_is_not_heard(reader):
+def test_an_assistant_s_first_message_is_dropped(reader):
     plain, begun = reader(
         [talk(ASKED, "red"), [*talk("x", "hello there")[1:], *talk("Name two, please.", "red")]]
     ).texts()
@@ -70,37 +71,37 @@ def test_an_assistant_that_speaks_first_is_not_heard(reader):
     ],
 )
 def test_what_is_left_out_is_counted_by_its_reason(reader, dialogue, recipe, reason):
-    one = reader([dialogue], **recipe)
-    assert list(one.texts()) == []
-    assert one.counts[reason] == 1
+    corpus = reader([dialogue], **recipe)
+    assert list(corpus.texts()) == []
+    assert corpus.counts[reason] == 1
 
 
 def test_a_turn_in_which_the_user_says_nothing_ends_the_text(reader, byte_tokenizer):
-    one = reader([talk(ASKED, "red", " ", "green")])
-    (sample,) = one.texts()
+    corpus = reader([talk(ASKED, "red", " ", "green")])
+    (sample,) = corpus.texts()
     assert byte_tokenizer.decode(sample.tokens).endswith("red<|im_end|>")
-    assert one.counts["cut at a turn without words"] == 1
+    assert corpus.counts["cut at a turn without words"] == 1
 
 
 def test_white_space_around_an_answer_does_not_end_the_text(reader, byte_tokenizer):
-    one = reader([talk(ASKED, " red \n", "More?", "green")])
-    (sample,) = one.texts()
+    corpus = reader([talk(ASKED, " red \n", "More?", "green")])
+    (sample,) = corpus.texts()
     assert byte_tokenizer.decode(sample.tokens).endswith("green<|im_end|>")
-    assert one.counts == Counter()
+    assert corpus.counts == Counter()
 
 
 def test_doubled_dialogues_and_benchmark_prompts_are_left_out(reader):
     bench = BenchPrompts.from_turns(["What is the capital of France?"])
-    one = reader([talk(ASKED, "red"), talk(ASKED, "green"), talk("what is the capital of france?", "Paris")], bench)
-    assert [sample.id for sample in one.texts()] == ["d0"]
-    assert one.counts == Counter({"doubled": 1, "with a benchmark's prompt": 1})
+    corpus = reader([talk(ASKED, "red"), talk(ASKED, "green"), talk("what is the capital of france?", "Paris")], bench)
+    assert [sample.id for sample in corpus.texts()] == ["d0"]
+    assert corpus.counts == Counter({"doubled": 1, "with a benchmark's prompt": 1})
 
 
 def test_texts_are_cut_at_max_tokens(reader):
-    one = reader([talk(ASKED, "red, green, blue")], max_tokens=60)
-    (sample,) = one.texts()
+    corpus = reader([talk(ASKED, "red, green, blue")], max_tokens=60)
+    (sample,) = corpus.texts()
     assert len(sample) == 60
-    assert one.counts["cut at max_tokens"] == 1
+    assert corpus.counts["cut at max_tokens"] == 1
 
 
 def test_a_looping_answer_ends_where_the_loop_begins_and_ends_the_text(reader):
@@ -119,21 +120,21 @@ def test_only_the_first_turns_are_taken_where_asked(reader, byte_tokenizer):
 
 
 def test_the_limit_counts_dialogues_that_are_taken(reader):
-    one = reader([talk(f"{ASKED} {n}", "red") for n in range(9)], limit=4)
-    assert len(list(one.texts())) == 4
+    corpus = reader([talk(f"{ASKED} {n}", "red") for n in range(9)], limit=4)
+    assert len(list(corpus.texts())) == 4
 
 
 def test_those_to_skip_come_before_those_to_take(reader):
-    one = reader([talk(f"{ASKED} {n}", "red") for n in range(9)], skip=3, limit=4)
-    assert [sample.id for sample in one.texts()] == ["d3", "d4", "d5", "d6"]
-    assert one.counts == Counter({"skipped": 3})
+    corpus = reader([talk(f"{ASKED} {n}", "red") for n in range(9)], skip=3, limit=4)
+    assert [sample.id for sample in corpus.texts()] == ["d3", "d4", "d5", "d6"]
+    assert corpus.counts == Counter({"skipped": 3})
 
 
 def test_only_dialogues_about_something_are_taken(reader):
     dialogues = [talk("How do I sort?", "In Python: sorted()"), talk(ASKED, "red"), talk("Why PYTHON?", "why not")]
-    one = reader(dialogues, match="python|calculat", skip=1)
-    assert [sample.id for sample in one.texts()] == ["d2"]
-    assert one.counts == Counter({"about something else": 1, "skipped": 1})
+    corpus = reader(dialogues, match="python|calculat", skip=1)
+    assert [sample.id for sample in corpus.texts()] == ["d2"]
+    assert corpus.counts == Counter({"about something else": 1, "skipped": 1})
 
 
 def test_token_ids_are_taken_as_they_are(reader):
@@ -141,12 +142,12 @@ def test_token_ids_are_taken_as_they_are(reader):
     assert sample == Sample("x", (5, 6, 7, 8, 9), (False, False, False, True, True))
 
 
-def test_token_ids_are_held_to_the_same_filters(reader, byte_tokenizer):
+def test_token_ids_pass_the_same_filters(reader, byte_tokenizer):
     short = render(byte_tokenizer, talk("Why?"))
     records = [{"id": name, "prompt_ids": ids, "response_ids": [3]} for name, ids in (("a", short), ("b", [5] * 60))]
-    one = reader(records, BenchPrompts.from_turns(["why?"]), max_prompt_tokens=50)
-    assert list(one.texts()) == list(one.prompts()) == []
-    assert one.counts == Counter({"with a benchmark's prompt": 2, "with a prompt that is too long": 2})
+    corpus = reader(records, BenchPrompts.from_turns(["why?"]), max_prompt_tokens=50)
+    assert list(corpus.texts()) == list(corpus.prompts()) == []
+    assert corpus.counts == Counter({"with a benchmark's prompt": 2, "with a prompt that is too long": 2})
 
 
 def test_token_ids_of_another_tokenizer_are_refused(reader):
@@ -167,42 +168,12 @@ def test_prompts_are_those_before_each_answer(reader, byte_tokenizer):
 
 
 def test_the_target_s_answers_become_texts(reader):
-    one = reader([])
-    (sample,) = one.answered([CorpusPrompt("d/0", (1, 2))], {"d/0": (3, 4, 5)})
+    corpus = reader([])
+    (sample,) = corpus.answered([CorpusPrompt("d/0", (1, 2))], {"d/0": (3, 4, 5)})
     assert sample == Sample("d/0", (1, 2, 3, 4, 5), (False, False, True, True, True))
 
 
-def texts(*names):
-    return [Sample(name, (1, 2), (False, True)) for name in names]
-
-
-def test_the_split_depends_on_names_alone():
-    recipe = CorpusRecipe(held_out=2)
-    names = [f"d{n}" for n in range(9)]
-    one = split(texts(*names), recipe, Counter())
-    other = split(texts(*reversed(names)), recipe, Counter())
-    assert {sample.id for sample in one.held_out} == {sample.id for sample in other.held_out}
-    assert (len(one.train), len(one.held_out)) == (7, 2)
-
-
-def test_turns_of_one_dialogue_are_never_torn_apart():
-    corpus = split(texts(*[f"d{n}/{turn}" for n in range(6) for turn in range(3)]), CorpusRecipe(held_out=2), Counter())
-    apart = {sample.id.split("/")[0] for sample in corpus.held_out}
-    assert len(apart) == 2
-    assert not apart & {sample.id.split("/")[0] for sample in corpus.train}
-
-
-def test_a_corpus_of_which_nothing_is_left_says_why():
-    with pytest.raises(FalconError, match=r"0 usable dialogues.*held_out takes 64.*12 not in ASCII"):
-        split([], CorpusRecipe(), Counter({"not in ASCII": 12}))
-
-
-def test_the_summary_counts_texts_and_reasons():
-    corpus = split(texts("a", "b", "c"), CorpusRecipe(held_out=1), Counter({"doubled": 1200}))
-    assert corpus.summary() == "corpus: 2 texts with 2 answer tokens, 1 held out (1,200 doubled)"
-
-
-def test_answers_that_the_template_writes_in_its_own_way_are_taken_from_it(reader, byte_tokenizer):
+def test_answers_that_the_template_renders_differently_are_taken_from_it(reader, byte_tokenizer):
     """LLaMA-2's template puts a space before the end of turn."""
     messages = talk(ASKED, "red, green", "One more?", "blue")
     (sample,) = reader([messages], template="llama-2").texts()

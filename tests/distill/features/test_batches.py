@@ -1,4 +1,4 @@
-"""Batches are a function of the seed and the step, and every text is met once an epoch."""
+"""Batches are a function of the seed and the step, and every text comes once per epoch."""
 
 import pytest
 import torch
@@ -76,9 +76,9 @@ def test_position_i_learns_where_token_i_plus_k_plus_1_is_an_answer_s(k, expecte
     assert loss_positions_BL(batch, k)[0].nonzero().flatten().tolist() == expected
 
 
-def test_a_generator_depends_on_its_words_alone():
-    def draw(*words):
-        return torch.rand(3, generator=generator_of(*words)).tolist()
+def test_a_generator_depends_on_its_keys_alone():
+    def draw(*keys):
+        return torch.rand(3, generator=generator_of(*keys)).tolist()
 
     assert draw(0, "noise", 5, 7) == draw(0, "noise", 5, 7)
-    assert len({tuple(draw(*words)) for words in [(0, "a", 1), (0, "a", 2), (1, "a", 1), (0, "b", 1)]}) == 4
+    assert len({tuple(draw(*keys)) for keys in [(0, "a", 1), (0, "a", 2), (1, "a", 1), (0, "b", 1)]}) == 4

@@ -1,4 +1,4 @@
-"""Features hold what the target itself says of a text, whatever else is read beside it."""
+"""Features are what the target itself computes for a text, whatever else is in the batch."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ def read(tiny_target):
     return read
 
 
-def test_features_and_distribution_are_the_engine_s_own(tiny_target, read):
+def test_features_and_distribution_are_those_of_decoding(tiny_target, read):
     for number, text in read(SAMPLES).items():
         tokens_L = torch.tensor(SAMPLES[number].tokens)
         features_LD = tiny_target.model.prefill(tokens_L).features_TD
@@ -45,7 +45,7 @@ def test_tokens_and_answers_are_the_sample_s(read):
         assert tuple(text.answer_L.tolist()) == SAMPLES[number].answer
 
 
-def test_a_text_reads_the_same_beside_longer_ones_and_alone(read):
+def test_a_text_has_the_same_features_alone_and_in_a_batch(read):
     together = read(SAMPLES)
     for number, sample in enumerate(SAMPLES):
         alone = read([sample])[0]
@@ -55,8 +55,8 @@ def test_a_text_reads_the_same_beside_longer_ones_and_alone(read):
 
 def test_the_distribution_is_kept_only_before_answers_and_at_the_end(read):
     sample = Sample("turns", tuple(range(10)), (False, False, True, True, False, False, True, True, False, False))
-    told_L = (read([sample])[0].top_logprobs_LC != 0).any(-1)
-    assert told_L.nonzero().flatten().tolist() == [1, 2, 5, 6, 9]
+    kept_L = (read([sample])[0].top_logprobs_LC != 0).any(-1)
+    assert kept_L.nonzero().flatten().tolist() == [1, 2, 5, 6, 9]
 
 
 def test_short_texts_come_first_and_no_forward_is_too_large(tiny_target, read, monkeypatch):
@@ -91,7 +91,7 @@ def test_half_precision_and_more_tokens_than_there_are(read):
     torch.testing.assert_close(sums_L, torch.ones_like(sums_L), rtol=0, atol=5e-3)  # fp16 logs
 
 
-def test_a_lesson_takes_as_many_bytes_as_foreseen(read):
+def test_features_take_as_many_bytes_as_estimated(read):
     text = read(SAMPLES[:1], dtype=torch.float16)[0]
-    held = sum(tensor.nbytes for tensor in vars(text).values())
-    assert held == len(SAMPLES[0]) * bytes_a_token(hidden=32, top=TOP)
+    size = sum(tensor.nbytes for tensor in vars(text).values())
+    assert size == len(SAMPLES[0]) * bytes_a_token(hidden=32, top=TOP)

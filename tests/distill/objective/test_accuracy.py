@@ -1,4 +1,4 @@
-"""Ranks on held-out text, and the tree that serves them best."""
+"""Ranks on held-out text, and the best tree for them."""
 
 from dataclasses import replace
 from itertools import chain, combinations
@@ -16,17 +16,17 @@ from falcon_cli.drafters.falcon.blocks import Blocks
 RANKS = torch.tensor([[0, 0, 1, 0], [0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 9]])
 
 
-def asked(room, passes=2):
-    return ranks_AP(room.student.snapshot(), room.student.weights, room.features.texts, passes)
+def ranks_of(setup, passes=2):
+    return ranks_AP(setup.student.snapshot(), setup.student.weights, setup.features.texts, passes)
 
 
-def first_pass(room, number):
-    """Each position's rank in one text, straight from the network's own forward; None where nothing is learned."""
+def first_pass(setup, number):
+    """Each position's rank in one text, straight from the network's own forward; None where there is no loss."""
     network, weights, text, k = (
-        room.student.snapshot(),
-        room.student.weights,
-        room.features.texts[number],
-        room.recipe.network.k,
+        setup.student.snapshot(),
+        setup.student.weights,
+        setup.features.texts[number],
+        setup.recipe.network.k,
     )
     tokens_BL, features_BLD = text.tokens_L[None, 1:].long(), text.features_LD[None, :-1]
     length = tokens_BL.shape[1]
@@ -40,8 +40,8 @@ def first_pass(room, number):
             ranks.append(None)
             continue
         token = int(text.top_ids_LC[place + k, 0])
-        known = sorted(fixed | set(text.tokens_L[: place + k + 2].tolist()))
-        order = [known[row] for row in (weights.head_VD[known] @ out_LD[place]).argsort(descending=True)]
+        vocabulary = sorted(fixed | set(text.tokens_L[: place + k + 2].tolist()))
+        order = [vocabulary[row] for row in (weights.head_VD[vocabulary] @ out_LD[place]).argsort(descending=True)]
         ranks.append(order.index(token) if token in order else MISSED)
     return ranks
 
@@ -49,43 +49,43 @@ def first_pass(room, number):
 @pytest.mark.parametrize("k", [1, 2, 3])
 @pytest.mark.parametrize("draft_vocab_size", [0, 20])
 def test_the_first_pass_s_ranks_are_those_of_the_whole_network(training_setup, k, draft_vocab_size):
-    room = training_setup(k=k, mixer="time", draft_vocab_size=draft_vocab_size)
+    setup = training_setup(k=k, mixer="time", draft_vocab_size=draft_vocab_size)
     expected = []
-    for number, sample in enumerate(room.samples):
-        ranks = first_pass(room, number)
+    for number, sample in enumerate(setup.samples):
+        ranks = first_pass(setup, number)
         blocks = [ranks[begin : begin + k] for begin in range(0, (len(sample) - 1) // k * k, k)]
         expected += [block for block in blocks if None not in block]
-    assert sorted(asked(room, passes=1).tolist()) == sorted(expected)
+    assert sorted(ranks_of(setup, passes=1).tolist()) == sorted(expected)
     assert len(expected) > 10
 
 
-def test_drafts_are_taken_only_where_every_depth_stands_for_an_answer(training_setup):
-    room = training_setup(k=2)
+def test_drafts_are_taken_only_where_every_depth_is_an_answer_s(training_setup):
+    setup = training_setup(k=2)
     for passes in (1, 2, 3):
         drafts = 0
-        for sample in room.samples:
+        for sample in setup.samples:
             for begin in range(0, len(sample), 2):
                 depths = sample.answer[begin + 3 : begin + 3 + 2 * passes]
                 drafts += len(depths) == 2 * passes and all(depths)
-        assert asked(room, passes).shape == (drafts, 2 * passes)
+        assert ranks_of(setup, passes).shape == (drafts, 2 * passes)
 
 
-def test_padding_and_portions_do_not_matter(training_setup, monkeypatch):
-    room = training_setup(k=2, mixer="time")
-    together = asked(room, 2)
+def test_padding_and_batch_size_do_not_matter(training_setup, monkeypatch):
+    setup = training_setup(k=2, mixer="time")
+    together = ranks_of(setup, 2)
     monkeypatch.setattr(module, "_TOKENS", 1)
-    assert sorted(asked(room, 2).tolist()) == sorted(together.tolist())
+    assert sorted(ranks_of(setup, 2).tolist()) == sorted(together.tolist())
 
 
 def test_a_drafter_that_knows_the_text_is_right_at_every_depth(training_setup, monkeypatch):
     """Its features are the target's own, k on."""
-    room = training_setup(k=2)
+    setup = training_setup(k=2)
 
     def knowing(network, embedded, features_BLD, before, length, passes):
         return [features_BLD.roll(-2, 1)] * passes
 
     monkeypatch.setattr(module, "unrolled", knowing)
-    ranks = asked(room, 3)
+    ranks = ranks_of(setup, 3)
     assert len(ranks) > 5
     right = accuracy(ranks, 2)
     shares = (ranks == 0).float().mean(0)
@@ -94,8 +94,8 @@ def test_a_drafter_that_knows_the_text_is_right_at_every_depth(training_setup, m
 
 
 def test_texts_too_short_for_a_draft_give_none(training_setup):
-    room = training_setup(k=3)
-    ranks = ranks_AP(room.student.snapshot(), room.student.weights, room.features.texts[:1], 5)
+    setup = training_setup(k=3)
+    ranks = ranks_AP(setup.student.snapshot(), setup.student.weights, setup.features.texts[:1], 5)
     assert ranks.shape == (0, 15)
     assert accuracy(ranks, 3).top1 == [[0.0] * 3] * 5
     assert best_paths(ranks, 8) == []
@@ -103,10 +103,10 @@ def test_texts_too_short_for_a_draft_give_none(training_setup):
 
 
 def test_shares_come_by_pass_and_slot():
-    told = accuracy(RANKS, 2)
-    assert told.top1 == [[0.75, 0.75], [0.75, 0.75]]
-    assert told.top5 == [[1.0, 1.0], [1.0, 0.75]]
-    assert told.line() == {"top1": told.top1, "top5": told.top5}
+    shares = accuracy(RANKS, 2)
+    assert shares.top1 == [[0.75, 0.75], [0.75, 0.75]]
+    assert shares.top5 == [[1.0, 1.0], [1.0, 0.75]]
+    assert shares.line() == {"top1": shares.top1, "top5": shares.top5}
     assert accuracy(RANKS, 4).top1 == [[0.75] * 4]
 
 
@@ -142,12 +142,12 @@ def test_what_is_accepted_is_the_depth_reached_on_average():
     assert expected_accepted(RANKS, [(0,), (1,), (0, 0), (0, 1), (0, 0, 1)]) == (3 + 2 + 1 + 2) / 4
 
 
-def test_tokens_that_cannot_be_drafted_stand_behind_all_others(training_setup):
-    room = training_setup(k=1, draft_vocab_size=5)
-    ranks = asked(room, 1)
+def test_tokens_that_cannot_be_drafted_rank_after_all_others(training_setup):
+    setup = training_setup(k=1, draft_vocab_size=5)
+    ranks = ranks_of(setup, 1)
     assert 0 < int((ranks == MISSED).sum()) < len(ranks)
     assert int(ranks[ranks != MISSED].max()) < 48
-    weights, texts = room.student.weights, room.features.texts
+    weights, texts = setup.student.weights, setup.features.texts
     unknown = next(token for token in range(48) if weights.number_V[token] < 0 and token not in texts[0].tokens_L)
     silent = replace(texts[0], top_ids_LC=torch.full_like(texts[0].top_ids_LC, unknown))
-    assert (ranks_AP(room.student.snapshot(), weights, [silent], 1) == MISSED).all()
+    assert (ranks_AP(setup.student.snapshot(), weights, [silent], 1) == MISSED).all()

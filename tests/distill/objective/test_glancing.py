@@ -13,7 +13,7 @@ def texts(draw):
     k, length = draw(st.integers(1, 4)), draw(st.integers(1, 30))
     inputs = draw(st.integers(1, length))
     wrong = draw(st.lists(st.booleans(), min_size=length, max_size=length))
-    wrong = [one and place < inputs for place, one in enumerate(wrong)]
+    wrong = [is_wrong and place < inputs for place, is_wrong in enumerate(wrong)]
     return k, draw(st.integers(0, k - 1)), inputs, torch.tensor(wrong), draw(st.floats(0, 1)), draw(st.integers(0, 99))
 
 
@@ -34,7 +34,7 @@ def test_glanced_positions_lie_in_disagreeing_blocks_never_last_and_have_an_answ
 
 
 @given(texts())
-def test_exactly_as_many_are_glanced_as_asked_or_as_may_be(text):
+def test_exactly_lambda_times_the_wrong_are_glanced_or_all_eligible(text):
     k, _phase, inputs, wrong_L, share, _ = text
     blocks, slots, glanced = glance(*text)
     disagreeing = set(blocks[wrong_L].tolist())

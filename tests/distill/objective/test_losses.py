@@ -4,70 +4,70 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy, kl_div, log_softmax, smooth_l1_loss
 
-from falcon_cli.distill.objective.losses import _HELD, TeacherSignal, best_tokens, losses
+from falcon_cli.distill.objective.losses import _CHUNK_LOGITS, TeacherSignal, best_tokens, losses
 from falcon_cli.recipe.distill import LossRecipe
 
-WORDS = 1 << 14
-ROWS = _HELD // WORDS
+VOCAB = 1 << 14
+ROWS = _CHUNK_LOGITS // VOCAB
 WEIGHTS = LossRecipe(feature=0.5, kl=0.9, ce=0.1)
 
 
-def text(rows=7, hidden=6, words=11, top=4, seed=0, outside=(), said=None):
-    """Features predicted, and what is taught; `said` tells which of the last tokens each row's text has said."""
+def text(rows=7, hidden=6, vocab=11, top=4, seed=0, outside=(), in_text=None):
+    """Predicted features and a signal; `in_text` marks which of the last tokens each row's text contains."""
     draw = torch.Generator().manual_seed(seed)
-    ids_MC = torch.stack([torch.randperm(words, generator=draw)[:top] for _ in range(rows)])
+    ids_MC = torch.stack([torch.randperm(vocab, generator=draw)[:top] for _ in range(rows)])
     for row, place in outside:
         ids_MC[row, place] = -1
     logprobs = torch.randn(rows, top, generator=draw).double().sort(descending=True).values.log_softmax(-1) - 0.2
     features_MD = torch.randn(rows, hidden, generator=draw).double()
     predicted = torch.randn(rows, hidden, generator=draw).double().requires_grad_()
-    said_MN = torch.zeros(rows, 0, dtype=torch.bool) if said is None else torch.tensor(said)
-    unsaid_MC = ids_MC >= words - said_MN.shape[1]
-    if said is not None:
-        unsaid_MC &= ~said_MN.gather(1, (ids_MC - words + said_MN.shape[1]).clamp_min(0))
-        ids_MC = ids_MC.masked_fill(unsaid_MC, -1)
-    head_WD = torch.randn(words, hidden, generator=draw).double()
-    return predicted, TeacherSignal(features_MD, ids_MC, logprobs, head_WD, said_MN)
+    in_text_MX = torch.zeros(rows, 0, dtype=torch.bool) if in_text is None else torch.tensor(in_text)
+    hidden_MC = ids_MC >= vocab - in_text_MX.shape[1]
+    if in_text is not None:
+        hidden_MC &= ~in_text_MX.gather(1, (ids_MC - vocab + in_text_MX.shape[1]).clamp_min(0))
+        ids_MC = ids_MC.masked_fill(hidden_MC, -1)
+    head_WD = torch.randn(vocab, hidden, generator=draw).double()
+    return predicted, TeacherSignal(features_MD, ids_MC, logprobs, head_WD, in_text_MX)
 
 
 def plain(predicted_MD, teacher_signal, weights):
     """The same by torch's own losses, row by row."""
-    head_WD, words = teacher_signal.head_WD, teacher_signal.said_MN.shape[1]
+    head_WD, extra = teacher_signal.head_WD, teacher_signal.in_text_MX.shape[1]
     feature = kl = ce = predicted_MD.new_zeros(())
     for row in range(len(predicted_MD)):
         feature = feature + smooth_l1_loss(predicted_MD[row], teacher_signal.features_MD[row])
         logits = predicted_MD[row] @ head_WD.T
-        silent = torch.zeros(len(head_WD), dtype=torch.bool)
-        silent[len(head_WD) - words :] = ~teacher_signal.said_MN[row]
-        log_q = log_softmax(logits.masked_fill(silent, -torch.inf), -1)
-        told = teacher_signal.ids_MC[row] >= 0
-        if told.any():
-            p = teacher_signal.logprobs_MC[row][told].softmax(-1)
-            kl = kl + kl_div(log_q[teacher_signal.ids_MC[row][told]], p, reduction="sum")
-        if told[0]:
+        hidden = torch.zeros(len(head_WD), dtype=torch.bool)
+        hidden[len(head_WD) - extra :] = ~teacher_signal.in_text_MX[row]
+        log_q = log_softmax(logits.masked_fill(hidden, -torch.inf), -1)
+        drafted = teacher_signal.ids_MC[row] >= 0
+        if drafted.any():
+            p = teacher_signal.logprobs_MC[row][drafted].softmax(-1)
+            kl = kl + kl_div(log_q[teacher_signal.ids_MC[row][drafted]], p, reduction="sum")
+        if drafted[0]:
             ce = ce + cross_entropy(log_q[None], teacher_signal.ids_MC[row, :1])
     return weights.feature * feature + weights.kl * kl + weights.ce * ce, feature, kl, ce
 
 
-SAID = [[True, False, True], [False] * 3, [True] * 3] * 2 + [[False, True, False]]
+IN_TEXT = [[True, False, True], [False] * 3, [True] * 3] * 2 + [[False, True, False]]
 
 
-@pytest.mark.parametrize("said", [None, SAID])
+@pytest.mark.parametrize("in_text", [None, IN_TEXT])
 @pytest.mark.parametrize("outside", [(), ((1, 2),), ((0, 0),), ((3, 0), (3, 1), (3, 2), (3, 3))])
-def test_the_parts_and_the_gradient_are_those_of_the_plain_form(outside, said):
-    predicted, teacher_signal = text(outside=outside, said=said)
-    told = losses(predicted, teacher_signal, WEIGHTS)
-    told.total.backward()
-    mine, predicted.grad = predicted.grad, None
+def test_the_parts_and_the_gradient_are_those_of_the_plain_form(outside, in_text):
+    predicted, teacher_signal = text(outside=outside, in_text=in_text)
+    result = losses(predicted, teacher_signal, WEIGHTS)
+    result.total.backward()
+    gradient, predicted.grad = predicted.grad, None
     total, feature, kl, ce = plain(predicted, teacher_signal, WEIGHTS)
     total.backward()
-    got = torch.stack([told.total.double(), told.feature.double(), told.kl.double(), told.ce.double()])
+    got = torch.stack([result.total.double(), result.feature.double(), result.kl.double(), result.ce.double()])
     torch.testing.assert_close(got, torch.stack([total, feature, kl, ce]), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(mine, predicted.grad, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(gradient, predicted.grad, rtol=1e-4, atol=1e-6)
 
 
 def test_the_loss_does_not_depend_on_where_the_chunks_are_cut():
-    predicted, teacher_signal = text(rows=2 * ROWS + 3, words=WORDS)
+    predicted, teacher_signal = text(rows=2 * ROWS + 3, vocab=VOCAB)
     whole = losses(predicted, teacher_signal, WEIGHTS)
     parts = [
         losses(
@@ -77,7 +77,7 @@ def test_the_loss_does_not_depend_on_where_the_chunks_are_cut():
                 teacher_signal.ids_MC[rows],
                 teacher_signal.logprobs_MC[rows],
                 teacher_signal.head_WD,
-                teacher_signal.said_MN[rows],
+                teacher_signal.in_text_MX[rows],
             ),
             WEIGHTS,
         )
@@ -87,18 +87,18 @@ def test_the_loss_does_not_depend_on_where_the_chunks_are_cut():
     assert torch.equal(whole.right_M, torch.cat([part.right_M for part in parts]))
 
 
-def test_a_drafter_that_says_what_the_target_says_has_no_kl_left():
-    words, hidden = 5, 5
+def test_a_drafter_that_predicts_the_target_s_distribution_has_no_kl_left():
+    vocab, size = 5, 5
     logprobs = torch.tensor([[0.5, 0.3, 0.2]]).log()
-    unopened = torch.zeros(1, 0, dtype=torch.bool)
+    no_extra = torch.zeros(1, 0, dtype=torch.bool)
     teacher_signal = TeacherSignal(
-        torch.zeros(1, hidden), torch.tensor([[4, 0, 2]]), logprobs, torch.eye(words), unopened
+        torch.zeros(1, size), torch.tensor([[4, 0, 2]]), logprobs, torch.eye(vocab), no_extra
     )
-    predicted = torch.full((1, hidden), -60.0)
+    predicted = torch.full((1, size), -60.0)
     predicted[0, [4, 0, 2]] = logprobs[0]
-    told = losses(predicted, teacher_signal, WEIGHTS)
-    assert abs(float(told.kl)) < 1e-5
-    assert told.right_M.tolist() == [True]
+    result = losses(predicted, teacher_signal, WEIGHTS)
+    assert abs(float(result.kl)) < 1e-5
+    assert result.right_M.tolist() == [True]
 
 
 def test_a_token_that_cannot_be_drafted_is_never_right():
@@ -107,13 +107,15 @@ def test_a_token_that_cannot_be_drafted_is_never_right():
 
 
 def test_the_best_tokens_are_the_head_s_argmax():
-    predicted, teacher_signal = text(rows=2 * ROWS + 9, words=WORDS)
+    predicted, teacher_signal = text(rows=2 * ROWS + 9, vocab=VOCAB)
     assert torch.equal(best_tokens(predicted, teacher_signal), (predicted @ teacher_signal.head_WD.T).argmax(-1))
     assert best_tokens(predicted[:0], teacher_signal).tolist() == []
 
 
-def test_a_word_may_be_best_only_where_it_was_said():
-    said_MN = torch.tensor([[True], [False]])
+def test_an_extra_token_may_be_best_only_where_the_text_contains_it():
+    in_text_MX = torch.tensor([[True], [False]])
     nothing = torch.zeros(2, 4)
-    teacher_signal = TeacherSignal(nothing, torch.zeros(2, 1, dtype=torch.long), nothing[:, :1], torch.eye(4), said_MN)
+    teacher_signal = TeacherSignal(
+        nothing, torch.zeros(2, 1, dtype=torch.long), nothing[:, :1], torch.eye(4), in_text_MX
+    )
     assert best_tokens(torch.tensor([[1.0, 2.0, 0.0, 9.0]]).expand(2, 4), teacher_signal).tolist() == [3, 1]

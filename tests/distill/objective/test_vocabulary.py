@@ -4,7 +4,7 @@ import torch
 
 from falcon_cli.distill.corpus.sample import Sample
 from falcon_cli.distill.features.batches import Batch
-from falcon_cli.distill.objective.vocabulary import choose_vocabulary, coverage, number_of_V, opened
+from falcon_cli.distill.objective.vocabulary import choose_vocabulary, coverage, extend, number_of_V
 
 
 def sample(tokens, answer):
@@ -32,7 +32,7 @@ def test_numbers_lead_back_to_the_tokens():
     assert number_of_V(None, 3).tolist() == [0, 1, 2]
 
 
-def test_coverage_is_the_share_of_answer_tokens_alone_and_with_what_was_said_before():
+def test_coverage_is_the_share_of_answer_tokens_alone_and_with_the_text_s_earlier_tokens():
     assert coverage([TEXT], torch.tensor([3])) == (0.25, 0.5)  # the second 5 follows the first
     assert coverage([TEXT], torch.tensor([5, 9])) == (0.5, 0.5)
     assert coverage([sample([7, 3, 7], [0, 1, 1])], torch.tensor([3])) == (0.5, 1.0)
@@ -46,19 +46,19 @@ def batch_of(*texts):
     return Batch((), tokens_BT[:, 0], tokens_BT[:, 1:], nothing, nothing, nothing, nothing, nothing)
 
 
-def test_a_batch_opens_the_vocabulary_to_its_words():
+def test_a_batch_extends_the_vocabulary_by_its_tokens():
     head_VD = torch.arange(20.0)[:, None]
     fixed_W = torch.tensor([0, 2, 5])
-    got = opened(batch_of([9, 5, 7, 9], [7, 2, 7]), head_VD, head_VD[fixed_W], number_of_V(fixed_W, 20))
+    got = extend(batch_of([9, 5, 7, 9], [7, 2, 7]), head_VD, head_VD[fixed_W], number_of_V(fixed_W, 20))
     assert got.head_WD.flatten().tolist() == [0, 2, 5, 7, 9]
     assert [int(got.number_V[token]) for token in (0, 2, 5, 7, 9, 3)] == [0, 1, 2, 3, 4, -1]
-    assert got.since_BN.tolist() == [[2, 0], [0, 4]]  # 9 never comes in the second text
+    assert got.first_BX.tolist() == [[2, 0], [0, 4]]  # 9 never comes in the second text
 
 
-def test_a_batch_without_other_words_leaves_it_as_it_is():
+def test_a_batch_without_extra_tokens_leaves_it_as_it_is():
     head_VD = torch.arange(20.0)[:, None]
     for fixed_W in (torch.tensor([0, 2, 5]), None):
         head_WD = head_VD if fixed_W is None else head_VD[fixed_W]
-        got = opened(batch_of([5, 2, 5]), head_VD, head_WD, number_of_V(fixed_W, 20))
+        got = extend(batch_of([5, 2, 5]), head_VD, head_WD, number_of_V(fixed_W, 20))
         assert torch.equal(got.head_WD, head_WD)
-        assert got.since_BN.shape == (1, 0)
+        assert got.first_BX.shape == (1, 0)

@@ -1,4 +1,4 @@
-"""A draft model out of the target's own layers: what it starts as, what it learns, what is written."""
+"""A draft model of the target's layers: how it starts, what it learns, how it is saved."""
 
 import pytest
 import torch
@@ -19,26 +19,26 @@ CHAIN = StoredTree(1, TreeShape.chain(1), {})
 
 
 @pytest.fixture
-def room(training_setup):
+def setup(training_setup):
     return training_setup(method="sps", draft_model=DraftModelRecipe(layers=(0,)))
 
 
 def test_the_layers_are_the_target_s(tiny_model):
     model = tiny_model("qwen3", num_hidden_layers=4)
     short = shortened(model, (0, -1, 2))
-    held, own = model.get_decoder().layers, short.get_decoder().layers
-    assert len(own) == short.config.num_hidden_layers == 3
-    for mine, theirs in zip(own, (held[0], held[3], held[2]), strict=True):
-        assert all(torch.equal(mine.state_dict()[name], value) for name, value in theirs.state_dict().items())
-    assert [layer.self_attn.layer_idx for layer in own] == [0, 1, 2]
+    layers, chosen = model.get_decoder().layers, short.get_decoder().layers
+    assert len(chosen) == short.config.num_hidden_layers == 3
+    for copy, layer in zip(chosen, (layers[0], layers[3], layers[2]), strict=True):
+        assert all(torch.equal(copy.state_dict()[name], value) for name, value in layer.state_dict().items())
+    assert [layer.self_attn.layer_idx for layer in chosen] == [0, 1, 2]
     assert torch.equal(short.get_output_embeddings().weight, model.get_output_embeddings().weight)
     assert len(model.get_decoder().layers) == 4
 
 
 def test_all_layers_are_the_target_itself(training_setup):
-    room = training_setup(method="sps", draft_model=DraftModelRecipe(layers=(0, 1)))
-    ranks = room.student.ranks(room.features.texts)
-    assert ranks.shape == (sum(room.student.loss_positions(sample.answer) for sample in room.samples), 1)
+    setup = training_setup(method="sps", draft_model=DraftModelRecipe(layers=(0, 1)))
+    ranks = setup.student.ranks(setup.features.texts)
+    assert ranks.shape == (sum(setup.student.loss_positions(sample.answer) for sample in setup.samples), 1)
     assert ranks.eq(0).all()
 
 
@@ -47,37 +47,37 @@ def test_a_layer_that_is_not_there_is_refused(training_setup):
         training_setup(method="sps", draft_model=DraftModelRecipe(layers=(0, 7)))
 
 
-def test_position_j_reads_token_j_and_learns_the_next(room):
-    texts = room.features.fetch([1])
+def test_position_j_reads_token_j_and_learns_the_next(setup):
+    texts = setup.features.fetch([1])
     batch = collate([1], texts, torch.device("cpu"), torch.float32)
-    outcome = room.student.loss(room.student.network, batch, 0, glance=0.0)
-    (text,), weights = texts, room.student.weights
-    made_LD = room.student.network(text.tokens_L[None].long())[0]
+    outcome = setup.student.loss(setup.student.network, batch, 0, glance=0.0)
+    (text,), weights = texts, setup.student.weights
+    predicted_LD = setup.student.network(text.tokens_L[None].long())[0]
     places = [p for p in range(len(text.tokens_L) - 1) if text.answer_L[p + 1]]
-    right = [int((weights.head_WD @ made_LD[p]).argmax()) == int(text.top_ids_LC[p, 0]) for p in places]
+    right = [int((weights.head_WD @ predicted_LD[p]).argmax()) == int(text.top_ids_LC[p, 0]) for p in places]
     assert outcome.losses.right_M.tolist() == right
     assert outcome.slot_M.tolist() == [1] * len(places)
-    assert len(places) == room.student.loss_positions(room.samples[1].answer)
+    assert len(places) == setup.student.loss_positions(setup.samples[1].answer)
 
 
-def test_it_learns_and_leaves_embedding_and_head_alone(room):
-    before = room.target.model.head.weight.clone()
-    losses = room.trained(10)
+def test_it_learns_and_leaves_embedding_and_head_alone(setup):
+    before = setup.target.model.head.weight.clone()
+    losses = setup.trained(10)
     assert losses[-1] < 0.8 * losses[0]
-    assert torch.equal(room.student.network.causal.get_output_embeddings().weight, before)
-    assert torch.equal(room.target.model.head.weight, before)
+    assert torch.equal(setup.student.network.causal.get_output_embeddings().weight, before)
+    assert torch.equal(setup.target.model.head.weight, before)
 
 
-def test_what_is_written_is_an_ordinary_model_and_drafts(room, chat_target, tmp_path):
-    room.trained(3)
-    assert room.student.artifact == "draft-model"
-    room.student.save(tmp_path / "small", room.target, {"steps": 3}, CHAIN)
+def test_what_is_written_is_an_ordinary_model_and_drafts(setup, chat_target, tmp_path):
+    setup.trained(3)
+    assert setup.student.saved_as == "draft-model"
+    setup.student.save(tmp_path / "small", setup.target, {"steps": 3}, CHAIN)
     loaded = load_target(TargetRecipe(str(tmp_path / "small"), kernels="torch"))
     assert loaded.model.model.config.num_hidden_layers == 1
-    drafter = room.student.as_drafter(room.target, CHAIN.shape)
+    drafter = setup.student.as_drafter(setup.target, CHAIN.shape)
     assert isinstance(drafter, SpeculativeSampling)
-    target, prompt = room.target.model, [5, 6, 7]
+    target, prompt = setup.target.model, [5, 6, 7]
     ids = complete(target, drafter, prompt, Stop((), 12)).ids
     assert ids == complete(target, SpeculativeSampling(loaded.model, 48, drafter.options), prompt, Stop((), 12)).ids
-    assert room.student.usage(tmp_path) == f"--method sps --draft-model {tmp_path}"
+    assert setup.student.usage(tmp_path) == f"--method sps --draft-model {tmp_path}"
     assert "Layers [0] of the target" in (tmp_path / "small" / "README.md").read_text()

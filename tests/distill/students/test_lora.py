@@ -1,4 +1,4 @@
-"""Low-rank changes: they alone learn, and in the end the drafter has taken them in."""
+"""Low-rank changes: only they learn, and merging adds them to the weights."""
 
 import pytest
 import torch
@@ -34,12 +34,12 @@ def output(network, inputs):
     return network(inputs[0], inputs[1], MASK, inputs[2])
 
 
-def loss(network, inputs, steps=3):
-    made = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], lr=0.05)
+def train(network, inputs, steps=3):
+    optimizer = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], lr=0.05)
     for _ in range(steps):
         output(network, inputs).square().mean().backward()
-        made.step()
-        made.zero_grad()
+        optimizer.step()
+        optimizer.zero_grad()
 
 
 @MIXERS
@@ -52,7 +52,7 @@ def test_at_first_nothing_has_changed(network, inputs, mixer):
 def test_only_the_low_rank_changes_learn(network, inputs, mixer):
     adapted = adapt(network(mixer), rank=2)
     before = {name: value.clone() for name, value in adapted.named_parameters()}
-    loss(adapted, inputs)
+    train(adapted, inputs)
     changed = {name for name, value in adapted.named_parameters() if not torch.equal(before[name], value)}
     assert changed == {name for name in before if "lora_" in name}
     layers = {name.split(".lora_")[0] for name in changed}
@@ -61,24 +61,24 @@ def test_only_the_low_rank_changes_learn(network, inputs, mixer):
 
 
 @MIXERS
-def test_taken_in_they_give_what_they_gave_beside(network, inputs, mixer):
+def test_merged_changes_give_the_same_outputs(network, inputs, mixer):
     adapted = adapt(network(mixer), rank=2, alpha=3)
-    loss(adapted, inputs)
+    train(adapted, inputs)
     whole = merged(adapted)
     torch.testing.assert_close(output(whole, inputs), output(adapted, inputs), rtol=1e-4, atol=1e-5)  # fp32
     assert not torch.allclose(output(whole, inputs), output(network(mixer), inputs), atol=1e-3)
     assert whole.state_dict().keys() == network(mixer).state_dict().keys()
 
 
-def test_taking_them_in_leaves_the_learner_as_it_was(network, inputs):
+def test_merging_leaves_the_student_as_it_was(network, inputs):
     adapted = adapt(network(), rank=2)
-    loss(adapted, inputs)
+    train(adapted, inputs)
     before = {name: value.clone() for name, value in adapted.state_dict().items()}
     merged(adapted)
     after = adapted.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
-    loss(adapted, inputs)
+    train(adapted, inputs)
 
 
 def test_a_network_without_changes_is_copied(network):

@@ -15,41 +15,41 @@ from falcon_cli.tree.store import StoredTree, load_tree
 
 
 @pytest.fixture
-def room(training_setup):
+def setup(training_setup):
     return training_setup(method="medusa", medusa=MedusaRecipe(k=3, draft_vocab_size=30), noise=0.0)
 
 
-def batch_of(room, numbers=(0, 1)):
-    return collate(numbers, room.features.fetch(numbers), torch.device("cpu"), torch.float32)
+def batch_of(setup, numbers=(0, 1)):
+    return collate(numbers, setup.features.fetch(numbers), torch.device("cpu"), torch.float32)
 
 
-def drafted(weights, text, place, made_D):
-    """Log-odds of what may be drafted behind a place, and the rows there of the target's own choices, or −1."""
+def drafted(weights, text, place, predicted_D):
+    """Log-probabilities of what may be drafted after a place, and the rows in them of the target's choices, or −1."""
     fixed = {token for token, number in enumerate(weights.number_V.tolist()) if number >= 0}
-    known = sorted(fixed | set(text.tokens_L[: place + 2].tolist()))
-    rows = [known.index(token) if token in known else -1 for token in text.top_ids_LC[place].tolist()]
-    return (weights.head_VD[known] @ made_D).log_softmax(-1), torch.tensor(rows)
+    vocabulary = sorted(fixed | set(text.tokens_L[: place + 2].tolist()))
+    rows = [vocabulary.index(token) if token in vocabulary else -1 for token in text.top_ids_LC[place].tolist()]
+    return (weights.head_VD[vocabulary] @ predicted_D).log_softmax(-1), torch.tensor(rows)
 
 
 @torch.no_grad()
-def test_each_head_is_held_against_the_target_s_view_so_many_places_on(room):
-    """Taken position by position, by hand."""
+def test_each_head_learns_the_target_s_distribution_at_its_distance(setup):
+    """Computed position by position."""
     numbers = (0, 1)
-    outcome = room.student.loss(room.student.network, batch_of(room, numbers), 0, glance=0.4)
-    weights, loss = room.student.weights, room.recipe.loss
+    outcome = setup.student.loss(setup.student.network, batch_of(setup, numbers), 0, glance=0.4)
+    weights, loss = setup.student.weights, setup.recipe.loss
     total, right, slots = 0.0, [], []
     for head in (1, 2, 3):
-        for text in room.features.fetch(numbers):
+        for text in setup.features.fetch(numbers):
             for place in range(len(text.tokens_L) - 1 - head):
                 if not text.answer_L[place + head + 1]:
                     continue
-                made_D = room.student.network(text.features_LD[place])[head - 1]
-                q_W, ids_C = drafted(weights, text, place + head, made_D)
+                predicted_D = setup.student.network(text.features_LD[place])[head - 1]
+                q_W, ids_C = drafted(weights, text, place + head, predicted_D)
                 p_C = text.top_logprobs_LC[place + head].float().exp() * (ids_C >= 0)
                 p_C = p_C / p_C.sum().clamp_min(1e-9)
                 kl = (torch.xlogy(p_C, p_C) - p_C * q_W[ids_C.clamp_min(0)]).sum()
                 ce = -q_W[ids_C[0]] if ids_C[0] >= 0 else torch.tensor(0.0)
-                wrong = made_D - text.features_LD[place + head]
+                wrong = predicted_D - text.features_LD[place + head]
                 feature = torch.nn.functional.smooth_l1_loss(wrong, torch.zeros_like(wrong))
                 total += DECAY ** (head - 1) * float(loss.feature * feature + loss.kl * kl + loss.ce * ce)
                 right.append(bool(q_W.argmax() == ids_C[0]))
@@ -58,32 +58,32 @@ def test_each_head_is_held_against_the_target_s_view_so_many_places_on(room):
     assert outcome.slot_M.tolist() == slots
     assert outcome.losses.right_M.sum() == sum(right)
     assert (outcome.glanced, outcome.wrong) == (0, 0)
-    assert len(slots) == sum(room.student.loss_positions(room.samples[number].answer) for number in numbers)
+    assert len(slots) == sum(setup.student.loss_positions(setup.samples[number].answer) for number in numbers)
 
 
-def test_they_learn(room):
-    losses = room.trained(10)
+def test_they_learn(setup):
+    losses = setup.trained(10)
     assert losses[-1] < 0.9 * losses[0]
 
 
-def test_the_ranks_are_those_of_whole_drafts(room):
-    ranks = room.student.ranks(room.features.texts)
-    whole = sum(all(text.answer_L[p + 2 : p + 5]) for text in room.features.texts
+def test_the_ranks_are_those_of_whole_drafts(setup):
+    ranks = setup.student.ranks(setup.features.texts)
+    whole = sum(all(text.answer_L[p + 2 : p + 5]) for text in setup.features.texts
                 for p in range(len(text.tokens_L) - 4))  # fmt: skip
     assert ranks.shape == (whole, 3)
     assert 0 <= int(ranks.min()) <= int(ranks[ranks != MISSED].max()) < 48
 
 
-def test_what_is_saved_drafts(room, tmp_path):
-    room.trained(3)
+def test_what_is_saved_drafts(setup, tmp_path):
+    setup.trained(3)
     tree = StoredTree(3, TreeShape.chain(3), {})
-    room.student.save(tmp_path / "drafter", room.target, {"steps": 3}, tree)
-    saved = load_drafter(tmp_path / "drafter", room.target)
+    setup.student.save(tmp_path / "drafter", setup.target, {"steps": 3}, tree)
+    saved = load_drafter(tmp_path / "drafter", setup.target)
     assert (saved.method, saved.network.k) == ("medusa", 3)
     assert load_tree(tmp_path / "drafter" / "tree.json", 3).shape == tree.shape
     assert "# Medusa heads for tiny" in (tmp_path / "drafter" / "README.md").read_text()
-    assert isinstance(room.student.as_drafter(room.target, tree.shape), Medusa)
-    assert room.student.usage(tmp_path) == f"--method medusa --drafter {tmp_path}"
+    assert isinstance(setup.student.as_drafter(setup.target, tree.shape), Medusa)
+    assert setup.student.usage(tmp_path) == f"--method medusa --drafter {tmp_path}"
 
 
 def test_a_draft_vocabulary_larger_than_the_target_s_is_refused(training_setup):
@@ -92,6 +92,6 @@ def test_a_draft_vocabulary_larger_than_the_target_s_is_refused(training_setup):
 
 
 def test_a_loss_of_features_alone_is_possible(training_setup):
-    room = training_setup(method="medusa", medusa=MedusaRecipe(k=1), loss=LossRecipe(1.0, 0.0, 0.0), steps=24)
-    losses = room.trained(24)
+    setup = training_setup(method="medusa", medusa=MedusaRecipe(k=1), loss=LossRecipe(1.0, 0.0, 0.0), steps=24)
+    losses = setup.trained(24)
     assert sum(losses[-6:]) < sum(losses[:6])

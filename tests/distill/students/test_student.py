@@ -1,10 +1,10 @@
-"""What all pupils share: the frozen halves, the draft vocabulary, a copy of what has grown."""
+"""What all students have: the target's weights, the draft vocabulary, a snapshot."""
 
 import pytest
 import torch
 from torch import nn
 
-from falcon_cli.distill.students.student import learning, target_weights, vocabulary_of
+from falcon_cli.distill.students.student import in_training, target_weights, vocabulary_of
 from falcon_cli.errors import FalconError
 
 
@@ -20,24 +20,24 @@ def test_head_and_numbers_follow_the_draft_vocabulary(training_setup):
 
 
 def test_no_vocabulary_is_the_whole_and_too_large_a_one_is_refused_by_its_key(training_setup):
-    room = training_setup()
-    assert vocabulary_of(0, room.target, room.samples) is None
-    assert vocabulary_of(48, room.target, room.samples) is None
-    assert len(vocabulary_of(20, room.target, room.samples)) == 20
+    setup = training_setup()
+    assert vocabulary_of(0, setup.target, setup.samples) is None
+    assert vocabulary_of(48, setup.target, setup.samples) is None
+    assert len(vocabulary_of(20, setup.target, setup.samples)) == 20
     with pytest.raises(FalconError, match=r"^medusa\.draft_vocab_size is 50, the target's vocabulary 48"):
-        vocabulary_of(50, room.target, room.samples, "medusa")
+        vocabulary_of(50, setup.target, setup.samples, "medusa")
 
 
 def test_a_network_learns_in_fp32():
-    network = learning(nn.Linear(2, 2).half().requires_grad_(False).eval(), torch.device("cpu"))
+    network = in_training(nn.Linear(2, 2).half().requires_grad_(False).eval(), torch.device("cpu"))
     assert network.weight.dtype is torch.float32
     assert network.weight.requires_grad
     assert network.training
 
 
 def test_on_another_device_all_goes_along(training_setup):
-    room = training_setup(draft_vocab_size=20)
-    moved = room.student.on(torch.device("meta"))
+    setup = training_setup(draft_vocab_size=20)
+    moved = setup.student.on(torch.device("meta"))
     assert moved.weights.head_WD.device.type == "meta"
     assert {parameter.device.type for parameter in moved.network.parameters()} == {"meta"}
-    assert type(moved) is type(room.student)
+    assert type(moved) is type(setup.student)

@@ -1,4 +1,4 @@
-"""The picture of a run."""
+"""The plot of a run."""
 
 import struct
 
@@ -11,14 +11,14 @@ def steps(count, slots=2):
     return [{"step": step, "loss": 3 / (step + 1), "slots": [0.3, 0.2, 0.1][:slots]} for step in range(count)]
 
 
-LOOKS = [
+EVALUATIONS = [
     {"step": 5, "top1": [[0.2, 0.1, 0.1], [0.1, 0.1, 0.1]]},
     {"step": 10, "top1": [[0.3, 0.2, 0.1], [0.1, 0.1, 0.1]]},
 ]
 
 
 @pytest.mark.parametrize("slots", [1, 2, 3])
-@pytest.mark.parametrize("evaluations", [LOOKS, []])
+@pytest.mark.parametrize("evaluations", [EVALUATIONS, []])
 def test_a_png_of_its_size_is_written(tmp_path, slots, evaluations):
     path = tmp_path / "curves.png"
     draw_curves(steps(12, slots), evaluations, path)
@@ -33,7 +33,7 @@ def test_the_curves_are_the_losses_and_each_slot_s_shares(tmp_path, monkeypatch)
     figures = []
     save = module.Figure.savefig
     monkeypatch.setattr(module.Figure, "savefig", lambda figure, path: figures.append(figure) or save(figure, path))
-    draw_curves(steps(12), LOOKS, tmp_path / "curves.png")
+    draw_curves(steps(12), EVALUATIONS, tmp_path / "curves.png")
     left, right = figures[0].axes
     assert list(left.lines[0].get_ydata()) == [line["loss"] for line in steps(12)]
     drawn = {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in right.lines}

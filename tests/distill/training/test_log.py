@@ -1,4 +1,4 @@
-"""A diary holds each step once, whatever was killed or resumed."""
+"""A log has each step once, also after a kill and a resumed run."""
 
 import pytest
 
@@ -11,7 +11,7 @@ def lines(*steps):
 
 @pytest.fixture
 def path(tmp_path):
-    """A diary of steps 0 to 4."""
+    """A log of steps 0 to 4."""
     log = JsonlLog(tmp_path / "metrics.jsonl", 0)
     for line in lines(*range(5)):
         log.write(line)
@@ -22,11 +22,11 @@ def test_lines_come_back_as_written(path):
     assert read_log(path) == lines(*range(5))
 
 
-def test_a_diary_that_is_not_there_is_empty(tmp_path):
+def test_a_log_that_does_not_exist_is_empty(tmp_path):
     assert read_log(tmp_path / "none.jsonl") == []
 
 
-def test_a_resumed_run_writes_its_steps_anew(path):
+def test_a_resumed_run_writes_its_steps_again(path):
     log = JsonlLog(path, 3)
     assert read_log(path) == lines(0, 1, 2)
     log.write({"step": 3, "loss": 9.0})
@@ -47,7 +47,7 @@ def test_every_line_is_on_disk_at_once(path):
         assert read_log(path)[-1] == {"step": step}
 
 
-def test_what_is_no_number_is_refused(path):
+def test_a_number_that_is_not_finite_is_refused(path):
     with pytest.raises(ValueError, match="not JSON compliant"):
         JsonlLog(path, 9).write({"step": 9, "loss": float("nan")})
     assert read_log(path) == lines(*range(5))

@@ -11,28 +11,28 @@ from falcon_cli.distill.training.muon import Fp32Muon, orthogonalised
 def test_singular_values_come_near_one(shape):
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     u, _, v = torch.linalg.svd(matrix, full_matrices=False)
-    found = u.T @ orthogonalised(matrix) @ v.T
-    assert torch.allclose(found, torch.diag(found.diag()), atol=1e-9)
-    assert 0.3 < found.diag().min() <= found.diag().max() < 1.4
+    product = u.T @ orthogonalised(matrix) @ v.T
+    assert torch.allclose(product, torch.diag(product.diag()), atol=1e-9)
+    assert 0.3 < product.diag().min() <= product.diag().max() < 1.4
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
-def test_it_steps_as_torchs_own(weight_decay):
+def test_its_steps_are_those_of_torch(weight_decay):
     kinds = (Fp32Muon, torch.optim.Muon)
     weights = [nn.Parameter(torch.randn(12, 20, generator=torch.Generator().manual_seed(1))) for _ in kinds]
     begin = weights[0].detach().clone()
-    made = [
-        kind([one], 0.01, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
-        for kind, one in zip(kinds, weights, strict=True)
+    optimizers = [
+        kind([weight], 0.01, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+        for kind, weight in zip(kinds, weights, strict=True)
     ]
     draw = torch.Generator().manual_seed(2)
     for _ in range(4):
         gradient = torch.randn(12, 20, generator=draw)
-        for one, optimizer in zip(weights, made, strict=True):
-            one.grad = gradient.clone()
+        for weight, optimizer in zip(weights, optimizers, strict=True):
+            weight.grad = gradient.clone()
             optimizer.step()
-    mine, theirs = (one.detach() - begin for one in weights)
-    assert (mine - theirs).norm() < 0.02 * theirs.norm()
+    ours, theirs = (weight.detach() - begin for weight in weights)
+    assert (ours - theirs).norm() < 0.02 * theirs.norm()
 
 
 def test_a_parameter_without_gradient_stays_and_closures_are_refused():
@@ -40,5 +40,5 @@ def test_a_parameter_without_gradient_stays_and_closures_are_refused():
     muon = Fp32Muon([weight], 0.1)
     muon.step()
     assert torch.equal(weight, torch.ones(2, 3))
-    with pytest.raises(ValueError, match="no closures"):
+    with pytest.raises(ValueError, match="takes no closures"):
         muon.step(lambda: 0.0)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from falcon_cli.distill.training.optimizer import factor, optimizers, restore, set_rate, tensors_of
+from falcon_cli.distill.training.optimizer import factor, make_optimizers, restore, set_rate, tensors_of
 from falcon_cli.recipe.distill import TrainingRecipe
 
 RECIPE = TrainingRecipe(warmup=0.1, final=0.2, learning_rate=0.01)
@@ -24,40 +24,40 @@ def network():
     return nn.Sequential(nn.Linear(4, 6), nn.RMSNorm(6))
 
 
-def train(net, made, steps):
+def train(net, optimizers, steps):
     draw = torch.Generator().manual_seed(5)
     for step in range(steps):
-        set_rate(made, RECIPE.learning_rate * factor(step, 10, RECIPE))
+        set_rate(optimizers, RECIPE.learning_rate * factor(step, 10, RECIPE))
         net(torch.randn(8, 4, generator=draw)).square().mean().backward()
-        for optimizer in made:
+        for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
 
 
 @pytest.mark.parametrize("kind", ["adamw", "muon"])
-def test_restored_optimizers_go_on_as_if_never_stopped(kind):
+def test_restored_optimizers_continue_exactly(kind):
     recipe = TrainingRecipe(optimizer=kind, learning_rate=0.01)
     first = network()
-    made = optimizers(first, recipe)
-    train(first, made, 3)
+    optimizers = make_optimizers(first, recipe)
+    train(first, optimizers, 3)
     second = network()
     second.load_state_dict(first.state_dict())
-    again = optimizers(second, recipe)
-    restore(second, again, {name: value.clone() for name, value in tensors_of(first, made)})
-    train(first, made, 2)
+    again = make_optimizers(second, recipe)
+    restore(second, again, {name: value.clone() for name, value in tensors_of(first, optimizers)})
+    train(first, optimizers, 2)
     train(second, again, 2)
-    for mine, theirs in zip(first.parameters(), second.parameters(), strict=True):
-        assert torch.equal(mine, theirs)
+    for a, b in zip(first.parameters(), second.parameters(), strict=True):
+        assert torch.equal(a, b)
 
 
 def test_muon_takes_the_matrices_and_adamw_the_rest():
-    muon, adamw = optimizers(network(), TrainingRecipe(optimizer="muon"))
+    muon, adamw = make_optimizers(network(), TrainingRecipe(optimizer="muon"))
     assert [p.dim() for p in muon.param_groups[0]["params"]] == [2]
     assert [p.dim() for p in adamw.param_groups[0]["params"]] == [1, 1]
 
 
-def test_frozen_parameters_are_left_alone():
+def test_fixed_parameters_are_left_alone():
     net = network()
     net[0].requires_grad_(False)
-    (adamw,) = optimizers(net, TrainingRecipe())
+    (adamw,) = make_optimizers(net, TrainingRecipe())
     assert len(adamw.param_groups[0]["params"]) == 1

@@ -5,8 +5,8 @@ import pytest
 
 from falcon_cli.decode.loop import complete
 from falcon_cli.decode.stop import Stop
-from falcon_cli.distill.corpus.reader import split
 from falcon_cli.distill.corpus.sample import Sample
+from falcon_cli.distill.corpus.split import split
 from falcon_cli.drafters.rivals.autoregressive import Autoregressive
 from falcon_cli.errors import FalconError
 from falcon_cli.recipe.distill import CorpusRecipe
