@@ -4,7 +4,7 @@ Everything random is a function of (seed, epoch, step, text) alone, so that a re
 draw the same batches, phases, noise and glances. A step's batch is divided over processes first, then over forwards of
 at most `micro_tokens`.
 
-Shapes: B batch, L input positions (a text of n tokens has n − 1: feature i with token i + 1), D hidden size, C tokens
+Shapes: B batch, L input positions (a text of n tokens has n − 1: feature i with token i + 1), D hidden size, Z tokens
 kept of the target's distribution.
 """
 
@@ -38,9 +38,9 @@ class Batch:
     """Positions of each text."""
     answer_BL: Tensor
     """Boolean: the input token of position i belongs to an answer."""
-    top_ids_BLC: Tensor
+    top_ids_BLZ: Tensor
     """The target's most probable tokens after input position i."""
-    top_logprobs_BLC: Tensor
+    top_logprobs_BLZ: Tensor
 
 
 class Schedule:
@@ -109,7 +109,7 @@ def collate(numbers: Sequence[int], texts: Sequence[TextFeatures], device: torch
     """Pad texts into one batch."""
     length = max(len(text.tokens_L) for text in texts) - 1
     size = len(texts)
-    hidden, top = texts[0].features_LD.shape[1], texts[0].top_ids_LC.shape[1]
+    hidden, top = texts[0].features_LD.shape[1], texts[0].top_ids_LZ.shape[1]
     tokens = torch.zeros(size, length, dtype=torch.long)
     features = torch.zeros(size, length, hidden, dtype=dtype)
     answer = torch.zeros(size, length, dtype=torch.bool)
@@ -122,8 +122,8 @@ def collate(numbers: Sequence[int], texts: Sequence[TextFeatures], device: torch
         tokens[row, :inputs] = text.tokens_L[1:]
         features[row, :inputs] = text.features_LD[:-1]
         answer[row, :inputs] = text.answer_L[1:]
-        top_ids[row, :inputs] = text.top_ids_LC[:-1]
-        top_logprobs[row, :inputs] = text.top_logprobs_LC[:-1].float()
+        top_ids[row, :inputs] = text.top_ids_LZ[:-1]
+        top_logprobs[row, :inputs] = text.top_logprobs_LZ[:-1].float()
     return Batch(
         numbers=tuple(numbers),
         begin_B=torch.stack([text.tokens_L[0].long() for text in texts]).to(device),
@@ -131,8 +131,8 @@ def collate(numbers: Sequence[int], texts: Sequence[TextFeatures], device: torch
         features_BLD=features.to(device),
         length_B=torch.tensor([len(text.tokens_L) - 1 for text in texts], device=device),
         answer_BL=answer.to(device),
-        top_ids_BLC=top_ids.to(device),
-        top_logprobs_BLC=top_logprobs.to(device),
+        top_ids_BLZ=top_ids.to(device),
+        top_logprobs_BLZ=top_logprobs.to(device),
     )
 
 

@@ -3,7 +3,7 @@
 Texts are read in batches sorted by length and padded at the end, where causal attention hides the padding. The LM head
 is applied only where the next token belongs to an answer.
 
-Shapes: B batch, L tokens, D hidden size, C tokens kept of the distribution.
+Shapes: B batch, L positions of a text, D hidden size, Z tokens kept of the distribution.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,9 +27,9 @@ class TextFeatures:
     answer_L: Tensor
     """Boolean: the token belongs to an answer."""
     features_LD: Tensor
-    top_ids_LC: Tensor
+    top_ids_LZ: Tensor
     """Most probable tokens after each token, best first; zeros where no answer token follows."""
-    top_logprobs_LC: Tensor
+    top_logprobs_LZ: Tensor
 
 
 def bytes_a_token(hidden: int, top: int) -> int:
@@ -86,16 +86,16 @@ def _features(target: TargetModel, sample: Sample, features_LD: Tensor, top: int
     before = answer_L.roll(-1)
     before[-1] = True  # the next token is unknown, but the target predicts one
     top = min(top, target.vocab_size)
-    ids_LC = torch.zeros(length, top, dtype=torch.int32)
-    logprobs_LC = torch.zeros(length, top, dtype=dtype)
+    ids_LZ = torch.zeros(length, top, dtype=torch.int32)
+    logprobs_LZ = torch.zeros(length, top, dtype=dtype)
     logits = target.head(features_LD[before.to(features_LD.device)]).float()
     best = logits.topk(top)
-    ids_LC[before] = best.indices.int().cpu()
-    logprobs_LC[before] = (best.values - logits.logsumexp(-1, keepdim=True)).to(dtype).cpu()
+    ids_LZ[before] = best.indices.int().cpu()
+    logprobs_LZ[before] = (best.values - logits.logsumexp(-1, keepdim=True)).to(dtype).cpu()
     return TextFeatures(
         tokens_L=torch.tensor(sample.tokens, dtype=torch.int32),
         answer_L=answer_L,
         features_LD=features_LD.to(dtype).cpu().clone(),
-        top_ids_LC=ids_LC,
-        top_logprobs_LC=logprobs_LC,
+        top_ids_LZ=ids_LZ,
+        top_logprobs_LZ=logprobs_LZ,
     )

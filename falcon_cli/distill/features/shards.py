@@ -89,8 +89,8 @@ def write_shard(folder: Path, shard: ShardPlan, texts: Sequence[TextFeatures]) -
         columns["tokens"].append(text.tokens_L)
         columns["answer"].append(text.answer_L.to(torch.uint8))
         columns["features"].append(text.features_LD)
-        columns["top_ids"].append(text.top_ids_LC)
-        columns["top_logprobs"].append(text.top_logprobs_LC)
+        columns["top_ids"].append(text.top_ids_LZ)
+        columns["top_logprobs"].append(text.top_logprobs_LZ)
     tensors = {name: torch.cat(parts) for name, parts in columns.items()}
     tensors["starts"] = torch.tensor([0, *map(len, shard.samples)]).cumsum(0)
     path = folder / shard.name

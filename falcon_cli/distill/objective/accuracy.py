@@ -6,7 +6,7 @@ the drafter's choices, from 0. A tree's node with path (r1, …, rd) is reached 
 exactly these. So the share of drafts that begin with a path is what its node adds to τ, and the most frequent paths
 make the best tree.
 
-Shapes: B batch, L positions, A drafts, P depths, M loss positions, D hidden size.
+Shapes: B batch, L positions, P depths, M loss positions, D hidden size.
 """
 
 from collections import Counter
@@ -43,8 +43,8 @@ class Accuracy:
 
 
 @torch.no_grad()
-def ranks_AP(network: DrafterNetwork, weights: TargetWeights, texts: Sequence[TextFeatures], passes: int) -> Tensor:
-    """The rank of the target's token at each depth of every draft [A, P].
+def draft_ranks(network: DrafterNetwork, weights: TargetWeights, texts: Sequence[TextFeatures], passes: int) -> Tensor:
+    """The rank of the target's token at each depth of every draft [drafts, P].
 
     Only drafts whose every depth falls on an answer token count.
     """
@@ -64,7 +64,7 @@ def rank_M(features_MD: Tensor, signal: TeacherSignal) -> Tensor:
     """How many tokens score higher than the target's best one [M]."""
     ranks_M = torch.empty(len(features_MD), dtype=torch.long, device=features_MD.device)
     for rows, logits in signal.logits(features_MD):
-        best = signal.ids_MC[rows, 0]
+        best = signal.ids_MZ[rows, 0]
         # rank = |{w : z[w] > z[best]}|, so the drafter's first choice has rank 0.
         best_logits = logits.gather(-1, best.clamp_min(0)[:, None])
         ranks_M[rows] = torch.where(best >= 0, (logits > best_logits).sum(-1), MISSED)
@@ -99,8 +99,8 @@ def _batch_ranks(network: DrafterNetwork, weights: TargetWeights, batch: Batch, 
     drafts = blocks - passes + 1
     by_block = ranks.reshape(passes, len(batch.numbers), blocks, k)
     table = torch.cat([by_block[number, :, number : number + drafts] for number in range(passes)], -1)
-    ranks_AP = table.reshape(-1, passes * k)
-    return ranks_AP[(ranks_AP >= 0).all(-1)]  # −1 marks a depth that is not an answer's
+    draft_ranks = table.reshape(-1, passes * k)
+    return draft_ranks[(draft_ranks >= 0).all(-1)]  # −1 marks a depth that is not an answer's
 
 
 def _ranks(vocabulary: ExtendedVocabulary, batch: Batch, predicted_BLD: Tensor, loss_BL: Tensor, k: int) -> Tensor:

@@ -9,7 +9,7 @@ With `passes` above 1 the drafter also learns to continue from its own features,
 it predicted without gradient is fed back as the input of a further pass (without glancing), whose loss is added.
 
 Position i is compared with the target's feature at i + k and with its distribution of the token that follows there.
-Shapes: B batch, L positions, D hidden size, M loss positions, C tokens kept of the target's distribution, X extra
+Shapes: B batch, L positions, D hidden size, M loss positions, Z tokens kept of the target's distribution, Y extra
 tokens, V vocabulary, W draft vocabulary.
 """
 
@@ -197,7 +197,7 @@ class TrainingForward:
         """Boolean: loss positions where the drafter's best token is not the target's."""
         signal = teacher_signal(self.batch, self.vocabulary, self.loss_BL, self.k)
         wrong_BL = self.loss_BL.clone()
-        wrong_BL[self.loss_BL] = best_tokens(first_MD, signal) != signal.ids_MC[:, 0]
+        wrong_BL[self.loss_BL] = best_tokens(first_MD, signal) != signal.ids_MZ[:, 0]
         return wrong_BL
 
     def _glanced_BL(self, phase: int, wrong_BL: Tensor) -> Tensor:
@@ -224,24 +224,24 @@ def teacher_signal(batch: Batch, vocabulary: ExtendedVocabulary, positions_BL: T
     row_M, place_M = positions_BL.nonzero(as_tuple=True)
     place_M = place_M + k
     # Input position i holds the text's token i + 1, so tokens 0 .. i + 1 are known when the token after it is drafted.
-    in_text_MX = vocabulary.first_BX[row_M] <= place_M[:, None] + 1
-    ids_MC = vocabulary.number_V[batch.top_ids_BLC[row_M, place_M]]
+    in_text_MY = vocabulary.first_BY[row_M] <= place_M[:, None] + 1
+    ids_MZ = vocabulary.number_V[batch.top_ids_BLZ[row_M, place_M]]
     return TeacherSignal(
         features_MD=batch.features_BLD[row_M, place_M],
-        ids_MC=ids_MC.masked_fill(~_may_be_drafted(ids_MC, in_text_MX, len(vocabulary.head_WD)), -1),
-        logprobs_MC=batch.top_logprobs_BLC[row_M, place_M],
+        ids_MZ=ids_MZ.masked_fill(~_may_be_drafted(ids_MZ, in_text_MY, len(vocabulary.head_WD)), -1),
+        logprobs_MZ=batch.top_logprobs_BLZ[row_M, place_M],
         head_WD=vocabulary.head_WD,
-        in_text_MX=in_text_MX,
+        in_text_MY=in_text_MY,
     )
 
 
-def _may_be_drafted(ids_MC: Tensor, in_text_MX: Tensor, rows: int) -> Tensor:
+def _may_be_drafted(ids_MZ: Tensor, in_text_MY: Tensor, rows: int) -> Tensor:
     """Boolean [M, C]: tokens of the draft vocabulary, and extra tokens that the text already contains."""
-    extra = in_text_MX.shape[1]
+    extra = in_text_MY.shape[1]
     fixed = rows - extra
     if not extra:
-        return ids_MC >= 0
-    return torch.where(ids_MC < fixed, ids_MC >= 0, in_text_MX.gather(1, (ids_MC - fixed).clamp_min(0)))
+        return ids_MZ >= 0
+    return torch.where(ids_MZ < fixed, ids_MZ >= 0, in_text_MY.gather(1, (ids_MZ - fixed).clamp_min(0)))
 
 
 def tokens_before(weights: TargetWeights, tokens_BL: Tensor, k: int) -> Tensor:

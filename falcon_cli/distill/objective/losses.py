@@ -4,7 +4,7 @@ The target's distribution p is known by its most probable tokens, renormalised o
 drafter's p̂ ranges over the whole draft vocabulary. Logits are computed for a chunk of rows at a time, and each chunk's
 gradient is taken at once, so memory does not grow with rows × vocabulary.
 
-Shapes: M loss positions, D hidden size, W draft vocabulary with extra tokens, X extra tokens, C tokens kept of the
+Shapes: M loss positions, D hidden size, W draft vocabulary with extra tokens, Y extra tokens, Z tokens kept of the
 target's distribution.
 """
 
@@ -27,28 +27,28 @@ class TeacherSignal:
     """What the target predicts at M positions."""
 
     features_MD: Tensor
-    ids_MC: Tensor
+    ids_MZ: Tensor
     """Most probable tokens by their number in the draft vocabulary, −1 where they may not be drafted."""
-    logprobs_MC: Tensor
+    logprobs_MZ: Tensor
     head_WD: Tensor
     """The LM head's rows of what may be drafted."""
-    in_text_MX: Tensor
+    in_text_MY: Tensor
     """Boolean: which of the head's last X rows, the batch's extra tokens, this position's text already contains."""
 
     def logits(self, predicted_MD: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """The head's logits of predicted features, chunk by chunk: [m, W], −∞ for what may not be drafted there."""
-        step, extra = max(1, _CHUNK_LOGITS // len(self.head_WD)), self.in_text_MX.shape[1]
+        step, extra = max(1, _CHUNK_LOGITS // len(self.head_WD)), self.in_text_MY.shape[1]
         for begin in range(0, len(predicted_MD), step):
             rows = slice(begin, begin + step)
             logits = predicted_MD[rows] @ self.head_WD.T
             if extra:  # the batch's extra tokens are shared columns: hide those that this row's text does not contain
-                logits[:, -extra:].masked_fill_(~self.in_text_MX[rows], float("-inf"))
+                logits[:, -extra:].masked_fill_(~self.in_text_MY[rows], float("-inf"))
             yield rows, logits
 
-    def probabilities_MC(self) -> Tensor:
+    def probabilities_MZ(self) -> Tensor:
         """The target's p, renormalised on what may be drafted; a row of which nothing may be drafted is all zeros."""
-        p_MC = self.logprobs_MC.float().exp().masked_fill(self.ids_MC < 0, 0.0)
-        return p_MC / p_MC.sum(-1, keepdim=True).clamp_min(1e-9)
+        p_MZ = self.logprobs_MZ.float().exp().masked_fill(self.ids_MZ < 0, 0.0)
+        return p_MZ / p_MZ.sum(-1, keepdim=True).clamp_min(1e-9)
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def losses(predicted_MD: Tensor, signal: TeacherSignal, weights: LossRecipe) -> 
     # SmoothL1 is a mean over the D dimensions but a sum over positions, like KL and CE.
     feature = smooth_l1_loss(predicted_MD.float(), signal.features_MD.float(), reduction="none").mean(-1).sum()
     head_loss, kl, ce, best_M = _HeadLoss.apply(predicted_MD, signal, weights.kl, weights.ce)
-    right_M = best_M == signal.ids_MC[:, 0]
+    right_M = best_M == signal.ids_MZ[:, 0]
     return Losses(weights.feature * feature + head_loss, feature.detach(), kl, ce, right_M)
 
 
@@ -91,14 +91,14 @@ class _HeadLoss(torch.autograd.Function):
     def forward(
         context: Any, predicted_MD: Tensor, signal: TeacherSignal, kl_weight: float, ce_weight: float
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        head_WD, ids_MC, p_MC = signal.head_WD, signal.ids_MC, signal.probabilities_MC()
+        head_WD, ids_MZ, p_MZ = signal.head_WD, signal.ids_MZ, signal.probabilities_MZ()
         gradient_MD = torch.empty_like(predicted_MD)
         kl_sum, ce_sum = (predicted_MD.new_zeros((), dtype=torch.float32) for _ in range(2))
         best_M = torch.empty(len(predicted_MD), dtype=torch.long, device=predicted_MD.device)
         for rows, raw in signal.logits(predicted_MD):
             # Tokens that may not be drafted have p = 0, so any row of the head may stand in for their id.
-            ids, p = ids_MC[rows].clamp_min(0).long(), p_MC[rows]
-            has_best = (ids_MC[rows, 0] >= 0).float()
+            ids, p = ids_MZ[rows].clamp_min(0).long(), p_MZ[rows]
+            has_best = (ids_MZ[rows, 0] >= 0).float()
             logits = raw.float()
             # log p̂ = (z − max z) − log Σ exp(z − max z), at the target's C tokens only; the exponentials replace the
             # logits in place, because the gradient needs them below.

@@ -5,7 +5,7 @@ never needed. When drafting, the draft vocabulary is extended by the tokens of t
 extended in training as well; otherwise the drafter would learn never to draft them.
 
 Shapes: V the target's vocabulary, W the draft vocabulary (extended: with the extra tokens of a batch), B batch, L
-tokens of a text, D hidden size, X extra tokens.
+tokens of a text, D hidden size, Y extra tokens.
 """
 
 from collections import Counter
@@ -59,7 +59,7 @@ class ExtendedVocabulary:
     """The LM head's rows: of the draft vocabulary, then of the extra tokens."""
     number_V: Tensor
     """Token id → its row there, or −1."""
-    first_BX: Tensor
+    first_BY: Tensor
     """Place at which each text first contains an extra token, from 0; beyond the text's end where it never does."""
 
 
@@ -74,20 +74,20 @@ def extend(batch: Batch, head_VD: Tensor, head_WD: Tensor, number_V: Tensor) -> 
     """
     # Inputs begin with a text's second token, but its first may be drafted as well.
     text_BL = torch.cat([batch.begin_B[:, None], batch.tokens_BL], 1)
-    extra_X = text_BL.unique()
-    extra_X = extra_X[number_V[extra_X] < 0]
-    fixed, count = len(head_WD), len(extra_X)
+    extra_Y = text_BL.unique()
+    extra_Y = extra_Y[number_V[extra_Y] < 0]
+    fixed, count = len(head_WD), len(extra_Y)
     place_L = torch.arange(text_BL.shape[1], device=text_BL.device)
     if count:
-        head_WD = torch.cat([head_WD, head_VD[extra_X].to(head_WD)])
+        head_WD = torch.cat([head_WD, head_VD[extra_Y].to(head_WD)])
         number_V = number_V.clone()
-        number_V[extra_X] = fixed + torch.arange(count, device=extra_X.device)
+        number_V[extra_Y] = fixed + torch.arange(count, device=extra_Y.device)
     # first[b, x] = min{i : text[b, i] = x}: a scatter of places by minimum. Tokens that are not extra go to column 0,
     # which is dropped. A column that nothing reaches keeps the text's length, which is beyond every position.
     column_BL = (number_V[text_BL] - fixed).clamp_min(-1) + 1
-    first_BX = torch.full((len(text_BL), 1 + count), len(place_L), device=text_BL.device)
-    first_BX.scatter_reduce_(1, column_BL, place_L.expand_as(text_BL), "amin")
-    return ExtendedVocabulary(head_WD, number_V, first_BX[:, 1:])
+    first_BY = torch.full((len(text_BL), 1 + count), len(place_L), device=text_BL.device)
+    first_BY.scatter_reduce_(1, column_BL, place_L.expand_as(text_BL), "amin")
+    return ExtendedVocabulary(head_WD, number_V, first_BY[:, 1:])
 
 
 def coverage(samples: Sequence[Sample], vocabulary_W: Tensor) -> tuple[float, float]:

@@ -1,6 +1,6 @@
 """The student for Falcon's network (trained by `objective/csgd.py`), and for EAGLE's, which is the same with k = 1.
 
-Shapes: A drafts, P depths, W draft vocabulary.
+Shapes: P depths, W draft vocabulary.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from falcon_cli.console import say
 from falcon_cli.distill.corpus.sample import Sample
 from falcon_cli.distill.features.batches import Batch, generator_of
 from falcon_cli.distill.features.extract import TextFeatures
-from falcon_cli.distill.objective.accuracy import ranks_AP
+from falcon_cli.distill.objective.accuracy import draft_ranks
 from falcon_cli.distill.objective.csgd import ForwardResult, train_forward
 from falcon_cli.distill.students.lora import adapt, merged
 from falcon_cli.distill.students.student import Student, in_training, target_weights, vocabulary_of
@@ -66,7 +66,7 @@ class FalconStudent(Student):
 
     def ranks(self, texts: Sequence[TextFeatures]) -> Tensor:
         """See `Student`."""
-        return ranks_AP(self.snapshot(), self.weights, texts, passes=-(-_DEPTH // self.k))
+        return draft_ranks(self.snapshot(), self.weights, texts, passes=-(-_DEPTH // self.k))
 
     def snapshot(self) -> DrafterNetwork:
         """See `Student`: low-rank changes are merged."""

@@ -4,7 +4,7 @@ Position i holds the target's feature f(i); head s learns the token i + s + 1, w
 i + s. Later heads have a harder task and count less (Medusa, section 2.2.1: λ_s = 0.8^s). The loss is Falcon's, with
 the target's distribution instead of the paper's tokens alone.
 
-Shapes: B batch, L positions, M positions of any head, K heads, D hidden size, A drafts.
+Shapes: B batch, L positions, M loss positions of any head, K heads (slots of one block), D hidden size.
 """
 
 from collections.abc import Sequence
@@ -65,9 +65,9 @@ class MedusaStudent(Student):
         network, parts = self.snapshot(), []
         for batch in read_in_batches(texts, self.weights):
             whole_BL = torch.stack([loss_positions_BL(batch, head) for head in range(1, self.k + 1)]).all(0)
-            predicted_AKD = network(batch.features_BLD[whole_BL])
+            predicted_MKD = network(batch.features_BLD[whole_BL])
             vocabulary, ranks = self.weights.extend(batch), []
             for head in range(1, self.k + 1):
-                ranks.append(rank_M(predicted_AKD[:, head - 1], teacher_signal(batch, vocabulary, whole_BL, head)))
+                ranks.append(rank_M(predicted_MKD[:, head - 1], teacher_signal(batch, vocabulary, whole_BL, head)))
             parts.append(torch.stack(ranks, 1))
         return torch.cat(parts)

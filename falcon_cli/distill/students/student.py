@@ -3,7 +3,7 @@
 Each method has its class (`falcon.py`, `medusa.py`, `draft_model.py`), which defines the loss of a batch, the loss
 positions, the evaluation on held-out text and the files that are saved.
 
-Shapes: W draft vocabulary, A drafts, P depths, V vocabulary, D hidden size.
+Shapes: W draft vocabulary, P depths, V vocabulary, D hidden size.
 """
 
 from abc import ABC, abstractmethod
@@ -70,7 +70,7 @@ class Student(ABC):
 
     @abstractmethod
     def ranks(self, texts: Sequence[TextFeatures]) -> Tensor:
-        """The rank of the target's token at each depth of every draft [A, P]; `MISSED` where it may not be drafted."""
+        """The target token's rank at each depth of every draft [drafts, P]; `MISSED` where it may not be drafted."""
 
     def as_drafter(self, target: LoadedTarget, tree: TreeShape) -> Drafter:
         """A drafter with the current weights."""

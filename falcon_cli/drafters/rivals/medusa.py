@@ -12,7 +12,7 @@ part of it that pays. DrafterProfile costs next to nothing; there is no cache an
 Source: Cai et al., "Medusa: Simple LLM Inference Acceleration Framework with Multiple Decoding Heads" (ICML 2024),
 Medusa-1 (the target stays frozen). There each head has an LM head of its own, which starts as the target's; here that
 is the target's after a linear layer of the head's own, and a norm that starts as the target's last.
-Shapes: K heads, which are slots of one block, D hidden size, E features that the head reads, F nodes that a slot
+Shapes: K heads (slots of one block), D hidden size, E features that the head reads, F nodes that a slot
 fills, T nodes, X best tokens.
 """
 

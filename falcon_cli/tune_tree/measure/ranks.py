@@ -11,7 +11,7 @@ A tree accepts exactly the longest beginning of the rank path that is one of the
 what any tree accepts in every cycle of the real decoding loop on these answers: exactly, for trees that are no deeper
 than the rank paths.
 
-Shapes: L tokens, D hidden size, E outputs that the head reads, N nodes that a slot drafts.
+Shapes: L tokens of a text, D hidden size, E features that the head reads, F nodes that a slot fills.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence

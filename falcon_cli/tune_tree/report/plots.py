@@ -1,6 +1,6 @@
 """A tuned tree as pictures: the tree, the acceptance by depth and rank, and the speed of each size of tree.
 
-Shapes: P depths, R ranks.
+Shapes: P depths.
 """
 
 from collections import defaultdict
@@ -168,11 +168,11 @@ def _draw_nodes(axes: Any, shape: TreeShape, k: int, at: Sequence[tuple[float, f
     axes.legend(handles=keys, **place, bbox_transform=axes.transData, borderaxespad=0, borderpad=0, **style)
 
 
-def heat_map(share_PR: Tensor, k: int, title: str, path: Path) -> None:
+def heat_map(shares: Tensor, k: int, title: str, path: Path) -> None:
     """Draw how often the true token has each rank at each depth, given that its parent is right.
 
     Args:
-        share_PR: the shares; ranks past the twelfth are left out.
+        shares: the shares [P, ranks]; ranks past the twelfth are left out.
         k: depths that a pass drafts; a line separates passes.
         title: the heading.
         path: where the PNG or SVG goes, by its suffix; its folder must exist.
@@ -184,14 +184,14 @@ def heat_map(share_PR: Tensor, k: int, title: str, path: Path) -> None:
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    shares = share_PR[:, :_RANKS].tolist()
-    depths, ranks = len(shares), len(shares[0])
+    rows = shares[:, :_RANKS].tolist()
+    depths, ranks = len(rows), len(rows[0])
     size = max(2.2 + 0.52 * ranks, 2.2 + 0.11 * len(title), 5.6), 1.35 + 0.36 * depths
     figure = Figure(figsize=size, dpi=160, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12))
     axes = figure.add_subplot()
     norm = PowerNorm(0.5, vmin=0, vmax=1)  # small shares stay apart
-    axes.imshow(shares, cmap=LinearSegmentedColormap.from_list("falcon", _HEAT), norm=norm, aspect="auto")
-    for depth, row in enumerate(shares):
+    axes.imshow(rows, cmap=LinearSegmentedColormap.from_list("falcon", _HEAT), norm=norm, aspect="auto")
+    for depth, row in enumerate(rows):
         for rank, share in enumerate(row):
             if round(share, 6) >= 0.01:
                 ink = "white" if share > 0.3 else _INK

@@ -163,10 +163,10 @@ def _draw(result: TuningResult, folder: Path) -> None:
         tree_picture(drawn.shape, drawn.k, drawn.probabilities, title, folder / f"tree.{suffix}")
     depth = drawn.k * result.recipe.passes
     probabilities = result.search.profiles[drawn.k].probabilities(depth)
-    share_PR = torch.tensor(
+    shares = torch.tensor(
         [[probabilities.share(d, r) for r in range(probabilities.width)] for d in range(1, depth + 1)]
     )
-    heat_map(share_PR, drawn.k, "Which of the drafter's choices is right", folder / "ranks.png")
+    heat_map(shares, drawn.k, "Which of the drafter's choices is right", folder / "ranks.png")
     points = [Point(tree.nodes, tree.passes, tree.tokens_per_second) for tree in _by_passes(result, drawn.k)]
     dots = [
         Measured(tree.nodes, tree.tokens_per_second, result.measured[name].tokens_per_second, _label(result, name))

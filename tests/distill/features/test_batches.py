@@ -15,8 +15,8 @@ def text(length, begin=0, hidden=3, top=2):
         tokens_L=tokens,
         answer_L=tokens % 2 == 1,
         features_LD=tokens[:, None].half() + torch.arange(hidden).half() / 10,
-        top_ids_LC=torch.stack([tokens + 1, tokens + 2], -1)[:, :top],
-        top_logprobs_LC=torch.full((length, top), -0.7).half(),
+        top_ids_LZ=torch.stack([tokens + 1, tokens + 2], -1)[:, :top],
+        top_logprobs_LZ=torch.full((length, top), -0.7).half(),
     )
 
 
@@ -66,8 +66,8 @@ def test_position_i_holds_feature_i_and_token_i_plus_1():
     assert batch.features_BLD[:, :, 0].tolist() == [[0, 1, 2, 3], [20, 21, 0, 0]]
     assert batch.length_B.tolist() == [4, 2]
     assert batch.answer_BL.tolist() == [[True, False, True, False], [True, False, False, False]]
-    assert batch.top_ids_BLC[:, :, 0].tolist() == [[1, 2, 3, 4], [21, 22, 0, 0]]
-    assert torch.isneginf(batch.top_logprobs_BLC[1, 2:]).all()
+    assert batch.top_ids_BLZ[:, :, 0].tolist() == [[1, 2, 3, 4], [21, 22, 0, 0]]
+    assert torch.isneginf(batch.top_logprobs_BLZ[1, 2:]).all()
 
 
 @pytest.mark.parametrize(("k", "expected"), [(1, [1, 3]), (2, [0, 2]), (3, [1]), (6, [])])

@@ -35,8 +35,8 @@ def test_features_and_distribution_are_those_of_decoding(tiny_target, read):
         for place in range(2, len(tokens_L)):  # from the last token of the prompt on
             logits_V = tiny_target.model.prefill(tokens_L[: place + 1]).logits_TV[0]
             best = logits_V.log_softmax(-1).topk(TOP)
-            assert text.top_ids_LC[place].tolist() == best.indices.tolist()
-            torch.testing.assert_close(text.top_logprobs_LC[place], best.values, rtol=1e-4, atol=1e-4)
+            assert text.top_ids_LZ[place].tolist() == best.indices.tolist()
+            torch.testing.assert_close(text.top_logprobs_LZ[place], best.values, rtol=1e-4, atol=1e-4)
 
 
 def test_tokens_and_answers_are_the_sample_s(read):
@@ -50,12 +50,12 @@ def test_a_text_has_the_same_features_alone_and_in_a_batch(read):
     for number, sample in enumerate(SAMPLES):
         alone = read([sample])[0]
         torch.testing.assert_close(together[number].features_LD, alone.features_LD, rtol=1e-5, atol=1e-5)
-        assert torch.equal(together[number].top_ids_LC, alone.top_ids_LC)
+        assert torch.equal(together[number].top_ids_LZ, alone.top_ids_LZ)
 
 
 def test_the_distribution_is_kept_only_before_answers_and_at_the_end(read):
     sample = Sample("turns", tuple(range(10)), (False, False, True, True, False, False, True, True, False, False))
-    kept_L = (read([sample])[0].top_logprobs_LC != 0).any(-1)
+    kept_L = (read([sample])[0].top_logprobs_LZ != 0).any(-1)
     assert kept_L.nonzero().flatten().tolist() == [1, 2, 5, 6, 9]
 
 
@@ -85,9 +85,9 @@ def test_the_target_s_own_cache_and_attention_are_left_as_they_were(tiny_target,
 
 def test_half_precision_and_more_tokens_than_there_are(read):
     text = read(SAMPLES[:1], top=99, dtype=torch.float16)[0]
-    assert text.features_LD.dtype == text.top_logprobs_LC.dtype == torch.float16
-    assert text.top_ids_LC.shape == (17, 48)
-    sums_L = text.top_logprobs_LC[2:].float().exp().sum(-1)
+    assert text.features_LD.dtype == text.top_logprobs_LZ.dtype == torch.float16
+    assert text.top_ids_LZ.shape == (17, 48)
+    sums_L = text.top_logprobs_LZ[2:].float().exp().sum(-1)
     torch.testing.assert_close(sums_L, torch.ones_like(sums_L), rtol=0, atol=5e-3)  # fp16 logs
 
 

@@ -43,9 +43,9 @@ def test_features_on_disk_are_the_target_s_within_half_precision(setup, tmp_path
     for number, stored, computed in zip(numbers, disk, online, strict=True):
         assert tuple(stored.tokens_L.tolist()) == tuple(computed.tokens_L.tolist()) == setup.samples[number].tokens
         assert torch.equal(stored.answer_L, computed.answer_L)
-        assert torch.equal(stored.top_ids_LC, computed.top_ids_LC)
+        assert torch.equal(stored.top_ids_LZ, computed.top_ids_LZ)
         torch.testing.assert_close(stored.features_LD.float(), computed.features_LD, rtol=step, atol=1e-5)
-        torch.testing.assert_close(stored.top_logprobs_LC.float(), computed.top_logprobs_LC, rtol=step, atol=1e-5)
+        torch.testing.assert_close(stored.top_logprobs_LZ.float(), computed.top_logprobs_LZ, rtol=step, atol=1e-5)
 
 
 def test_a_cache_is_made_once(setup, tmp_path, capsys):
@@ -84,7 +84,7 @@ def test_a_cache_of_another_target_or_form_is_not_used(setup, tmp_path, change):
     before = write_times(tmp_path)
     features = read(setup, tmp_path, replace(SMALL, **change)).fetch([0])
     assert all(before[name] != time for name, time in write_times(tmp_path).items())
-    assert features[0].top_ids_LC.shape[1] == change.get("cache", SMALL.cache).top
+    assert features[0].top_ids_LZ.shape[1] == change.get("cache", SMALL.cache).top
 
 
 def test_a_kill_between_two_shards_costs_only_what_was_not_written(setup, tmp_path):

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from falcon_cli.distill.objective import accuracy as module
-from falcon_cli.distill.objective.accuracy import MISSED, accuracy, best_paths, expected_accepted, ranks_AP
+from falcon_cli.distill.objective.accuracy import MISSED, accuracy, best_paths, draft_ranks, expected_accepted
 from falcon_cli.distill.objective.csgd import tokens_before
 from falcon_cli.drafters.falcon.blocks import Blocks
 
@@ -17,7 +17,7 @@ RANKS = torch.tensor([[0, 0, 1, 0], [0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 9]])
 
 
 def ranks_of(setup, passes=2):
-    return ranks_AP(setup.student.snapshot(), setup.student.weights, setup.features.texts, passes)
+    return draft_ranks(setup.student.snapshot(), setup.student.weights, setup.features.texts, passes)
 
 
 def first_pass(setup, number):
@@ -39,7 +39,7 @@ def first_pass(setup, number):
         if not answer:
             ranks.append(None)
             continue
-        token = int(text.top_ids_LC[place + k, 0])
+        token = int(text.top_ids_LZ[place + k, 0])
         vocabulary = sorted(fixed | set(text.tokens_L[: place + k + 2].tolist()))
         order = [vocabulary[row] for row in (weights.head_VD[vocabulary] @ out_LD[place]).argsort(descending=True)]
         ranks.append(order.index(token) if token in order else MISSED)
@@ -95,7 +95,7 @@ def test_a_drafter_that_knows_the_text_is_right_at_every_depth(training_setup, m
 
 def test_texts_too_short_for_a_draft_give_none(training_setup):
     setup = training_setup(k=3)
-    ranks = ranks_AP(setup.student.snapshot(), setup.student.weights, setup.features.texts[:1], 5)
+    ranks = draft_ranks(setup.student.snapshot(), setup.student.weights, setup.features.texts[:1], 5)
     assert ranks.shape == (0, 15)
     assert accuracy(ranks, 3).top1 == [[0.0] * 3] * 5
     assert best_paths(ranks, 8) == []
@@ -149,5 +149,5 @@ def test_tokens_that_cannot_be_drafted_rank_after_all_others(training_setup):
     assert int(ranks[ranks != MISSED].max()) < 48
     weights, texts = setup.student.weights, setup.features.texts
     unknown = next(token for token in range(48) if weights.number_V[token] < 0 and token not in texts[0].tokens_L)
-    silent = replace(texts[0], top_ids_LC=torch.full_like(texts[0].top_ids_LC, unknown))
-    assert (ranks_AP(setup.student.snapshot(), weights, [silent], 1) == MISSED).all()
+    silent = replace(texts[0], top_ids_LZ=torch.full_like(texts[0].top_ids_LZ, unknown))
+    assert (draft_ranks(setup.student.snapshot(), weights, [silent], 1) == MISSED).all()

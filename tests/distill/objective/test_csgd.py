@@ -47,8 +47,8 @@ def test_position_i_learns_feature_i_plus_k_and_the_distribution_there(training_
     assert places == [i for i in range(len(sample) - 1) if i + k + 1 < len(sample) and sample.answer[i + k + 1]]
     for row, place in enumerate(places):
         assert torch.equal(signal.features_MD[row], text.features_LD[place + k])
-        assert torch.equal(signal.ids_MC[row].int(), text.top_ids_LC[place + k])
-        assert torch.equal(signal.logprobs_MC[row], text.top_logprobs_LC[place + k])
+        assert torch.equal(signal.ids_MZ[row].int(), text.top_ids_LZ[place + k])
+        assert torch.equal(signal.logprobs_MZ[row], text.top_logprobs_LZ[place + k])
 
 
 def test_a_drafter_that_predicts_the_true_features_has_no_loss_and_is_always_right(training_setup):
@@ -94,7 +94,7 @@ def test_the_first_prediction_bears_no_gradient_and_counts_the_wrong(training_se
     batch = batch_of(setup, [3])
     outcome, _ = forward(setup, [3], glance=0.5, predicts=torch.zeros_like(batch.features_BLD).requires_grad_())
     signal = teacher_signal(batch, setup.student.weights.extend(batch), loss_positions_BL(batch, 2), 2)
-    assert outcome.wrong == int((signal.ids_MC[:, 0] != 0).sum())  # all logits alike: the first token wins
+    assert outcome.wrong == int((signal.ids_MZ[:, 0] != 0).sum())  # all logits alike: the first token wins
 
 
 def test_with_nothing_to_glance_at_there_is_one_prediction(training_setup):

@@ -15,37 +15,37 @@ WEIGHTS = LossRecipe(feature=0.5, kl=0.9, ce=0.1)
 def text(rows=7, hidden=6, vocab=11, top=4, seed=0, outside=(), in_text=None):
     """Predicted features and a signal; `in_text` marks which of the last tokens each row's text contains."""
     draw = torch.Generator().manual_seed(seed)
-    ids_MC = torch.stack([torch.randperm(vocab, generator=draw)[:top] for _ in range(rows)])
+    ids_MZ = torch.stack([torch.randperm(vocab, generator=draw)[:top] for _ in range(rows)])
     for row, place in outside:
-        ids_MC[row, place] = -1
+        ids_MZ[row, place] = -1
     logprobs = torch.randn(rows, top, generator=draw).double().sort(descending=True).values.log_softmax(-1) - 0.2
     features_MD = torch.randn(rows, hidden, generator=draw).double()
     predicted = torch.randn(rows, hidden, generator=draw).double().requires_grad_()
-    in_text_MX = torch.zeros(rows, 0, dtype=torch.bool) if in_text is None else torch.tensor(in_text)
-    hidden_MC = ids_MC >= vocab - in_text_MX.shape[1]
+    in_text_MY = torch.zeros(rows, 0, dtype=torch.bool) if in_text is None else torch.tensor(in_text)
+    hidden_MC = ids_MZ >= vocab - in_text_MY.shape[1]
     if in_text is not None:
-        hidden_MC &= ~in_text_MX.gather(1, (ids_MC - vocab + in_text_MX.shape[1]).clamp_min(0))
-        ids_MC = ids_MC.masked_fill(hidden_MC, -1)
+        hidden_MC &= ~in_text_MY.gather(1, (ids_MZ - vocab + in_text_MY.shape[1]).clamp_min(0))
+        ids_MZ = ids_MZ.masked_fill(hidden_MC, -1)
     head_WD = torch.randn(vocab, hidden, generator=draw).double()
-    return predicted, TeacherSignal(features_MD, ids_MC, logprobs, head_WD, in_text_MX)
+    return predicted, TeacherSignal(features_MD, ids_MZ, logprobs, head_WD, in_text_MY)
 
 
 def plain(predicted_MD, teacher_signal, weights):
     """The same by torch's own losses, row by row."""
-    head_WD, extra = teacher_signal.head_WD, teacher_signal.in_text_MX.shape[1]
+    head_WD, extra = teacher_signal.head_WD, teacher_signal.in_text_MY.shape[1]
     feature = kl = ce = predicted_MD.new_zeros(())
     for row in range(len(predicted_MD)):
         feature = feature + smooth_l1_loss(predicted_MD[row], teacher_signal.features_MD[row])
         logits = predicted_MD[row] @ head_WD.T
         hidden = torch.zeros(len(head_WD), dtype=torch.bool)
-        hidden[len(head_WD) - extra :] = ~teacher_signal.in_text_MX[row]
+        hidden[len(head_WD) - extra :] = ~teacher_signal.in_text_MY[row]
         log_q = log_softmax(logits.masked_fill(hidden, -torch.inf), -1)
-        drafted = teacher_signal.ids_MC[row] >= 0
+        drafted = teacher_signal.ids_MZ[row] >= 0
         if drafted.any():
-            p = teacher_signal.logprobs_MC[row][drafted].softmax(-1)
-            kl = kl + kl_div(log_q[teacher_signal.ids_MC[row][drafted]], p, reduction="sum")
+            p = teacher_signal.logprobs_MZ[row][drafted].softmax(-1)
+            kl = kl + kl_div(log_q[teacher_signal.ids_MZ[row][drafted]], p, reduction="sum")
         if drafted[0]:
-            ce = ce + cross_entropy(log_q[None], teacher_signal.ids_MC[row, :1])
+            ce = ce + cross_entropy(log_q[None], teacher_signal.ids_MZ[row, :1])
     return weights.feature * feature + weights.kl * kl + weights.ce * ce, feature, kl, ce
 
 
@@ -74,10 +74,10 @@ def test_the_loss_does_not_depend_on_where_the_chunks_are_cut():
             predicted[rows],
             TeacherSignal(
                 teacher_signal.features_MD[rows],
-                teacher_signal.ids_MC[rows],
-                teacher_signal.logprobs_MC[rows],
+                teacher_signal.ids_MZ[rows],
+                teacher_signal.logprobs_MZ[rows],
                 teacher_signal.head_WD,
-                teacher_signal.in_text_MX[rows],
+                teacher_signal.in_text_MY[rows],
             ),
             WEIGHTS,
         )
@@ -113,9 +113,9 @@ def test_the_best_tokens_are_the_head_s_argmax():
 
 
 def test_an_extra_token_may_be_best_only_where_the_text_contains_it():
-    in_text_MX = torch.tensor([[True], [False]])
+    in_text_MY = torch.tensor([[True], [False]])
     nothing = torch.zeros(2, 4)
     teacher_signal = TeacherSignal(
-        nothing, torch.zeros(2, 1, dtype=torch.long), nothing[:, :1], torch.eye(4), in_text_MX
+        nothing, torch.zeros(2, 1, dtype=torch.long), nothing[:, :1], torch.eye(4), in_text_MY
     )
     assert best_tokens(torch.tensor([[1.0, 2.0, 0.0, 9.0]]).expand(2, 4), teacher_signal).tolist() == [3, 1]

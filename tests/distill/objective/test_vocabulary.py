@@ -52,7 +52,7 @@ def test_a_batch_extends_the_vocabulary_by_its_tokens():
     got = extend(batch_of([9, 5, 7, 9], [7, 2, 7]), head_VD, head_VD[fixed_W], number_of_V(fixed_W, 20))
     assert got.head_WD.flatten().tolist() == [0, 2, 5, 7, 9]
     assert [int(got.number_V[token]) for token in (0, 2, 5, 7, 9, 3)] == [0, 1, 2, 3, 4, -1]
-    assert got.first_BX.tolist() == [[2, 0], [0, 4]]  # 9 never comes in the second text
+    assert got.first_BY.tolist() == [[2, 0], [0, 4]]  # 9 never comes in the second text
 
 
 def test_a_batch_without_extra_tokens_leaves_it_as_it_is():
@@ -61,4 +61,4 @@ def test_a_batch_without_extra_tokens_leaves_it_as_it_is():
         head_WD = head_VD if fixed_W is None else head_VD[fixed_W]
         got = extend(batch_of([5, 2, 5]), head_VD, head_WD, number_of_V(fixed_W, 20))
         assert torch.equal(got.head_WD, head_WD)
-        assert got.first_BX.shape == (1, 0)
+        assert got.first_BY.shape == (1, 0)

@@ -54,7 +54,7 @@ def test_position_j_reads_token_j_and_learns_the_next(setup):
     (text,), weights = texts, setup.student.weights
     predicted_LD = setup.student.network(text.tokens_L[None].long())[0]
     places = [p for p in range(len(text.tokens_L) - 1) if text.answer_L[p + 1]]
-    right = [int((weights.head_WD @ predicted_LD[p]).argmax()) == int(text.top_ids_LC[p, 0]) for p in places]
+    right = [int((weights.head_WD @ predicted_LD[p]).argmax()) == int(text.top_ids_LZ[p, 0]) for p in places]
     assert outcome.losses.right_M.tolist() == right
     assert outcome.slot_M.tolist() == [1] * len(places)
     assert len(places) == setup.student.loss_positions(setup.samples[1].answer)

@@ -27,7 +27,7 @@ def drafted(weights, text, place, predicted_D):
     """Log-probabilities of what may be drafted after a place, and the rows in them of the target's choices, or −1."""
     fixed = {token for token, number in enumerate(weights.number_V.tolist()) if number >= 0}
     vocabulary = sorted(fixed | set(text.tokens_L[: place + 2].tolist()))
-    rows = [vocabulary.index(token) if token in vocabulary else -1 for token in text.top_ids_LC[place].tolist()]
+    rows = [vocabulary.index(token) if token in vocabulary else -1 for token in text.top_ids_LZ[place].tolist()]
     return (weights.head_VD[vocabulary] @ predicted_D).log_softmax(-1), torch.tensor(rows)
 
 
@@ -45,7 +45,7 @@ def test_each_head_learns_the_target_s_distribution_at_its_distance(setup):
                     continue
                 predicted_D = setup.student.network(text.features_LD[place])[head - 1]
                 q_W, ids_C = drafted(weights, text, place + head, predicted_D)
-                p_C = text.top_logprobs_LC[place + head].float().exp() * (ids_C >= 0)
+                p_C = text.top_logprobs_LZ[place + head].float().exp() * (ids_C >= 0)
                 p_C = p_C / p_C.sum().clamp_min(1e-9)
                 kl = (torch.xlogy(p_C, p_C) - p_C * q_W[ids_C.clamp_min(0)]).sum()
                 ce = -q_W[ids_C[0]] if ids_C[0] >= 0 else torch.tensor(0.0)

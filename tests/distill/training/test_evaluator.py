@@ -8,7 +8,7 @@ import torch
 from falcon_cli.decode.loop import complete
 from falcon_cli.decode.stop import Stop
 from falcon_cli.distill.corpus.sample import Sample
-from falcon_cli.distill.objective.accuracy import accuracy, best_paths, expected_accepted, ranks_AP
+from falcon_cli.distill.objective.accuracy import accuracy, best_paths, draft_ranks, expected_accepted
 from falcon_cli.distill.training.evaluator import HeldOutEvaluator
 from falcon_cli.drafters.falcon.propose import Falcon
 
@@ -27,7 +27,7 @@ def evaluator(setup, prompts):
 
 def test_an_evaluation_reports_what_the_ranks_say(setup):
     result = evaluator(setup, prompts=0).evaluate()
-    ranks = ranks_AP(setup.student.snapshot(), setup.student.weights, setup.features.texts, 4)
+    ranks = draft_ranks(setup.student.snapshot(), setup.student.weights, setup.features.texts, 4)
     assert set(result.line) == {"top1", "top5", "drafts", "tau_foreseen", "tau"}
     assert (result.line["top1"], result.line["top5"]) == (accuracy(ranks, 2).top1, accuracy(ranks, 2).top5)
     assert [len(slots) for slots in result.line["top1"]] == [2] * 4

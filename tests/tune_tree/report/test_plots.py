@@ -125,14 +125,14 @@ def test_nothing_overlaps_and_nothing_is_clipped(shape, drawn):
 
 
 def test_the_heat_map_shows_a_percentage_from_one_percent_and_twelve_ranks_at_most(drawn):
-    share_PR = torch.zeros(5, 20)
-    share_PR[:, 0] = torch.tensor([0.7, 0.6, 0.5, 0.4, 0.3])
-    share_PR[2, 11], share_PR[2, 12], share_PR[3, 1], share_PR[3, 2] = 0.02, 0.9, 0.01, 0.009
-    (axes,) = drawn(heat_map, share_PR, 2, "")[0].axes
+    shares = torch.zeros(5, 20)
+    shares[:, 0] = torch.tensor([0.7, 0.6, 0.5, 0.4, 0.3])
+    shares[2, 11], shares[2, 12], shares[3, 1], shares[3, 2] = 0.02, 0.9, 0.01, 0.009
+    (axes,) = drawn(heat_map, shares, 2, "")[0].axes
     said = {text.get_position(): text.get_text() for text in axes.texts}
     expected = {(0, depth): f"{70 - 10 * depth} %" for depth in range(5)}
     assert said == expected | {(11, 2): "2 %", (1, 3): "1 %"}
-    assert torch.equal(torch.tensor(axes.images[0].get_array().data), share_PR[:, :12].double())
+    assert torch.equal(torch.tensor(axes.images[0].get_array().data), shares[:, :12].double())
     assert [line.get_ydata()[0] for line in axes.lines] == [1.5, 3.5]
     names = [label.get_text() for label in axes.get_yticklabels()]
     assert names[0] == "depth 1 (pass 1, slot 1)"
