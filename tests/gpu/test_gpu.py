@@ -41,7 +41,9 @@ def test_trees_score_alike_on_every_backend(tiny_model, random_parents):
 
 @pytest.mark.parametrize("compiled", [False, True])
 def test_every_method_is_certified_on_the_real_model(compiled):
-    recipe = BenchRecipe(replace(TARGET, compile=compiled), "mt-bench", 3, METHODS, max_new_tokens=48)
+    recipe = BenchRecipe(
+        replace(TARGET, compile=compiled), dataset="mt-bench", limit=3, methods=METHODS, max_new_tokens=48
+    )
     assert failed_methods(bench(recipe, ["falcon", "bench"])) == []
 
 

@@ -12,7 +12,8 @@ METHODS = ("ar", "pld", "lookahead", "falcon", "falcon:tree=recipes/trees/smollm
 @pytest.mark.parametrize(("dataset", "quantize"), [("humaneval", "none"), ("mt-bench", "int8"), ("humaneval", "int4")])
 def test_every_method_says_what_plain_decoding_says(dataset, quantize):
     target = TargetRecipe(device="cpu", dtype="fp32", quantize=quantize, kernels="native")
-    results = bench(BenchRecipe(target, dataset, 1, METHODS, max_new_tokens=32), ["falcon", "bench"])
+    recipe = BenchRecipe(target, dataset=dataset, limit=1, methods=METHODS, max_new_tokens=32)
+    results = bench(recipe, ["falcon", "bench"])
     assert failed_methods(results) == []
     for name, figures in results["methods"].items():
         assert figures["lossless"]["verdict"] == "exact", name

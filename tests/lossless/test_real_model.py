@@ -28,7 +28,9 @@ def target():
 def run(tmp_path_factory):
     """`falcon bench` on two MT-Bench questions, both turns; sps drafts with a second copy of the target."""
     out = tmp_path_factory.mktemp("real") / "run"
-    recipe = BenchRecipe(TARGET, "mt-bench", 2, METHODS, draft_model=TARGET.model, max_new_tokens=24)
+    recipe = BenchRecipe(
+        TARGET, dataset="mt-bench", limit=2, methods=METHODS, draft_model=TARGET.model, max_new_tokens=24
+    )
     return bench(recipe, ["falcon", "bench"], out), out
 
 
