@@ -154,7 +154,7 @@ def greedy_answers(
                 # The first tokens come with the reading; a row that ends with its first never joins the batch.
                 fresh = _prefilled(target, model, dict(next_prompts))
                 done = take_ended(fresh)
-                _join(batch, fresh)
+                batch = _joined(batch, fresh)
             elif batch.rows:
                 _advance(target, model, batch)
                 done = take_ended(batch)
@@ -211,11 +211,10 @@ def _keep(batch: _Batch, places: list[int]) -> None:
         layer.keys, layer.values = layer.keys[index, :, begin:], layer.values[index, :, begin:]
 
 
-def _join(batch: _Batch, fresh: _Batch) -> None:
-    """Add the rows of another batch; the shorter batch is padded on the left."""
+def _joined(batch: _Batch, fresh: _Batch) -> _Batch:
+    """A batch with the rows of another one below; the shorter one is padded on the left."""
     if not fresh.rows or not batch.rows:
-        vars(batch).update(vars(fresh) if fresh.rows else {})
-        return
+        return fresh if fresh.rows else batch
     length = max(batch.seen_BS.shape[1], fresh.seen_BS.shape[1])
 
     def joined(old: Tensor, new: Tensor, dim: int) -> Tensor:
@@ -229,3 +228,4 @@ def _join(batch: _Batch, fresh: _Batch) -> None:
     batch.seen_BS = joined(batch.seen_BS, fresh.seen_BS, 1)
     for old, new in zip(batch.cache.layers, fresh.cache.layers, strict=True):
         old.keys, old.values = joined(old.keys, new.keys, 2), joined(old.values, new.values, 2)
+    return batch
