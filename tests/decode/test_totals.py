@@ -12,10 +12,6 @@ def answer(*emitted: int, seconds: float = 1.0) -> Completion:
     return Completion(prompt_tokens=5, ids=ids, prefill_seconds=0.5, cycles=cycles)
 
 
-def plain(tokens: int, seconds: float) -> Totals:
-    return Totals(tokens=tokens, cycles=tokens, decode_seconds=seconds)
-
-
 answers = st.lists(st.integers(1, 7), max_size=12).map(lambda emitted: answer(*emitted))
 
 

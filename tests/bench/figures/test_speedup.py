@@ -1,24 +1,13 @@
 import math
 
 import pytest
-from hypothesis import strategies as st
 
 from falcon_cli.bench.figures.speedup import speedup, speedup_interval
-from falcon_cli.decode.stats import Completion, Cycle
 from falcon_cli.decode.totals import Totals
-
-
-def answer(*emitted: int, seconds: float = 1.0) -> Completion:
-    ids = list(range(1 + sum(emitted)))
-    cycles = [Cycle(count, 8, 0.2 * seconds, 0.7 * seconds, seconds) for count in emitted]
-    return Completion(prompt_tokens=5, ids=ids, prefill_seconds=0.5, cycles=cycles)
 
 
 def plain(tokens: int, seconds: float) -> Totals:
     return Totals(tokens=tokens, cycles=tokens, decode_seconds=seconds)
-
-
-answers = st.lists(st.integers(1, 7), max_size=12).map(lambda emitted: answer(*emitted))
 
 
 def test_speedup_is_a_ratio_of_totals_not_a_mean_of_ratios():
