@@ -30,7 +30,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from falcon_cli.tree.shape import TreeShape, ancestors_of
+from falcon_cli.tree.shape import TreeShape, ancestors_of, last_of_path
 
 Tables = TypeVar("Tables", "Pass", "Slot")
 
@@ -87,7 +87,7 @@ def passes_of(shape: TreeShape, k: int, chained: bool = False) -> tuple[Pass, ..
     # other's row, so the ancestor matrix of the rows, each entry k x k times, is the mask. The root's row is cut off:
     # it reads committed tokens, which every position sees anyway.
     seen = ancestors_of(row_parents)[1:, 1:].repeat_interleave(k, 0).repeat_interleave(k, 1)
-    blocks = [_last_of_path(shape, node, k) for node in nodes_of_rows[1:]]
+    blocks = [last_of_path(shape.parents, node, k) for node in nodes_of_rows[1:]]
     depth_of_position = torch.tensor([shape.depths[node] - 1 for block in blocks for node in block], dtype=torch.long)
     passes, first_before = [], 0
     for top in range(0, shape.height, k):
@@ -189,14 +189,6 @@ def _anchors(shape: TreeShape, k: int) -> list[int]:
         # Either the parent begins a row, or parent and node are drafted in one row: parents come first in the list.
         anchors.append(parent if node == 0 or shape.depths[parent] % k == 0 else anchors[parent])
     return anchors
-
-
-def _last_of_path(shape: TreeShape, node: int, k: int) -> list[int]:
-    """The last k nodes of the path from the root to a node, the node last."""
-    upwards = [node]
-    while len(upwards) < k:
-        upwards.append(shape.parents[upwards[-1]])
-    return upwards[::-1]
 
 
 def _long(numbers: Iterable[int]) -> Tensor:

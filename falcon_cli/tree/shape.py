@@ -115,6 +115,14 @@ def depths_of(parents: Sequence[int]) -> tuple[int, ...]:
     return tuple(depths)
 
 
+def last_of_path(parents: Sequence[int], node: int, k: int) -> list[int]:
+    """The last k nodes of the path from the root to a node, the node last."""
+    upwards = [node]
+    while len(upwards) < k:
+        upwards.append(parents[upwards[-1]])
+    return upwards[::-1]
+
+
 def _check_ranks(path: Path, max_rank: int | None) -> None:
     shown = list(path)
     if not path:

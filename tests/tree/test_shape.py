@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from falcon_cli.errors import FalconError
-from falcon_cli.tree.shape import TreeShape, ancestors_of, depths_of
+from falcon_cli.tree.shape import TreeShape, ancestors_of, depths_of, last_of_path
 
 
 @st.composite
@@ -93,3 +93,10 @@ def test_what_is_wrong_with_a_tree_is_told_in_one_line(paths, message):
 def test_ranks_are_unlimited_without_a_width_and_may_reach_the_width_less_one():
     assert TreeShape.from_paths([[99]]).ranks == (0, 99)
     assert TreeShape.from_paths([[3]], max_rank=4).ranks == (0, 3)
+
+
+def test_the_last_nodes_of_a_path_end_with_the_node_itself():
+    parents = (0, 0, 0, 1, 3)
+    assert last_of_path(parents, 4, 1) == [4]
+    assert last_of_path(parents, 4, 3) == [1, 3, 4]
+    assert last_of_path(parents, 2, 2) == [0, 2]

@@ -24,7 +24,7 @@ from falcon_cli.drafters.falcon.network import LstmState
 from falcon_cli.drafters.falcon.propose import Falcon
 from falcon_cli.drafters.shared.tree_drafter import TreePlan
 from falcon_cli.tree.passes import Slot
-from falcon_cli.tree.shape import TreeShape
+from falcon_cli.tree.shape import TreeShape, last_of_path
 
 
 @dataclass
@@ -50,13 +50,6 @@ class _Grown:
     def likeliest(self, nodes: Sequence[int], count: int) -> list[int]:
         """The best of some nodes, in their own order."""
         return sorted(sorted(nodes, key=lambda node: -self.scores[node])[:count])
-
-    def way(self, node: int, k: int) -> list[int]:
-        """The last k nodes of the way to a node, itself the last."""
-        way = [node]
-        while len(way) < k:
-            way.append(self.parents[way[-1]])
-        return way[::-1]
 
     def draft(self, count: int, device: torch.device) -> Draft:
         """The likeliest nodes as a draft."""
@@ -108,7 +101,7 @@ class DynamicFalcon(Falcon):
         self, grown: _Grown, rows: "_Rows", before: "_Rows", state: LstmState | None, committed: int
     ) -> tuple[Tensor, LstmState | None]:
         """Hidden states [R, K, D] behind the rows, and the mixer's state."""
-        ways = [grown.way(node, self.k) for node in rows.nodes]
+        ways = [last_of_path(grown.parents, node, self.k) for node in rows.nodes]
         tokens_RK = torch.tensor([[grown.tokens[node] for node in way] for way in ways], device=self.device)
         above_RKD = torch.stack([torch.stack([grown.features[grown.parents[node]] for node in way]) for way in ways])
         # A row's mixer state goes on from its parent row, which is one of the pass before.

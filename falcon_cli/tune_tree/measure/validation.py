@@ -67,7 +67,8 @@ def validate(
         log: The runs so far; prompts that all contenders have answered are not asked again.
         tick: Called after each prompt.
     """
-    known = [ValidationRun(**{**json.loads(line), "ids": tuple(json.loads(line)["ids"])}) for line in whole_lines(log)]
+    entries = map(json.loads, whole_lines(log))
+    known = [ValidationRun(**{**entry, "ids": tuple(entry["ids"])}) for entry in entries]
     runs: list[ValidationRun] = []
     warm = False
     for prompt in prompts:
