@@ -1,10 +1,13 @@
-"""A static key-value cache: one buffer for all layers, written in place, cut and compacted without copies of the rest.
+"""A static key-value cache, written in place, cut and compacted without copies of the rest.
 
     slots    0 ........... length-1 │ length ............ length+T-1 │ free ........ capacity
              committed tokens       │ nodes of the draft being scored │
 
 A draft's nodes are written behind the committed tokens, in node order. `commit` keeps an accepted path by moving
 only the rows that are not in their place yet; whatever lies behind is overwritten by the next draft.
+
+`StaticCache` holds all layers in one buffer, `LayerCache` each layer's keys and values by themselves, for models whose
+layers differ.
 
 Shapes: S slots, G kv heads, H head size, T nodes. The buffer is [2, layers, 1, G, S, H]: keys, then values.
 """
@@ -25,8 +28,75 @@ def cache_argument(module: Any) -> str:
     return "cache" if "cache" in signature(type(module).forward).parameters else "past_key_values"  # before 5.24
 
 
-class StaticCache(Cache):
+def kv_shape(config: Any) -> tuple[int, int]:
+    """Key-value heads of a layer and the size of a head, by a Llama-like model's configuration."""
+    heads = config.num_attention_heads
+    groups = getattr(config, "num_key_value_heads", None) or heads
+    return groups, getattr(config, "head_dim", None) or config.hidden_size // heads
+
+
+class SlotCache(Cache):
     """Keys and values of one text; grows by doubling up to `limit` slots, never shrinks.
+
+    Every tensor of it has its slots on the last axis but one.
+    """
+
+    def __init__(self, limit: int, capacity: int, layers: "list[SlotLayer]"):
+        self.limit, self.capacity = limit, min(capacity, limit)
+        """Slots at most, and allocated now."""
+        self.length = 0
+        """Committed tokens."""
+        super().__init__(layers=list(layers))
+
+    def tensors(self) -> list[Tensor]:
+        """All that is held, [..., S, H]."""
+        raise NotImplementedError
+
+    def replace(self, tensors: Sequence[Tensor]) -> None:
+        """Hold these tensors instead, in the same order."""
+        raise NotImplementedError
+
+    def reserve(self, nodes: int) -> None:
+        """Make room for `nodes` more slots, doubling as needed.
+
+        Raises:
+            FalconError: More slots than the limit would be needed.
+        """
+        wanted = self.length + nodes
+        if wanted > self.limit:
+            raise FalconError(f"the text needs {wanted} cache slots, the limit is {self.limit}; use a shorter prompt")
+        if wanted <= self.capacity:
+            return
+        while self.capacity < wanted:
+            self.capacity *= 2
+        self.capacity = min(self.capacity, self.limit)
+        self.replace([self._grown(tensor) for tensor in self.tensors()])
+
+    def commit(self, path: Sequence[int]) -> None:
+        """Keep the nodes `path` (ascending, parents first) of the T just written; the others are forgotten."""
+        for place, node in enumerate(path):
+            if place != node:  # ascending, so place < node and no row is overwritten before it has moved
+                source, goal = self.length + node, self.length + place
+                for tensor in self.tensors():
+                    tensor[..., goal, :] = tensor[..., source, :]
+        self.length += len(path)
+
+    def rewind(self, length: int) -> None:
+        """Forget all but the first `length` committed tokens."""
+        self.length = min(length, self.length)
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Committed tokens (transformers' name for it)."""
+        return self.length
+
+    def _grown(self, tensor: Tensor) -> Tensor:
+        grown = tensor.new_zeros(*tensor.shape[:-2], self.capacity, tensor.shape[-1])
+        grown[..., : self.length, :] = tensor[..., : self.length, :]
+        return grown
+
+
+class StaticCache(SlotCache):
+    """All layers in one buffer.
 
     Args:
         layers: Number of decoder layers.
@@ -48,84 +118,107 @@ class StaticCache(Cache):
         device: torch.device,
         capacity: int = 1024,
     ):
-        self.limit = limit
-        self.length = 0
-        shape = (2, layers, 1, kv_heads, min(capacity, limit), head_size)
-        self.buffer = torch.zeros(shape, dtype=dtype, device=device)
-        self._layers = [StaticLayer(self, index) for index in range(layers)]
-        super().__init__(layers=list(self._layers))
-        self._hand_out_views()
+        self._layers = [SlotLayer(self) for _ in range(layers)]
+        super().__init__(limit, capacity, self._layers)
+        self.replace([torch.zeros(2, layers, 1, kv_heads, self.capacity, head_size, dtype=dtype, device=device)])
 
-    @property
-    def capacity(self) -> int:
-        """Slots allocated now."""
-        return self.buffer.shape[-2]
+    def tensors(self) -> list[Tensor]:
+        """The buffer alone."""
+        return [self.buffer]
 
-    def reserve(self, nodes: int) -> None:
-        """Make room for `nodes` more slots, doubling as needed.
-
-        Raises:
-            FalconError: More slots than the limit would be needed.
-        """
-        wanted = self.length + nodes
-        if wanted > self.limit:
-            raise FalconError(f"the text needs {wanted} cache slots, the limit is {self.limit}; use a shorter prompt")
-        if wanted <= self.capacity:
-            return
-        capacity = self.capacity
-        while capacity < wanted:
-            capacity *= 2
-        old = self.buffer
-        shape = (*old.shape[:-2], min(capacity, self.limit), old.shape[-1])
-        self.buffer = torch.zeros(shape, dtype=old.dtype, device=old.device)
-        self.buffer[..., : self.length, :] = old[..., : self.length, :]
-        self._hand_out_views()
-
-    def commit(self, path: Sequence[int]) -> None:
-        """Keep the nodes `path` (ascending, parents first) of the T just written; the others are forgotten."""
-        for place, node in enumerate(path):
-            if place != node:  # ascending, so place < node and no row is overwritten before it has moved
-                source, goal = self.length + node, self.length + place
-                self.buffer[..., goal, :] = self.buffer[..., source, :]
-        self.length += len(path)
-
-    def rewind(self, length: int) -> None:
-        """Forget all but the first `length` committed tokens."""
-        self.length = min(length, self.length)
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Committed tokens (transformers' name for it)."""
-        return self.length
-
-    def _hand_out_views(self) -> None:
+    def replace(self, tensors: Sequence[Tensor]) -> None:
+        """Hold another buffer."""
+        (self.buffer,) = tensors
         for index, layer in enumerate(self._layers):
             layer.keys, layer.values = self.buffer[0, index], self.buffer[1, index]
 
 
-class StaticLayer(CacheLayerMixin):
-    """One layer's window on the shared buffer."""
+class LayerCache(SlotCache):
+    """Each layer's tensors by themselves, of the shapes that come with their first rows.
+
+    Args:
+        limit: Most slots ever needed (context + the widest draft).
+        capacity: Slots to begin with.
+    """
+
+    def __init__(self, limit: int, capacity: int = 1024):
+        self._layers: list[SlotLayer] = []
+        super().__init__(limit, capacity, [])
+
+    def layer(self, index: int) -> "SlotLayer":
+        """The layer of this index, made when it is asked for first."""
+        while len(self._layers) <= index:
+            self._layers.append(SlotLayer(self))
+        self.layers = list(self._layers)
+        return self._layers[index]
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
+        """See `SlotLayer.update`."""
+        return self.layer(layer_idx).update(key_states, value_states)
+
+    def update_indexer(self, indexer_key_states: Tensor, layer_idx: int) -> Tensor:
+        """See `SlotLayer.update_indexer`."""
+        return self.layer(layer_idx).update_indexer(indexer_key_states)
+
+    def tensors(self) -> list[Tensor]:
+        """Layer by layer: keys, values, and an indexer's keys where there are some."""
+        return [tensor for layer in self._layers for tensor in layer.held()]
+
+    def replace(self, tensors: Sequence[Tensor]) -> None:
+        """Hold these, in the order of `tensors`."""
+        rest = iter(tensors)
+        for layer in self._layers:
+            layer.hold([next(rest) for _ in layer.held()])
+
+    def uniform(self) -> tuple[int, int] | None:
+        """Key-value heads and head size that all layers share in keys and values; None where they differ."""
+        shapes = {(tensor.shape[1], tensor.shape[-1]) for tensor in self.tensors()}
+        plain = all(len(layer.held()) == 2 for layer in self._layers)
+        return shapes.pop() if len(shapes) == 1 and plain else None
+
+
+class SlotLayer(CacheLayerMixin):
+    """One layer's keys and values, and for layers that look only at some slots the keys by which they choose."""
 
     is_sliding = False
     keys: Tensor
     values: Tensor
 
-    def __init__(self, cache: StaticCache, index: int):
+    def __init__(self, cache: SlotCache):
         super().__init__()
-        self.cache, self.index = cache, index
+        self.cache = cache
+        self.indexer_keys: Tensor | None = None
         self.is_initialized = True
 
+    def held(self) -> list[Tensor]:
+        """What there is so far."""
+        parts = (self.keys, self.values, self.indexer_keys)
+        return [part for part in parts if part is not None]
+
+    def hold(self, tensors: Sequence[Tensor]) -> None:
+        """Hold others instead, in the order of `held`."""
+        self.keys, self.values = tensors[:2]
+        self.indexer_keys = tensors[2] if len(tensors) > 2 else None
+
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Nothing to do: the buffer is allocated from the start."""
+        """Allocate keys and values for all slots, as these rows are shaped."""
+        self.keys, self.values = self._room(key_states), self._room(value_states)
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
         """Write T rows [B, G, T, H] behind the committed ones; returns views of all rows so far, [B, G, S, H]."""
-        begin = self.cache.length
-        end = begin + key_states.shape[-2]
-        self.keys[:, :, begin:end] = key_states
-        self.values[:, :, begin:end] = value_states
-        return self.keys[:, :, :end], self.values[:, :, :end]
+        if self.keys is None:
+            self.lazy_initialization(key_states, value_states)
+        return self._write(self.keys, key_states), self._write(self.values, value_states)
+
+    def update_indexer(self, indexer_key_states: Tensor) -> Tensor:
+        """Write T rows [B, T, H] of an indexer's keys; returns all rows so far, [B, S, H]."""
+        if self.indexer_keys is None:
+            self.indexer_keys = self._room(indexer_key_states)
+        return self._write(self.indexer_keys, indexer_key_states)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Slots seen by a query of this length, and the first slot's position."""
@@ -138,3 +231,12 @@ class StaticLayer(CacheLayerMixin):
     def get_max_length(self) -> int:
         """Slots at most."""
         return self.cache.limit
+
+    def _room(self, rows: Tensor) -> Tensor:
+        return rows.new_zeros(*rows.shape[:-2], self.cache.capacity, rows.shape[-1])
+
+    def _write(self, whole: Tensor, rows: Tensor) -> Tensor:
+        begin = self.cache.length
+        end = begin + rows.shape[-2]
+        whole[..., begin:end, :] = rows
+        return whole[..., :end, :]

@@ -1,7 +1,7 @@
 """The one table of attention backends, and the hook by which transformers' models call them.
 
-transformers hands every keyword argument of a forward down to its attention function, so the `View` of a forward
-travels as `falcon_view=`; no state is stored on the model.
+A whole model is run inside `reading(view)`: its masks are built by `masks.py`, and its attention calls a backend. A
+drafter's one layer is called with its view as `falcon_view=` instead.
 """
 
 from collections.abc import Callable
@@ -9,16 +9,20 @@ from importlib.util import find_spec
 
 import torch
 from torch import Tensor
-from transformers import AttentionInterface
+from transformers import AttentionInterface, AttentionMaskInterface
 
+from falcon_cli.attention.dense import dense
 from falcon_cli.attention.flash_hybrid import flash_hybrid
 from falcon_cli.attention.flex import flex
+from falcon_cli.attention.masks import tree_mask
+from falcon_cli.attention.reading import NOW
 from falcon_cli.attention.sdpa import sdpa
-from falcon_cli.attention.view import View
-from falcon_cli.errors import FalconError, UsageError
+from falcon_cli.attention.view import View, Visibility
+from falcon_cli.errors import UsageError
 from falcon_cli.spelling import did_you_mean
 
-Backend = Callable[[Tensor, Tensor, Tensor, View, float, int | None], Tensor]
+Backend = Callable[[Tensor, Tensor, Tensor, Visibility, float, Tensor | None], Tensor]
+"""(query, key, value, view, scale, the model's own mask) → output."""
 
 BACKENDS: dict[str, Backend] = {"sdpa": sdpa, "flash": flash_hybrid, "flex": flex}
 
@@ -60,20 +64,29 @@ def _hook(backend: Backend) -> Callable[..., tuple[Tensor, None]]:
         value: Tensor,
         attention_mask: Tensor | None,
         *,
-        falcon_view: View,
+        falcon_view: View | None = None,
         scaling: float | None = None,
         sliding_window: int | None = None,
         softcap: float | None = None,
         s_aux: Tensor | None = None,
         **_: object,
     ) -> tuple[Tensor, None]:
-        if softcap is not None or s_aux is not None:
-            raise FalconError("this target's attention caps its scores or has sinks, which falcon does not compute")
+        view = NOW.view if falcon_view is None else falcon_view
+        if view is None:
+            raise TypeError("falcon's attention needs the view of a forward: run the model inside reading(view)")
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-        return backend(query, key, value, falcon_view, scale, sliding_window).transpose(1, 2), None
+        mask_NTS = None if attention_mask is None else attention_mask[0]
+        if falcon_view is not None and sliding_window is not None and key.shape[2] > sliding_window:
+            mask_TS = falcon_view.mask_TS(query.dtype, sliding_window)  # a layer by itself: nobody has built its mask
+            mask_NTS = None if mask_TS is None else mask_TS[None]
+        if softcap is None and s_aux is None:
+            return backend(query, key, value, view, scale, mask_NTS).transpose(1, 2), None
+        mask_NTS = view.seen_TS[None] if mask_NTS is None else mask_NTS
+        return dense(query, key, value, mask_NTS, scale, softcap, s_aux).transpose(1, 2), None
 
     return attend
 
 
 for _name, _backend in BACKENDS.items():
     AttentionInterface.register(implementation(_name), _hook(_backend))
+    AttentionMaskInterface.register(implementation(_name), tree_mask)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from falcon_cli.attention.merge import merge
 from falcon_cli.attention.sdpa import sdpa
-from falcon_cli.attention.view import View
+from falcon_cli.attention.view import Visibility
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,15 @@ class Part:
 
 
 def flash_hybrid(
-    query_BNTH: Tensor, key_BGSH: Tensor, value_BGSH: Tensor, view: View, scale: float, window: int | None
+    query_BNTH: Tensor, key_BGSH: Tensor, value_BGSH: Tensor, view: Visibility, scale: float, mask_NTS: Tensor | None
 ) -> Tensor:
-    """Attend T rows to S slots; returns [B, N, T, H]. Sliding windows and first chunks go to `sdpa`."""
+    """Attend T rows to S slots; returns [B, N, T, H]. Masks of the model's own and first chunks go to `sdpa`.
+
+    So do values of another size than the keys, which flash kernels do not take.
+    """
     committed = view.committed
-    windowed = window is not None and key_BGSH.shape[2] > window
-    if committed == 0 or windowed:
-        return sdpa(query_BNTH, key_BGSH, value_BGSH, view, scale, window)
+    if committed == 0 or mask_NTS is not None or key_BGSH.shape[-1] != value_BGSH.shape[-1]:
+        return sdpa(query_BNTH, key_BGSH, value_BGSH, view, scale, mask_NTS)
     prefix = prefix_part(query_BNTH, key_BGSH[:, :, :committed], value_BGSH[:, :, :committed], scale)
     tree = tree_part(query_BNTH, key_BGSH[:, :, committed:], value_BGSH[:, :, committed:], view.own_TC(), scale)
     return merge(prefix.out_BNTH, prefix.lse_BNT, tree.out_BNTH, tree.lse_BNT)

@@ -14,18 +14,18 @@ import torch
 from torch import Tensor
 
 from falcon_cli.attention.sdpa import sdpa
-from falcon_cli.attention.view import View
+from falcon_cli.attention.view import Visibility
 
 
 def flex(
-    query_BNTH: Tensor, key_BGSH: Tensor, value_BGSH: Tensor, view: View, scale: float, window: int | None
+    query_BNTH: Tensor, key_BGSH: Tensor, value_BGSH: Tensor, view: Visibility, scale: float, mask_NTS: Tensor | None
 ) -> Tensor:
-    """Attend T rows to S slots; returns [B, N, T, H]. Sliding windows in reach go to `sdpa`."""
+    """Attend T rows to S slots; returns [B, N, T, H]. Masks of the model's own go to `sdpa`."""
     from torch.nn.attention.flex_attention import create_block_mask  # here: it brings the compiler with it
 
     rows, slots = query_BNTH.shape[2], key_BGSH.shape[2]
-    if window is not None and slots > window:
-        return sdpa(query_BNTH, key_BGSH, value_BGSH, view, scale, window)
+    if mask_NTS is not None:
+        return sdpa(query_BNTH, key_BGSH, value_BGSH, view, scale, mask_NTS)
     committed, own_TC = view.committed, view.own_TC()
 
     def sees(_batch: Tensor, _head: Tensor, row: Tensor, slot: Tensor) -> Tensor:

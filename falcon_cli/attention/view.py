@@ -20,9 +20,38 @@ Shapes: U uncommitted rows of earlier forwards (mostly 0), T rows, C = U + T unc
 """
 
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Protocol
 
 import torch
 from torch import Tensor
+
+
+class Visibility(Protocol):
+    """What attention and masks ask of a view, be its shapes fixed (`target/graphs.py`) or growing (`View`)."""
+
+    fixed: bool
+    """Whether nothing may depend on the tensors' contents, because a graph is made of it."""
+    committed: int
+    ancestors_TC: Tensor | None
+
+    @property
+    def position_T(self) -> Tensor:
+        """Position of each row."""
+
+    @property
+    def slot_position_S(self) -> Tensor:
+        """Position of what lies in each slot."""
+
+    @property
+    def seen_TS(self) -> Tensor:
+        """Boolean: which slots each row sees."""
+
+    def mask_TS(self, dtype: torch.dtype, window: int | None = None) -> Tensor | None:
+        """Additive mask, 0 or −inf; None when every row sees every slot."""
+
+    def own_TC(self) -> Tensor:
+        """Boolean: which of the uncommitted rows each row sees."""
 
 
 @dataclass
@@ -40,12 +69,25 @@ class View:
     depth_T: Tensor
     ancestors_TC: Tensor | None
     earlier_U: Tensor | None = None
+    fixed = False
     _masks: dict[tuple[int | None, torch.dtype], Tensor | None] = field(default_factory=dict, repr=False)
 
     @property
     def position_T(self) -> Tensor:
         """Position of each row in the text."""
         return self.depth_T + self.committed
+
+    @property
+    def slot_position_S(self) -> Tensor:
+        """Position in the text of what lies in each slot."""
+        depth_C = self.depth_T if self.earlier_U is None else torch.cat([self.earlier_U, self.depth_T])
+        return torch.cat([torch.arange(self.committed, device=depth_C.device), depth_C + self.committed])
+
+    @cached_property
+    def seen_TS(self) -> Tensor:
+        """Boolean [T, S]: which slots each row sees."""
+        own_TC = self.own_TC()
+        return torch.cat([own_TC.new_ones(len(own_TC), self.committed), own_TC], -1)
 
     def mask_TS(self, dtype: torch.dtype, window: int | None = None) -> Tensor | None:
         """Additive mask [T, S] (0 or −inf), built once a forward; None when every row sees every slot."""
@@ -62,15 +104,11 @@ class View:
         return torch.ones(rows, rows, dtype=torch.bool, device=self.depth_T.device).tril()
 
     def _additive(self, dtype: torch.dtype, window: int | None) -> Tensor | None:
-        rows, device = len(self.depth_T), self.depth_T.device
-        depth_C = self.depth_T if self.earlier_U is None else torch.cat([self.earlier_U, self.depth_T])
-        slots = self.committed + len(depth_C)
+        seen_TS = self.seen_TS
+        slots = seen_TS.shape[1]
         reach = slots if window is None else window
-        if len(depth_C) == 1 and slots <= reach:
+        if slots == self.committed + 1 and slots <= reach:
             return None
-        seen_TS = torch.ones(rows, slots, dtype=torch.bool, device=device)
-        seen_TS[:, self.committed :] = self.own_TC()
         if slots > reach:
-            slot_position_S = torch.cat([torch.arange(self.committed, device=device), depth_C + self.committed])
-            seen_TS &= self.position_T[:, None] - slot_position_S < reach
-        return torch.zeros(rows, slots, dtype=dtype, device=device).masked_fill_(~seen_TS, float("-inf"))
+            seen_TS = seen_TS & (self.position_T[:, None] - self.slot_position_S < reach)
+        return torch.zeros(seen_TS.shape, dtype=dtype, device=seen_TS.device).masked_fill_(~seen_TS, float("-inf"))

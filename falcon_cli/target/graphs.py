@@ -9,7 +9,7 @@ two, its rows are written where a tensor of slots says, and a mask over the whol
 
 So graphs are made for each power of two that occurs, and again when the cache doubles; `made` counts them.
 
-Shapes: T rows, padded to a power of two, S slots of the cache, D hidden size.
+Shapes: T rows, padded to a power of two, S slots of the cache, D hidden size, V vocabulary.
 """
 
 from collections.abc import Sequence
@@ -22,20 +22,24 @@ from torch import Tensor
 from falcon_cli.attention.view import View
 from falcon_cli.console import warn
 from falcon_cli.errors import first_line
-from falcon_cli.kv_cache import StaticCache, cache_argument
+from falcon_cli.kv_cache import SlotCache
+from falcon_cli.target.forward import CausalForward
 
 MOST_GRAPHS = 64
+FIRST_HELD = 5
+"""Place of the cache's first tensor among a graph's inputs."""
 
 
 @dataclass
 class FixedView:
-    """A `View` of fixed shape, for `attention/sdpa.py`; rows lie anywhere in the cache."""
+    """A `View` of fixed shape; rows lie anywhere in the cache."""
 
     seen_TS: Tensor
     position_T: Tensor
     slot_position_S: Tensor
     committed: int = -1
     ancestors_TC: Tensor | None = None
+    fixed: bool = True
 
     def mask_TS(self, dtype: torch.dtype, window: int | None = None) -> Tensor:
         """Additive mask [P, S], 0 or −inf."""
@@ -44,46 +48,68 @@ class FixedView:
             seen_TS = seen_TS & (self.position_T[:, None] - self.slot_position_S < window)
         return torch.zeros(seen_TS.shape, dtype=dtype, device=seen_TS.device).masked_fill_(~seen_TS, float("-inf"))
 
+    def own_TC(self) -> Tensor:
+        """All slots: which of them are committed is content here."""
+        return self.seen_TS
+
 
 @dataclass
 class FixedCache:
-    """What transformers' attention needs of a cache; rows go where `slot_T` says."""
+    """What transformers' models need of a cache; rows go where `slot_T` says.
 
-    buffer: Tensor
+    Args:
+        held: The one buffer of a `StaticCache`, or of a `LayerCache` each layer's keys and values.
+        slot_T: The rows' slots.
+    """
+
+    held: tuple[Tensor, ...]
     slot_T: Tensor
 
     def update(self, keys: Tensor, values: Tensor, layer: int, *_: object, **__: object) -> tuple[Tensor, Tensor]:
-        """Write the rows; returns views of all slots."""
-        held = self.buffer[0, layer], self.buffer[1, layer]
-        for whole, rows in zip(held, (keys, values), strict=True):
-            whole.index_copy_(2, self.slot_T, rows)
-        return held
+        """Write the rows; returns all slots."""
+        if len(self.held) == 1:
+            whole = self.held[0][0, layer], self.held[0][1, layer]
+        else:
+            whole = self.held[2 * layer], self.held[2 * layer + 1]
+        for slots, rows in zip(whole, (keys, values), strict=True):
+            slots.index_copy_(2, self.slot_T, rows)
+        return whole
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
+        """All slots, and the first one's position."""
+        return self.held[0].shape[-2], 0
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Nobody may ask: how much is committed is content, not shape."""
+        return 0
+
+    get_query_offset = get_seq_length
 
 
 class FixedReader:
-    """A decoder of transformers in fixed shapes.
+    """A model of transformers in fixed shapes.
 
     Args:
-        decoder: Llama-like: `layers`, `norm` and `rotary_emb`; its attention is sdpa's.
+        forward: Of the model; its attention is sdpa's.
     """
 
-    def __init__(self, decoder: Any):  # transformers' models are untyped
-        self.decoder, self._cache_argument = decoder, cache_argument(decoder.layers[0])
+    def __init__(self, forward: CausalForward):
+        self.forward = forward
         self.made = 0
         """Graphs compiled so far."""
         self._compiled: Any = torch.compile(self._forward, backend=self._compile, dynamic=False)
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_GRAPHS)
-        self._static: Tensor | None = None
+        self._static: dict[int, Tensor] = {}
 
-    def read(self, embedded_TD: Tensor, view: View, cache: StaticCache) -> Tensor:
-        """Features [T, D] of the nodes, whose keys and values are written behind the committed ones."""
-        nodes, rows = len(embedded_TD), 1 << (len(embedded_TD) - 1).bit_length()
+    def read(self, tokens_T: Tensor, view: View, cache: SlotCache) -> tuple[Tensor, Tensor]:
+        """Logits [T, V] and features [T, D] of the nodes, whose keys and values are written behind the committed."""
+        nodes, rows = len(tokens_T), 1 << (len(tokens_T) - 1).bit_length()
         cache.reserve(rows)
-        inputs = (self._padded(embedded_TD, rows), *self._fixed(view, rows, cache), cache.buffer)
-        padded_TD: Tensor = self._run(inputs)
-        return padded_TD[:nodes].clone()  # a CUDA graph writes over its output the next time
+        inputs = (self._padded(tokens_T, rows), *self._fixed(view, rows, cache), *cache.tensors())
+        logits, features = self._run(inputs)
+        return logits[:nodes].clone(), features[:nodes].clone()  # a CUDA graph writes over its outputs the next time
 
-    def _fixed(self, view: View, rows: int, cache: StaticCache) -> tuple[Tensor, ...]:
+    def _fixed(self, view: View, rows: int, cache: SlotCache) -> tuple[Tensor, ...]:
         """Everything about a draft that is content: positions, slots, what is seen, and the slots' positions."""
         device, length, nodes = view.depth_T.device, cache.length, len(view.depth_T)
         slot_T = torch.arange(length, length + rows, device=device)
@@ -96,9 +122,10 @@ class FixedReader:
         return position_T, slot_T, seen_TS, slot_position_S
 
     def _run(self, inputs: Sequence[Tensor]) -> Any:
-        if inputs[-1].device.type == "cuda" and inputs[-1] is not self._static:
-            self._static = inputs[-1]
-            torch._dynamo.mark_static_address(self._static)
+        for held in inputs[FIRST_HELD:]:
+            if held.device.type == "cuda" and id(held) not in self._static:
+                self._static[id(held)] = held
+                torch._dynamo.mark_static_address(held)
         try:
             return self._compiled(*inputs)
         except Exception as error:  # the compiler's, or no compiler
@@ -108,27 +135,14 @@ class FixedReader:
 
     def _forward(
         self,
-        embedded_TD: Tensor,
+        tokens_T: Tensor,
         position_T: Tensor,
         slot_T: Tensor,
         seen_TS: Tensor,
         slot_position_S: Tensor,
-        buffer: Tensor,
-    ) -> Tensor:
-        hidden = embedded_TD[None]
-        rotary = self.decoder.rotary_emb(hidden, position_T[None])
-        view, cache = FixedView(seen_TS, position_T, slot_position_S), FixedCache(buffer, slot_T)
-        for layer in self.decoder.layers:
-            hidden = layer(
-                hidden,
-                attention_mask=None,
-                position_embeddings=rotary,
-                use_cache=True,
-                falcon_view=view,
-                **{self._cache_argument: cache},
-            )
-        padded_TD: Tensor = self.decoder.norm(hidden)[0]
-        return padded_TD
+        *held: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        return self.forward(tokens_T, FixedView(seen_TS, position_T, slot_position_S), FixedCache(held, slot_T))
 
     def _compile(self, graph: Any, inputs: Any) -> Any:
         from torch._inductor.compile_fx import compile_fx

@@ -14,9 +14,10 @@ from falcon_cli.attention.backend import implementation
 from falcon_cli.attention.view import View
 from falcon_cli.core import WIDEST_DRAFT, Draft, Scores
 from falcon_cli.errors import FalconError
-from falcon_cli.kv_cache import StaticCache, cache_argument
-from falcon_cli.native.layer import NativeLinear
+from falcon_cli.kv_cache import LayerCache, SlotCache, StaticCache, kv_shape
+from falcon_cli.native.layer import NativeDecoder, NativeLinear
 from falcon_cli.native.swap import NativeLayers
+from falcon_cli.target.forward import CausalForward
 from falcon_cli.target.graphs import FixedReader
 
 
@@ -43,25 +44,18 @@ class TargetModel:
         self.backend, self.attention = attention, implementation(attention)
         self.model.set_attn_implementation(self.attention)
         self.decoder, self.head = model.get_decoder(), model.get_output_embeddings()
-        self.chunk, self._cache_argument = chunk, cache_argument(self.decoder)
-        self.graphs = FixedReader(self.decoder) if compiled else None
+        self.chunk = chunk
         self.sharded = False
         """Its layers are spread over processes: forwards must be run by all of them together."""
         self.device = self.head.weight.device
         self.dtype: torch.dtype = self.head.weight.dtype if native is None else torch.float32
         """Of features, logits and the cache."""
-        config = model.config
-        self.context_limit: int = config.max_position_embeddings
+        self.forward = CausalForward(model, None if native is None else self.dtype)
+        self.graphs = FixedReader(self.forward) if compiled else None
+        self.config = model.config.get_text_config(decoder=True)
+        self.context_limit: int = context_of(self.config)
         self.vocab_size, self.hidden_size = self.head.weight.shape
-        heads = config.num_attention_heads
-        self.cache = StaticCache(
-            layers=config.num_hidden_layers,
-            kv_heads=getattr(config, "num_key_value_heads", None) or heads,
-            head_size=getattr(config, "head_dim", None) or config.hidden_size // heads,
-            limit=self.context_limit + WIDEST_DRAFT,
-            dtype=self.dtype,
-            device=self.device,
-        )
+        self.cache: SlotCache = self._empty_cache()
 
     @torch.inference_mode()
     def prefill(self, prompt_L: Tensor) -> Scores:
@@ -75,18 +69,18 @@ class TargetModel:
         """
         self.check_room(len(prompt_L), 1)
         self.cache.rewind(0)
-        features = []
+        pieces = []
         for piece in prompt_L.split(self.chunk):
-            features.append(self._read(piece, torch.arange(len(piece), device=self.device), None))
+            depth_T = torch.arange(len(piece), device=self.device)
+            pieces.append(self._read(piece, depth_T, None, last=True))
             self.cache.commit(range(len(piece)))
-        features_LD = torch.cat(features)
-        return self._judged(features_LD[-1:], features_LD)
+        end = pieces[-1]
+        return Scores(end.logits_TV, torch.cat([piece.features_TD for piece in pieces]), end.choice_T)
 
     @torch.inference_mode()
     def score(self, draft: Draft) -> Scores:
         """Score every node in one forward: logits [T, V], features [T, D]."""
-        features_TD = self._read(draft.tokens_T, draft.depth_T, draft.ancestors_TT)
-        return self._judged(features_TD, features_TD)
+        return self._read(draft.tokens_T, draft.depth_T, draft.ancestors_TT)
 
     @torch.inference_mode()
     def commit(self, path: Sequence[int]) -> None:
@@ -141,26 +135,48 @@ class TargetModel:
             parameters.pop(id(embedding), None)
         return sum(p.numel() * p.element_size() for p in parameters.values())
 
-    def _judged(self, last_TD: Tensor, features_TD: Tensor) -> Scores:
-        """Scores of some features, with the logits behind the last of them."""
-        if not isinstance(self.head, NativeLinear):
-            return Scores.of(self.head(last_TD), features_TD)
-        best = self.head.best(last_TD)
-        return Scores(best.outputs_TN, features_TD, best.places_TX[:, 0])
-
-    def _read(self, tokens_T: Tensor, depth_T: Tensor, ancestors_TT: Tensor | None) -> Tensor:
+    def _read(
+        self, tokens_T: Tensor, depth_T: Tensor, ancestors_TT: Tensor | None, last: bool = False
+    ) -> Scores:
+        """Scores of all rows, or features of all and logits of the last; keys and values are written, not kept."""
         self.cache.reserve(len(tokens_T))
         view = View(self.cache.length, depth_T, ancestors_TT)
-        embedded_TD = self.model.get_input_embeddings()(tokens_T).to(self.dtype)
         if self.native is not None and self.native.decoder is not None:
-            features_TD: Tensor = self.native.decoder(embedded_TD, view, self.cache)
-            return features_TD
+            return self._read_natively(self.native.decoder, tokens_T, view, last)
         if self.graphs is not None and ancestors_TT is not None:
-            return self.graphs.read(embedded_TD, view, self.cache)
-        return self.decoder(
-            inputs_embeds=embedded_TD[None],
-            position_ids=view.position_T[None],
-            use_cache=True,
-            falcon_view=view,
-            **{self._cache_argument: self.cache},
-        ).last_hidden_state[0]
+            return Scores.of(*self.graphs.read(tokens_T, view, self.cache))
+        return Scores.of(*self.forward(tokens_T, view, self.cache, last))
+
+    def _read_natively(self, decoder: NativeDecoder, tokens_T: Tensor, view: View, last: bool) -> Scores:
+        assert isinstance(self.cache, StaticCache)
+        embedded_TD = self.model.get_input_embeddings()(tokens_T).to(self.dtype)
+        features_TD = decoder(embedded_TD, view, self.cache)
+        judged_TD = features_TD[-1:] if last else features_TD
+        if not isinstance(self.head, NativeLinear):
+            return Scores.of(self.head(judged_TD), features_TD)
+        best = self.head.best(judged_TD)
+        return Scores(best.outputs_TN, features_TD, best.places_TX[:, 0])
+
+    def _empty_cache(self) -> SlotCache:
+        """One buffer for all layers where two tokens show that they are alike, else tensors of each layer's own."""
+        limit = self.context_limit + WIDEST_DRAFT
+        shape = kv_shape(self.config) if self.native is not None and self.native.decoder is not None else None
+        if shape is None:
+            learned = LayerCache(limit, capacity=2)
+            with torch.inference_mode():
+                depth_T = torch.arange(2, device=self.device)
+                self.forward(torch.zeros_like(depth_T), View(0, depth_T, None), learned)
+            shape = learned.uniform()
+            layers = len(learned.layers)
+        else:
+            layers = self.config.num_hidden_layers
+        if shape is None:
+            return LayerCache(limit)
+        return StaticCache(layers, *shape, limit=limit, dtype=self.dtype, device=self.device)
+
+
+def context_of(config: Any) -> int:
+    """Positions that a model was made for, by its configuration; 2,048 where it names none."""
+    names = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length", "max_sequence_length")
+    found = (getattr(config, name, None) for name in names)
+    return next((limit for limit in found if isinstance(limit, int) and limit > 0), 2048)

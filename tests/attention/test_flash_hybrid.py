@@ -43,26 +43,28 @@ def test_chains_after_a_prefix_are_causal():
 
 
 @pytest.mark.parametrize("window", [None, 12])
-def test_rows_of_earlier_passes_equal_dense_attention(window):
+def test_rows_of_earlier_passes_equal_dense_attention(windowed, window):
     query, key, value = drawn(20, 9, 6, 2, torch.float64)
     query = query[:, :, 5:]
     parents = (0, 0, 0, 1, 1, 2, 3, 3, 5)
     depths = torch.tensor([0, 1, 1, 2, 2, 2, 3, 3, 3])
     view = View(20, depths[5:], ancestors_of(parents)[5:], depths[:5])
-    whole = sdpa(query, key, value, view, 0.25, window)
+    mask = windowed(view, torch.float64, window)
+    whole = sdpa(query, key, value, view, 0.25, mask)
     torch.testing.assert_close(
-        hybrid.flash_hybrid(query, key, value, view, 0.25, window), whole, rtol=1e-10, atol=1e-12
+        hybrid.flash_hybrid(query, key, value, view, 0.25, mask), whole, rtol=1e-10, atol=1e-12
     )
     every = View(20, depths, ancestors_of(parents))
-    at_once = sdpa(drawn(20, 9, 6, 2, torch.float64)[0], key, value, every, 0.25, window)
+    at_once = sdpa(drawn(20, 9, 6, 2, torch.float64)[0], key, value, every, 0.25, windowed(every, torch.float64, window))
     torch.testing.assert_close(whole, at_once[:, :, 5:], rtol=1e-10, atol=1e-12)
 
 
-def test_a_sliding_window_is_respected():
+def test_a_sliding_window_is_respected(windowed):
     query, key, value = drawn(20, 5, 4, 2, torch.float64)
     view = View(20, torch.arange(5), None)
-    whole = sdpa(query, key, value, view, 0.25, 6)
-    torch.testing.assert_close(hybrid.flash_hybrid(query, key, value, view, 0.25, 6), whole)
+    mask = windowed(view, query.dtype, 6)
+    whole = sdpa(query, key, value, view, 0.25, mask)
+    torch.testing.assert_close(hybrid.flash_hybrid(query, key, value, view, 0.25, mask), whole)
 
 
 def test_bf16_is_as_near_the_exact_result_as_dense_bf16_attention():

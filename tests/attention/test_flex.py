@@ -40,7 +40,8 @@ def test_rows_of_earlier_passes_are_seen_as_the_mask_says():
 
 
 @pytest.mark.parametrize("window", [6, 100])
-def test_a_sliding_window_is_respected(window):
+def test_a_sliding_window_is_respected(windowed, window):
     parts, view = drawn(25, 5, 4, 2), View(20, torch.arange(5), None)
-    given = flex(*parts, view, 0.25, window)
-    torch.testing.assert_close(given, sdpa(*parts, view, 0.25, window), rtol=1e-5, atol=1e-5)
+    mask = windowed(view, parts[0].dtype, window)
+    given = flex(*parts, view, 0.25, mask)
+    torch.testing.assert_close(given, sdpa(*parts, view, 0.25, mask), rtol=1e-5, atol=1e-5)

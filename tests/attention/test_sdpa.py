@@ -44,13 +44,14 @@ def forwards(draw):
 
 @settings(max_examples=200)
 @given(forwards(), st.integers(0, 9999), st.sampled_from([0.1, 0.5]))
-def test_sdpa_equals_naive_attention_with_the_explicit_mask(forward, seed, scale):
+def test_sdpa_equals_naive_attention_with_the_explicit_mask(windowed, forward, seed, scale):
     groups, heads, size, committed, depths, ancestors_TT, window = forward
     generator = torch.Generator().manual_seed(seed)
     rows, slots = len(depths), committed + len(depths)
     query = torch.randn(1, heads, rows, size, generator=generator, dtype=torch.float64) * 2
     key, value = torch.randn(2, 1, groups, slots, size, generator=generator, dtype=torch.float64)
-    out = sdpa(query, key, value, View(committed, torch.tensor(depths), ancestors_TT), scale, window)
+    view = View(committed, torch.tensor(depths), ancestors_TT)
+    out = sdpa(query, key, value, view, scale, windowed(view, torch.float64, window))
     expected = naive(query, key, value, seen(committed, depths, ancestors_TT, window), scale)
     torch.testing.assert_close(out, expected, rtol=0, atol=1e-12)  # fp64 sums in another order
 
@@ -68,3 +69,27 @@ def test_sdpa_works_in_every_dtype(dtype, atol, committed):
     assert out.dtype == dtype
     expected = naive(query, key, value, seen(committed, [0, 1, 1, 2, 2, 2], ancestors_TT, None), 0.35)
     torch.testing.assert_close(out.double(), expected, rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("heads", [1, 4])
+def test_a_models_own_mask_stands_for_the_views(heads):
+    """Boolean or additive, for all heads or each its own."""
+    query, key, value = torch.randn(1, 4, 3, 8), torch.randn(1, 2, 9, 8), torch.randn(1, 2, 9, 8)
+    view = View(6, torch.tensor([0, 1, 1]), ancestors_of((0, 0, 0)))
+    mask_NTS = torch.rand(heads, 3, 9) < 0.6
+    mask_NTS[..., 0] = True
+    out = sdpa(query, key, value, view, 0.3, mask_NTS)
+    for head in range(4):
+        alone = slice(head, head + 1), slice(head // 2, head // 2 + 1)
+        seen_TS = mask_NTS[head % heads if heads > 1 else 0]
+        expected = naive(query[:, alone[0]], key[:, alone[1]], value[:, alone[1]], seen_TS, 0.3)
+        torch.testing.assert_close(out[:, alone[0]].double(), expected, rtol=1e-5, atol=1e-6)
+    additive = torch.zeros(heads, 3, 9).masked_fill(~mask_NTS, float("-inf"))
+    torch.testing.assert_close(sdpa(query, key, value, view, 0.3, additive), out)
+
+
+def test_values_may_be_of_another_size_than_keys():
+    query, key, value = torch.randn(1, 4, 3, 8), torch.randn(1, 2, 9, 8), torch.randn(1, 2, 9, 5)
+    view = View(6, torch.tensor([0, 1, 1]), ancestors_of((0, 0, 0)))
+    whole = sdpa(query, key, torch.cat([value, value[..., :3]], -1), view, 0.3, None)
+    torch.testing.assert_close(sdpa(query, key, value, view, 0.3, None), whole[..., :5])

@@ -32,7 +32,7 @@ from falcon_cli.drafters.falcon.pass_runner import PassRunner, make_runner
 from falcon_cli.drafters.shared.head import head_of
 from falcon_cli.drafters.shared.tree_drafter import Choose, TreeDrafter, TreeOptions, TreePlan
 from falcon_cli.errors import UsageError
-from falcon_cli.kv_cache import StaticCache
+from falcon_cli.kv_cache import StaticCache, kv_shape
 from falcon_cli.target.model import TargetModel
 from falcon_cli.tree.passes import positions_of
 from falcon_cli.tree.shape import TreeShape
@@ -88,7 +88,7 @@ class Falcon(TreeDrafter):
         self.chained = network.chained
         self.runner: PassRunner = sharing.runner if sharing else make_runner(network, target)
         self.chunk = target.chunk
-        self._context, self._head_shape = target.context_limit, target.cache.buffer.shape
+        self._context, self._kv_shape = target.context_limit, kv_shape(target.config)
         self.set_tree(shape)
 
     def set_tree(self, shape: TreeShape) -> None:
@@ -96,8 +96,8 @@ class Falcon(TreeDrafter):
         super().set_tree(shape)
         self.cache = StaticCache(
             layers=1,
-            kv_heads=self._head_shape[3],
-            head_size=self._head_shape[-1],
+            kv_heads=self._kv_shape[0],
+            head_size=self._kv_shape[1],
             limit=self._context + positions_of(self.plan(shape.height).passes),
             dtype=self.dtype,
             device=self.device,
