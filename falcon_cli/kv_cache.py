@@ -23,6 +23,9 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 from falcon_cli.errors import FalconError
 
 
+RECURRENT = "it keeps a recurrent state"
+
+
 def cache_argument(module: Any) -> str:
     """What a module of transformers calls the cache among its forward's arguments."""
     return "cache" if "cache" in signature(type(module).forward).parameters else "past_key_values"  # before 5.24
@@ -161,6 +164,20 @@ class LayerCache(SlotCache):
     def update_indexer(self, indexer_key_states: Tensor, layer_idx: int) -> Tensor:
         """See `SlotLayer.update_indexer`."""
         return self.layer(layer_idx).update_indexer(indexer_key_states)
+
+    def has_previous_state(self, layer_idx: int | None = None, state_idx: int | None = None) -> bool:
+        """Refused: there are no recurrent states here.
+
+        Raises:
+            TypeError: Always.
+        """
+        raise TypeError(RECURRENT)
+
+    def update_conv_state(self, *args: object, **kwargs: object) -> Tensor:
+        """Refused, as `has_previous_state`."""
+        raise TypeError(RECURRENT)
+
+    update_recurrent_state = get_conv_state = get_recurrent_state = update_conv_state
 
     def tensors(self) -> list[Tensor]:
         """Layer by layer: keys, values, and an indexer's keys where there are some."""

@@ -48,12 +48,15 @@ def pick_backend(wanted: str, device: torch.device, dtype: torch.dtype) -> str:
     return wanted
 
 
+NAMES = {"sdpa": "falcon_dense", "flash": "falcon_hybrid", "flex": "falcon_blocks"}
+
+
 def implementation(name: str) -> str:
     """Name under which transformers knows a backend of ours (for `set_attn_implementation`).
 
-    It takes every name with "flash" in it for a flash-attn of its own and looks for that package.
+    It takes every name with "sdpa", "flash" or "flex" in it for its own, and asks whether the model's class has that.
     """
-    return f"falcon_{name.replace('flash', 'hybrid')}"
+    return NAMES[name]
 
 
 def _hook(backend: Backend) -> Callable[..., tuple[Tensor, None]]:
@@ -80,9 +83,9 @@ def _hook(backend: Backend) -> Callable[..., tuple[Tensor, None]]:
             mask_TS = falcon_view.mask_TS(query.dtype, sliding_window)  # a layer by itself: nobody has built its mask
             mask_NTS = None if mask_TS is None else mask_TS[None]
         if softcap is None and s_aux is None:
-            return backend(query, key, value, view, scale, mask_NTS).transpose(1, 2), None
+            return backend(query, key, value, view, scale, mask_NTS).transpose(1, 2).contiguous(), None
         mask_NTS = view.seen_TS[None] if mask_NTS is None else mask_NTS
-        return dense(query, key, value, mask_NTS, scale, softcap, s_aux).transpose(1, 2), None
+        return dense(query, key, value, mask_NTS, scale, softcap, s_aux).transpose(1, 2).contiguous(), None
 
     return attend
 

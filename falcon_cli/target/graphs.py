@@ -101,6 +101,10 @@ class FixedReader:
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_GRAPHS)
         self._static: dict[int, Tensor] = {}
 
+    def run_eagerly(self) -> None:
+        """Compile nothing: the same shapes on torch's operators."""
+        self._compiled = self._forward
+
     def read(self, tokens_T: Tensor, view: View, cache: SlotCache) -> tuple[Tensor, Tensor]:
         """Logits [T, V] and features [T, D] of the nodes, whose keys and values are written behind the committed."""
         nodes, rows = len(tokens_T), 1 << (len(tokens_T) - 1).bit_length()
@@ -142,7 +146,8 @@ class FixedReader:
         slot_position_S: Tensor,
         *held: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        return self.forward(tokens_T, FixedView(seen_TS, position_T, slot_position_S), FixedCache(held, slot_T))
+        view, cache = FixedView(seen_TS, position_T, slot_position_S), FixedCache(held, slot_T)
+        return self.forward(tokens_T, cache, view)
 
     def _compile(self, graph: Any, inputs: Any) -> Any:
         from torch._inductor.compile_fx import compile_fx

@@ -17,6 +17,7 @@ from falcon_cli.recipe.schema import TargetRecipe
 from falcon_cli.sources import resolve_target
 from falcon_cli.target.adapter import with_adapter
 from falcon_cli.target.gguf import converted, whole
+from falcon_cli.target.guard import check_reading
 from falcon_cli.target.model import TargetModel
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -137,15 +138,10 @@ def _native_kind(recipe: TargetRecipe, device: torch.device, dtype: str) -> Weig
 
 
 def _hooked(name: str, model: Any, attention: str, kind: WeightFormat | None, compiled: bool) -> TargetModel:
-    """The target on our attention and cache, tried on two tokens: a model of another make says so here, not later."""
-    try:
-        layers = None if kind is None else swap_model(model, kind)
-        target = TargetModel(model, attention, native=layers, compiled=compiled)
-        target.prefill(torch.zeros(2, dtype=torch.long, device=target.device))
-    except (ValueError, TypeError, RuntimeError, AttributeError) as error:
-        family = type(model).__name__
-        raise FalconError(f"{name}: a {family} computes its attention in a way that falcon cannot take over") from error
-    return target
+    """The target on our attention and cache, once a small model of its class is known to be read so."""
+    branches = check_reading(name, model, attention, kind, compiled)
+    layers = None if kind is None else swap_model(model, kind)
+    return TargetModel(model, attention, native=layers, compiled=compiled, branches=branches)
 
 
 def _from_transformers(where: str, recipe: TargetRecipe, dtype: torch.dtype) -> tuple[Any, Any]:

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from falcon_cli.attention.backend import implementation
+from falcon_cli.attention.backend import BACKENDS, implementation
 from falcon_cli.attention.view import View
 from falcon_cli.core import WIDEST_DRAFT, Draft, Scores
 from falcon_cli.errors import FalconError
 from falcon_cli.kv_cache import LayerCache, SlotCache, StaticCache, kv_shape
 from falcon_cli.native.layer import NativeDecoder, NativeLinear
 from falcon_cli.native.swap import NativeLayers
+from falcon_cli.target.branches import read_branches
 from falcon_cli.target.forward import CausalForward
 from falcon_cli.target.graphs import FixedReader
 
@@ -30,6 +31,7 @@ class TargetModel:
         chunk: Prompt tokens read in one forward.
         native: The native kernels that its layers were swapped for, if they were.
         compiled: Score drafts by compiled graphs of fixed shapes (`graphs.py`); needs the attention sdpa.
+        branches: Read drafts branch by branch on the model's own attention (`branches.py`).
     """
 
     def __init__(  # transformers' models are untyped
@@ -39,9 +41,13 @@ class TargetModel:
         chunk: int = 512,
         native: NativeLayers | None = None,
         compiled: bool = False,
+        branches: bool = False,
     ):
         self.model, self.native = model.eval().requires_grad_(False), native
-        self.backend, self.attention = attention, implementation(attention)
+        self.own_attention: str = own_attention(model)
+        """transformers' name for the attention that the model came with."""
+        self.backend, self.branches = attention, branches
+        self.attention = self.own_attention if branches else implementation(attention)
         self.model.set_attn_implementation(self.attention)
         self.decoder, self.head = model.get_decoder(), model.get_output_embeddings()
         self.chunk = chunk
@@ -119,7 +125,7 @@ class TargetModel:
     def plain_transformers(self) -> Iterator[Any]:
         """The bare transformers model with its own attention, for peers that run on the same weights."""
         assert self.native is None, "native kernels have taken the model's layers: load the target with kernels torch"
-        self.model.set_attn_implementation("sdpa")
+        self.model.set_attn_implementation(self.own_attention)
         try:
             yield self.model
         finally:
@@ -145,7 +151,10 @@ class TargetModel:
             return self._read_natively(self.native.decoder, tokens_T, view, last)
         if self.graphs is not None and ancestors_TT is not None:
             return Scores.of(*self.graphs.read(tokens_T, view, self.cache))
-        return Scores.of(*self.forward(tokens_T, view, self.cache, last))
+        if self.branches and ancestors_TT is not None:
+            return Scores.of(*read_branches(self.forward, tokens_T, ancestors_TT, self.cache))
+        seen = None if self.branches else view
+        return Scores.of(*self.forward(tokens_T, self.cache, seen, last))
 
     def _read_natively(self, decoder: NativeDecoder, tokens_T: Tensor, view: View, last: bool) -> Scores:
         assert isinstance(self.cache, StaticCache)
@@ -165,7 +174,10 @@ class TargetModel:
             learned = LayerCache(limit, capacity=2)
             with torch.inference_mode():
                 depth_T = torch.arange(2, device=self.device)
-                self.forward(torch.zeros_like(depth_T), View(0, depth_T, None), learned)
+                seen = None if self.branches else View(0, depth_T, None)
+                self.forward(torch.zeros_like(depth_T), learned, seen)
+            if not learned.tensors():
+                raise TypeError("its forward keeps no keys and values")
             shape = learned.uniform()
             layers = len(learned.layers)
         else:
@@ -180,3 +192,9 @@ def context_of(config: Any) -> int:
     names = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length", "max_sequence_length")
     found = (getattr(config, name, None) for name in names)
     return next((limit for limit in found if isinstance(limit, int) and limit > 0), 2048)
+
+
+def own_attention(model: Any) -> str:
+    """The attention that a model came with, by transformers' name; sdpa where it is on a backend of ours already."""
+    name: str = model.config._attn_implementation
+    return "sdpa" if name in map(implementation, BACKENDS) else name

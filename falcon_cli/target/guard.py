@@ -1,0 +1,222 @@
+"""The guard at load: does a model read as its own class does, once falcon has taken over its attention and its cache?
+
+A small random model of the same class and options (`shrink.py`) reads a text twice: by its own untouched forward, each
+path afresh, and as falcon would read it, a prompt in chunks and two trees behind it. A class that computes something
+that falcon does not (a mask, a multiplier, another order) differs at once, on random weights as on real ones.
+
+Shapes: V vocabulary.
+"""
+
+from collections.abc import Callable
+from copy import deepcopy
+from inspect import signature
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from falcon_cli.console import say
+from falcon_cli.core import Draft
+from falcon_cli.errors import FalconError, first_line
+from falcon_cli.kv_cache import RECURRENT
+from falcon_cli.native.packed_matrix import WeightFormat
+from falcon_cli.native.swap import swap_model
+from falcon_cli.target.model import TargetModel, own_attention
+from falcon_cli.target.shrink import random_twin
+
+PARENTS = (0, 0, 0, 1, 1, 2, 4)
+"""Nodes 1 and 2, and 3 and 4, are two children of one parent."""
+PROMPT, REAL_PROMPT = 40, 6
+"""Tokens before the trees: beyond the shrunk windows, chunks and boundaries; and where the real model must serve."""
+CHUNK = 9
+TOLERANCE = {torch.float64: 1e-5, torch.float32: 2e-3}
+"""Largest difference of two logits that rounding explains, in units of the logits' spread."""
+ROUGH = 0.02
+"""The same where inputs of a matrix are rounded to 8 bits, or the model's own weights to 16."""
+FAULTS = (ValueError, TypeError, RuntimeError, AttributeError, LookupError, NotImplementedError, AssertionError)
+"""What classes raise that cannot do what is asked of them."""
+
+OwnWords = Callable[[list[int]], Tensor]
+"""A text → the logits [V] behind it, by the model's own forward."""
+
+
+_KNOWN: dict[tuple[object, ...], bool] = {}
+"""What this process has found out about a class and its configuration."""
+
+
+def check_reading(name: str, model: Any, attention: str, kind: WeightFormat | None, compiled: bool) -> bool:
+    """Hold falcon's ways of reading a model against its class; returns whether drafts are read branch by branch.
+
+    Args:
+        name: The target, as the user wrote it.
+        model: Loaded, on its own attention, its layers not taken yet.
+        attention: Backend.
+        kind: How native kernels would hold the weights; None for torch's operators.
+        compiled: Whether drafts are scored in fixed shapes.
+
+    Raises:
+        FalconError: No way reads as the class does; or not the one asked for, then it says which does.
+    """
+    key = (type(model), str(model.config), model.config._attn_implementation, attention, kind, compiled)
+    if key not in _KNOWN:
+        _KNOWN[key] = _reads_by_branches(name, model, attention, kind, compiled)
+    return _KNOWN[key]
+
+
+def _reads_by_branches(name: str, model: Any, attention: str, kind: WeightFormat | None, compiled: bool) -> bool:
+    family = type(model).__name__
+    twin, dtype = random_twin(model)
+    if twin is None:
+        return _check_real(name, model, attention)
+    own = _own_words(twin)
+    if compiled and not _reads(lambda: _in_fixed_shapes(twin), own, TOLERANCE[dtype]):
+        raise FalconError(f"{name}: in fixed shapes a {family} reads otherwise than its own class: leave out --compile")
+    if kind is not None:
+        single = deepcopy(twin).float()
+        whole = swapped(deepcopy(single), "fp32")
+        if whole.native is not None and whole.native.exact:
+            if not _reads(lambda: whole, _own_words(single), TOLERANCE[torch.float32]):
+                raise FalconError(
+                    f"{name}: falcon's kernels read a {family} otherwise than its own class: use --kernels torch"
+                )
+            _check_rounded(name, single, kind)
+            return False
+    if compiled or _reads(lambda: TargetModel(deepcopy(twin), attention, CHUNK), own, TOLERANCE[dtype]):
+        return False
+    fault = _fault(lambda: TargetModel(deepcopy(twin), attention, CHUNK, branches=True), own, TOLERANCE[dtype])
+    if fault is None:
+        say(f"{name}: the attention of a {family} takes no tree, so drafts are read branch by branch")
+        return True
+    raise FalconError(f"{name}: {why_refused(model, fault)}")
+
+
+def why_refused(model: Any, fault: str) -> str:
+    """Why a model cannot be read, for people."""
+    family = type(model).__name__
+    if RECURRENT in fault or getattr(model, "_is_stateful", False):
+        return f"a {family} has recurrent layers, whose state cannot go back when a draft is refused"
+    if getattr(model.config, "is_encoder_decoder", False):
+        return f"a {family} reads by an encoder, and falcon decodes by decoders alone"
+    return f"falcon cannot read a {family} as its own class does ({fault})"
+
+
+def misreading(own: OwnWords, reader: TargetModel, prompt: int = PROMPT) -> float:
+    """How far a reader's logits are from the model's own, at most, in units of their spread."""
+    drawn = torch.Generator().manual_seed(0)
+    tokens = torch.randint(3, reader.vocab_size, (prompt + 2 * len(PARENTS),), generator=drawn).tolist()
+    text, rest = tokens[:prompt], tokens[prompt:]
+    on = {"device": reader.device}
+    wrong = [_distance(own(text), reader.prefill(torch.tensor(text, **on)).logits_TV[-1])]
+    for nodes in (rest[: len(PARENTS)], rest[len(PARENTS) :]):
+        draft = Draft.tree(nodes, PARENTS, reader.device)
+        scores = reader.score(draft)
+        paths = [row_T.nonzero().flatten().tolist() for row_T in draft.ancestors_TT]
+        for node, path in enumerate(paths):
+            wrong.append(_distance(own(text + [nodes[place] for place in path]), scores.logits_TV[node]))
+        reader.commit(paths[-1])
+        text = text + [nodes[place] for place in paths[-1]]
+    return max(wrong)
+
+
+def swapped(model: Any, kind: WeightFormat) -> TargetModel:
+    """A model on the kernels."""
+    return TargetModel(model, chunk=CHUNK, native=swap_model(model, kind))
+
+
+def _in_fixed_shapes(twin: Any) -> TargetModel:
+    """A reader of fixed shapes that waits for no compiler."""
+    reader = TargetModel(deepcopy(twin), chunk=CHUNK, compiled=True)
+    assert reader.graphs is not None
+    reader.graphs.run_eagerly()
+    return reader
+
+
+def _check_rounded(name: str, single: Any, kind: WeightFormat) -> None:
+    """Hold kernels with rounded weights against fp32 kernels on the very weights that they hold.
+
+    Raises:
+        FalconError: They differ by more than the rounding of inputs explains.
+    """
+    if kind == "fp32":
+        return
+    rounded = swapped(deepcopy(single), kind)
+    same = deepcopy(single)
+    for module in same.modules():
+        if type(module) is torch.nn.Linear and module.in_features % 8 == 0:
+            module.weight.data = held_weights(module, kind)
+    exact = swapped(same, "fp32")
+
+    def own(text: list[int]) -> Tensor:
+        return exact.prefill(torch.tensor(text)).logits_TV[-1]
+
+    distance = misreading(own, rounded)
+    if not distance < ROUGH * len(single.get_decoder().layers) ** 0.5 * 4:
+        raise FalconError(f"{name}: kernels with {kind} weights differ from fp32 ones by {distance:.2g}: a bug; use fp32")
+
+
+def _check_real(name: str, model: Any, attention: str) -> bool:
+    """The same on the real weights, with few tokens, for a class that cannot be shrunk."""
+    rough = 1e-3 if model.dtype in (torch.float32, torch.float64) else 0.3
+    faults = []
+    for branches in (False, True):
+        reader = None
+        try:
+            reader = TargetModel(model, attention, CHUNK, branches=branches)
+
+            distance = misreading(_lent_words(reader), reader, REAL_PROMPT)
+            if distance < rough:
+                return branches
+            faults.append(f"logits differ by {distance:.2g}")
+        except FAULTS as error:
+            faults.append(first_line(error))
+        finally:
+            if reader is not None and faults:
+                reader.forward.release()
+    raise FalconError(f"{name}: {why_refused(model, faults[-1])}")
+
+
+def _own_words(model: Any) -> OwnWords:
+    cached = {"use_cache": False} if "use_cache" in signature(type(model).forward).parameters else {}
+
+    def own(text: list[int]) -> Tensor:
+        with torch.inference_mode():
+            logits: Tensor = model(input_ids=torch.tensor([text], device=model.device), **cached).logits
+        return logits[0, -1]
+
+    return own
+
+
+def _lent_words(reader: TargetModel) -> OwnWords:
+    def own(text: list[int]) -> Tensor:
+        with reader.plain_transformers() as plain:
+            return _own_words(plain)(text)
+
+    return own
+
+
+def _reads(reader: Callable[[], TargetModel], own: OwnWords, tolerance: float) -> bool:
+    return _fault(reader, own, tolerance) is None
+
+
+def _fault(reader: Callable[[], TargetModel], own: OwnWords, tolerance: float) -> str | None:
+    """What is wrong with a way of reading; None when nothing is."""
+    try:
+        distance = misreading(own, reader())
+    except FAULTS as error:
+        return first_line(error)
+    return None if distance < tolerance else f"logits differ by {distance:.2g} of their spread"
+
+
+def held_weights(linear: torch.nn.Linear, kind: WeightFormat) -> Tensor:
+    """A layer's weights [O, I] as the kernels hold them, read off by unit vectors, whose 8 bits are exact."""
+    from falcon_cli.native.layer import NativeLinear
+
+    bare = torch.nn.Linear(linear.in_features, linear.out_features, bias=False)
+    bare.weight = torch.nn.Parameter(linear.weight.detach().float(), requires_grad=False)
+    weight_OI: Tensor = NativeLinear(bare, kind)(torch.eye(linear.in_features)).T.contiguous()
+    return weight_OI
+
+
+def _distance(own_V: Tensor, given_V: Tensor) -> float:
+    distance = float((own_V - given_V).abs().max() / own_V.std())
+    return distance if distance == distance else float("inf")
