@@ -89,6 +89,10 @@ class Target(Protocol):
     device: torch.device
     context_limit: int
 
+    @property
+    def draft_room(self) -> int:
+        """How many tokens deep a draft may be now."""
+
     def prefill(self, prompt_L: Tensor) -> Scores:
         """Forget everything and read a prompt."""
 

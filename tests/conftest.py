@@ -89,7 +89,7 @@ class ToyTarget:
     """A target whose next token is a function of the text before it, read node by node through `ancestors_TT`."""
 
     device = CPU
-    context_limit = 10_000
+    context_limit = draft_room = 10_000
 
     def __init__(self, next_token: Callable[[list[int]], int], vocab: int = VOCAB):
         self.next_token, self.vocab = next_token, vocab

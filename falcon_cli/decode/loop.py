@@ -43,7 +43,7 @@ def speculate(target: Target, drafter: Drafter, prompt: list[int], stop: Stop) -
     yield Step(tuple(stop.take([token])), prefill_seconds=perf_counter() - began)
     while stop.finish is None:
         began = perf_counter()
-        draft = drafter.propose(token, room=stop.room - 1)
+        draft = drafter.propose(token, room=min(stop.room - 1, target.draft_room))
         target.synchronize()
         drafted = perf_counter()
         scores = target.score(draft)

@@ -19,8 +19,10 @@ from falcon_cli.console import say
 from falcon_cli.core import Draft
 from falcon_cli.errors import FalconError, first_line
 from falcon_cli.kv_cache import RECURRENT
+from falcon_cli.native.layer import NativeLinear
 from falcon_cli.native.packed_matrix import WeightFormat
 from falcon_cli.native.swap import swap_model
+from falcon_cli.native.weights import suits
 from falcon_cli.target.model import TargetModel, own_attention
 from falcon_cli.target.shrink import random_twin
 
@@ -31,8 +33,9 @@ PROMPT, REAL_PROMPT = 40, 6
 CHUNK = 9
 TOLERANCE = {torch.float64: 1e-5, torch.float32: 2e-3}
 """Largest difference of two logits that rounding explains, in units of the logits' spread."""
-ROUGH = 0.02
-"""The same where inputs of a matrix are rounded to 8 bits, or the model's own weights to 16."""
+ROUGH = 0.25
+"""The same where the inputs of a matrix are rounded to 8 bits, in a model with gentle weights (a tenth in fact)."""
+GENTLE = 0.3
 FAULTS = (ValueError, TypeError, RuntimeError, AttributeError, LookupError, NotImplementedError, AssertionError)
 """What classes raise that cannot do what is asked of them."""
 
@@ -139,10 +142,12 @@ def _check_rounded(name: str, single: Any, kind: WeightFormat) -> None:
     """
     if kind == "fp32":
         return
-    rounded = swapped(deepcopy(single), kind)
-    same = deepcopy(single)
+    for parameter in single.parameters():
+        if parameter.dim() > 1:
+            parameter.data *= GENTLE  # scores far apart would turn a rounding into another token
+    rounded, same = swapped(deepcopy(single), kind), deepcopy(single)
     for module in same.modules():
-        if type(module) is torch.nn.Linear and module.in_features % 8 == 0:
+        if suits(module):
             module.weight.data = held_weights(module, kind)
     exact = swapped(same, "fp32")
 
@@ -150,8 +155,8 @@ def _check_rounded(name: str, single: Any, kind: WeightFormat) -> None:
         return exact.prefill(torch.tensor(text)).logits_TV[-1]
 
     distance = misreading(own, rounded)
-    if not distance < ROUGH * len(single.get_decoder().layers) ** 0.5 * 4:
-        raise FalconError(f"{name}: kernels with {kind} weights differ from fp32 ones by {distance:.2g}: a bug; use fp32")
+    if not distance < ROUGH:
+        raise FalconError(f"{name}: {kind} kernels differ from fp32 ones by {distance:.2g}: a bug of falcon's; use fp32")
 
 
 def _check_real(name: str, model: Any, attention: str) -> bool:
@@ -209,8 +214,6 @@ def _fault(reader: Callable[[], TargetModel], own: OwnWords, tolerance: float) -
 
 def held_weights(linear: torch.nn.Linear, kind: WeightFormat) -> Tensor:
     """A layer's weights [O, I] as the kernels hold them, read off by unit vectors, whose 8 bits are exact."""
-    from falcon_cli.native.layer import NativeLinear
-
     bare = torch.nn.Linear(linear.in_features, linear.out_features, bias=False)
     bare.weight = torch.nn.Parameter(linear.weight.detach().float(), requires_grad=False)
     weight_OI: Tensor = NativeLinear(bare, kind)(torch.eye(linear.in_features)).T.contiguous()

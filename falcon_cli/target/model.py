@@ -4,7 +4,7 @@ Shapes: L prompt tokens, T nodes, D hidden size, V vocabulary.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from falcon_cli.native.swap import NativeLayers
 from falcon_cli.target.branches import read_branches
 from falcon_cli.target.forward import CausalForward
 from falcon_cli.target.graphs import FixedReader
+from falcon_cli.target.longrope import LongRope, boundary_of
 
 
 class TargetModel:
@@ -59,6 +60,11 @@ class TargetModel:
         self.forward = CausalForward(model, None if native is None else self.dtype)
         self.graphs = FixedReader(self.forward) if compiled else None
         self.config = model.config.get_text_config(decoder=True)
+        boundary = boundary_of(self.config)
+        self.longrope = None if boundary is None else LongRope(model, boundary)
+        self._text: list[Tensor] = []
+        """The committed tokens, and the draft's scored last, where longrope may have to read the text anew."""
+        self._scored = torch.empty(0)
         self.context_limit: int = context_of(self.config)
         self.vocab_size, self.hidden_size = self.head.weight.shape
         self.cache: SlotCache = self._empty_cache()
@@ -74,28 +80,37 @@ class TargetModel:
             FalconError: The prompt is empty or longer than the context.
         """
         self.check_room(len(prompt_L), 1)
-        self.cache.rewind(0)
-        pieces = []
-        for piece in prompt_L.split(self.chunk):
-            depth_T = torch.arange(len(piece), device=self.device)
-            pieces.append(self._read(piece, depth_T, None, last=True))
-            self.cache.commit(range(len(piece)))
-        end = pieces[-1]
-        return Scores(end.logits_TV, torch.cat([piece.features_TD for piece in pieces]), end.choice_T)
+        if self.longrope is not None:
+            self.longrope.long = len(prompt_L) > self.longrope.boundary
+        return self._read_text(prompt_L)
 
     @torch.inference_mode()
     def score(self, draft: Draft) -> Scores:
         """Score every node in one forward: logits [T, V], features [T, D]."""
+        if self.longrope is not None:
+            if not self.longrope.long and self.cache.length >= self.longrope.boundary:
+                self.longrope.long = True
+                self._read_text(torch.cat(self._text)[: self.cache.length])
+            self._scored = draft.tokens_T
         return self._read(draft.tokens_T, draft.depth_T, draft.ancestors_TT)
 
     @torch.inference_mode()
     def commit(self, path: Sequence[int]) -> None:
         """Keep these nodes (ascending) of the draft just scored."""
         self.cache.commit(path)
+        if self.longrope is not None:
+            self._text.append(self._scored[list(path)])
 
     def rewind(self, length: int) -> None:
         """Forget all but the first `length` tokens."""
         self.cache.rewind(length)
+        if self.longrope is not None:
+            self._text = [torch.cat(self._text)[: self.cache.length]]
+
+    @property
+    def draft_room(self) -> int:
+        """How many tokens deep a draft may be now."""
+        return self.context_limit if self.longrope is None else self.longrope.room(self.cache.length)
 
     def synchronize(self) -> None:
         """Wait until the device is idle."""
@@ -141,6 +156,18 @@ class TargetModel:
             parameters.pop(id(embedding), None)
         return sum(p.numel() * p.element_size() for p in parameters.values())
 
+    def _read_text(self, text_L: Tensor) -> Scores:
+        """Read a text from its beginning, chunk by chunk."""
+        self.cache.rewind(0)
+        pieces = []
+        for piece in text_L.split(self.chunk):
+            depth_T = torch.arange(len(piece), device=self.device)
+            pieces.append(self._read(piece, depth_T, None, last=True))
+            self.cache.commit(range(len(piece)))
+        self._text = [text_L]
+        end = pieces[-1]
+        return Scores(end.logits_TV, torch.cat([piece.features_TD for piece in pieces]), end.choice_T)
+
     def _read(
         self, tokens_T: Tensor, depth_T: Tensor, ancestors_TT: Tensor | None, last: bool = False
     ) -> Scores:
@@ -149,12 +176,12 @@ class TargetModel:
         view = View(self.cache.length, depth_T, ancestors_TT)
         if self.native is not None and self.native.decoder is not None:
             return self._read_natively(self.native.decoder, tokens_T, view, last)
-        if self.graphs is not None and ancestors_TT is not None:
-            return Scores.of(*self.graphs.read(tokens_T, view, self.cache))
-        if self.branches and ancestors_TT is not None:
-            return Scores.of(*read_branches(self.forward, tokens_T, ancestors_TT, self.cache))
-        seen = None if self.branches else view
-        return Scores.of(*self.forward(tokens_T, self.cache, seen, last))
+        with nullcontext() if self.longrope is None else self.longrope.steering():
+            if self.graphs is not None and ancestors_TT is not None:
+                return Scores.of(*self.graphs.read(tokens_T, view, self.cache))
+            if self.branches and ancestors_TT is not None:
+                return Scores.of(*read_branches(self.forward, tokens_T, ancestors_TT, self.cache))
+            return Scores.of(*self.forward(tokens_T, self.cache, None if self.branches else view, last))
 
     def _read_natively(self, decoder: NativeDecoder, tokens_T: Tensor, view: View, last: bool) -> Scores:
         assert isinstance(self.cache, StaticCache)

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from falcon_cli.attention.backend import implementation
 from falcon_cli.core import Draft
 from falcon_cli.errors import FalconError
 from falcon_cli.target.model import TargetModel
@@ -187,7 +188,7 @@ def test_plain_transformers_lends_the_bare_model_and_restores_our_attention(tiny
         assert model is target.model
         assert model.config._attn_implementation == "sdpa"
         model(tokens(5)[None])
-    assert target.model.config._attn_implementation == "falcon_sdpa"
+    assert target.model.config._attn_implementation == implementation("sdpa")
     assert torch.equal(target.prefill(tokens(9)).logits_TV, before)
 
 
@@ -200,7 +201,7 @@ def test_plain_transformers_restores_our_attention_after_an_error_too(tiny_model
 
     with pytest.raises(ZeroDivisionError):
         break_off()
-    assert target.model.config._attn_implementation == "falcon_sdpa"
+    assert target.model.config._attn_implementation == implementation("sdpa")
 
 
 def test_the_targets_weights_are_frozen(tiny_model):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from falcon_cli.attention.backend import implementation
 from falcon_cli.bench.measuring import peers
 from falcon_cli.bench.measuring.peers import GENERATE, LlamaCpp, check_peer, generate, peer_answers
 from falcon_cli.decode.loop import complete
@@ -55,7 +56,7 @@ def test_a_peer_ends_at_the_stop_token(tiny_model, peer):
 def test_our_attention_is_back_after_a_peer_has_run(target):
     before = ours(target, 12).ids
     generate("hf", target, PROMPT, 5)
-    assert target.model.model.config._attn_implementation == "falcon_sdpa"
+    assert target.model.model.config._attn_implementation == implementation("sdpa")
     assert ours(target, 12).ids == before
 
 
