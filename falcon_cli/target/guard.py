@@ -23,7 +23,7 @@ from falcon_cli.native.layer import NativeLinear
 from falcon_cli.native.packed_matrix import WeightFormat
 from falcon_cli.native.swap import swap_model
 from falcon_cli.native.weights import suits
-from falcon_cli.target.model import TargetModel, own_attention
+from falcon_cli.target.model import TargetModel
 from falcon_cli.target.shrink import random_twin
 
 PARENTS = (0, 0, 0, 1, 1, 2, 4)
@@ -156,7 +156,9 @@ def _check_rounded(name: str, single: Any, kind: WeightFormat) -> None:
 
     distance = misreading(own, rounded)
     if not distance < ROUGH:
-        raise FalconError(f"{name}: {kind} kernels differ from fp32 ones by {distance:.2g}: a bug of falcon's; use fp32")
+        raise FalconError(
+            f"{name}: {kind} kernels differ from fp32 ones by {distance:.2g}: a bug of falcon's; use fp32"
+        )
 
 
 def _check_real(name: str, model: Any, attention: str) -> bool:

@@ -168,9 +168,7 @@ class TargetModel:
         end = pieces[-1]
         return Scores(end.logits_TV, torch.cat([piece.features_TD for piece in pieces]), end.choice_T)
 
-    def _read(
-        self, tokens_T: Tensor, depth_T: Tensor, ancestors_TT: Tensor | None, last: bool = False
-    ) -> Scores:
+    def _read(self, tokens_T: Tensor, depth_T: Tensor, ancestors_TT: Tensor | None, last: bool = False) -> Scores:
         """Scores of all rows, or features of all and logits of the last; keys and values are written, not kept."""
         self.cache.reserve(len(tokens_T))
         view = View(self.cache.length, depth_T, ancestors_TT)

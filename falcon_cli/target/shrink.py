@@ -10,30 +10,30 @@ from typing import Any
 
 import torch
 
-
 MOST_LAYERS = 6
 POSITIONS = 128
 WINDOW = 7
 CHUNK = 8
 BOUNDARY = 16
-SIZES = {
-    32: "hidden_size d_model n_embd dim embed_dim embedding_size word_embed_proj_dim",
-    48: "intermediate_size ffn_dim decoder_ffn_dim encoder_ffn_dim n_inner d_ff ffn_hidden_size",
-    24: "moe_intermediate_size shared_expert_intermediate_size expert_ffn_hidden_size",
-    64: "vocab_size vocab_size_per_layer_input",
-    4: "num_attention_heads n_head n_heads num_heads decoder_attention_heads encoder_attention_heads num_experts "
-    "num_local_experts n_routed_experts moe_num_experts index_n_heads",
-    16: "q_lora_rank kv_lora_rank hidden_size_per_layer_input index_topk",
-    8: "head_dim v_head_dim qk_nope_head_dim qk_rope_head_dim global_head_dim swa_head_dim swa_v_head_dim index_head_dim",
-    WINDOW: "sliding_window sliding_window_size window_size local_attention",
-    CHUNK: "attention_chunk_size",
-    POSITIONS: "max_position_embeddings n_positions n_ctx max_seq_len seq_length max_sequence_length",
-    BOUNDARY: "original_max_position_embeddings",
-    2: "num_experts_per_tok moe_topk num_experts_per_token experts_per_token moe_k",
-    1: "n_group topk_group first_k_dense_replace num_dense_layers",
-}
-LAYERS = "num_hidden_layers n_layer n_layers num_layers decoder_layers encoder_layers".split()
-HEADS = "num_key_value_heads num_kv_heads multi_query_group_num swa_num_key_value_heads".split()
+SIZES: tuple[tuple[int, str], ...] = (
+    (32, "hidden_size d_model n_embd dim embed_dim embedding_size word_embed_proj_dim"),
+    (48, "intermediate_size ffn_dim decoder_ffn_dim encoder_ffn_dim n_inner d_ff ffn_hidden_size"),
+    (24, "moe_intermediate_size shared_expert_intermediate_size expert_ffn_hidden_size"),
+    (64, "vocab_size vocab_size_per_layer_input"),
+    (4, "num_attention_heads n_head n_heads num_heads decoder_attention_heads encoder_attention_heads index_n_heads"),
+    (4, "num_experts num_local_experts n_routed_experts moe_num_experts"),
+    (16, "q_lora_rank kv_lora_rank hidden_size_per_layer_input index_topk"),
+    (8, "head_dim v_head_dim qk_nope_head_dim qk_rope_head_dim global_head_dim swa_head_dim swa_v_head_dim"),
+    (8, "index_head_dim"),
+    (WINDOW, "sliding_window sliding_window_size window_size local_attention"),
+    (CHUNK, "attention_chunk_size"),
+    (POSITIONS, "max_position_embeddings n_positions n_ctx max_seq_len seq_length max_sequence_length"),
+    (BOUNDARY, "original_max_position_embeddings"),
+    (2, "num_experts_per_tok moe_topk num_experts_per_token experts_per_token moe_k"),
+    (1, "n_group topk_group first_k_dense_replace num_dense_layers"),
+)
+LAYERS = ["num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers", "encoder_layers"]
+HEADS = ["num_key_value_heads", "num_kv_heads", "multi_query_group_num", "swa_num_key_value_heads"]
 TOKENS = ("pad_token_id", "bos_token_id", "eos_token_id")
 
 
@@ -86,10 +86,10 @@ def shrunk(config: Any) -> Any:
 
 def _shrink(described: dict[str, Any]) -> None:
     heads = described.get("num_attention_heads") or described.get("n_head") or described.get("num_heads")
-    for size, names in SIZES.items():
+    for size, names in SIZES:
         for name in names.split():
-            if isinstance(described.get(name), int) and not isinstance(described[name], bool) and described[name] > 0:
-                described[name] = min(size, described[name])
+            if name in described:
+                described[name] = _least(described[name], size)
     for name in HEADS:
         if isinstance(described.get(name), int):
             described[name] = 4 if described[name] == heads else 1 if described[name] == 1 else 2
@@ -102,6 +102,13 @@ def _shrink(described: dict[str, Any]) -> None:
     _shrink_rope(described, config_head=described.get("head_dim") or 8)
 
 
+def _least(value: Any, size: int) -> Any:
+    """A size, or sizes layer by layer, at most so large; anything else as it is."""
+    if isinstance(value, list):
+        return [_least(each, size) for each in value]
+    return min(size, value) if isinstance(value, int) and not isinstance(value, bool) and value > 0 else value
+
+
 def _cut_layers(described: dict[str, Any]) -> None:
     """The first layers that show every kind, two at least."""
     names = [name for name in LAYERS if isinstance(described.get(name), int)]
@@ -112,6 +119,9 @@ def _cut_layers(described: dict[str, Any]) -> None:
     kept = min(layers, 2)
     if isinstance(kinds, list) and kinds:
         kept = max(kept, max(kinds.index(kind) for kind in set(kinds)) + 1)
+    shared = described.get("num_kv_shared_layers")
+    if isinstance(shared, int) and shared > 0:  # the last layers take the keys of earlier ones of their kind
+        described["num_kv_shared_layers"], kept = kept, 2 * kept
     kept = min(kept, layers) if isinstance(kinds, list) else min(layers, max(2, _period(described)))
     for name, value in described.items():
         if isinstance(value, list) and len(value) == layers and len(value) > kept:
@@ -138,7 +148,9 @@ def _shrink_rope(described: dict[str, Any], config_head: int) -> None:
                 continue
             if "original_max_position_embeddings" in part:
                 part["original_max_position_embeddings"] = BOUNDARY
-            angles = int(config_head * part.get("partial_rotary_factor", described.get("partial_rotary_factor") or 1)) // 2
+            angles = (
+                int(config_head * part.get("partial_rotary_factor", described.get("partial_rotary_factor") or 1)) // 2
+            )
             for factors in ("long_factor", "short_factor"):
                 if isinstance(part.get(factors), list):
                     part[factors] = part[factors][:angles]
