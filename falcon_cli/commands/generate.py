@@ -46,11 +46,11 @@ def generate(
         recipe.method or default_method(recipe), as_json=json or jsonl, stream=stream, show_draft=show_draft
     )
     first, requests = with_first(requests) if check else (None, requests)
-    failure = None
+    failed = False
     for answer in Generator(recipe, first).answers(requests, output.piece):
         output.answer(answer)
         if answer.reference is not None:
             say(told(answer.reference))
-            failure = told(answer.reference) if answer.reference["verdict"] == "FAILED" else None
-    if failure is not None:
-        raise LossyOutputError(f"not the target's own output ({failure})")
+            failed = answer.reference["verdict"] == "FAILED"
+    if failed:
+        raise LossyOutputError("not the target's own output: transformers.generate says otherwise")

@@ -21,7 +21,7 @@ from falcon_cli.target.model import TargetModel
 from falcon_cli.target.reference.hold import TOLERANCE
 
 TokenIds = list[int]
-Reference = Callable[[TokenIds], TokenIds]
+PlainAnswer = Callable[[TokenIds], TokenIds]
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def certify(
     target: TargetModel,
     dtype: str,
     prompt_of: Callable[[TurnRecord], TokenIds],
-    reference: Reference,
+    reference: PlainAnswer,
 ) -> dict[str, Certificate]:
     """Certify every method of these records.
 

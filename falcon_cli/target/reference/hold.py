@@ -90,7 +90,9 @@ def told(entry: ReferenceEntry) -> str:
         return f"reference: none, {entry['reason']}"
     if entry["agreement"] is not None:
         agreed = round(entry["agreement"] * entry["tokens"])
-        return f"reference: {agreed} of {entry['tokens']} tokens as transformers.generate has them, with its weights"
+        return (
+            f"reference: {agreed} of {entry['tokens']} tokens are transformers.generate's (other weights: no verdict)"
+        )
     if entry["position"] is None:
         return f"reference: {entry['verdict']} ({entry['tokens']} tokens of transformers.generate)"
     margin = "" if entry["margin"] is None else f" (margin {entry['margin']:.2g})"
