@@ -26,7 +26,9 @@ def test_weights_that_only_fp16_cannot_hold_are_finite_elsewhere(tiny_model):
     check_finite("tiny", model.half(), "fp16")
     model.float().model.norm.weight.data[3] = 70_000.0
     check_finite("tiny", model, "fp32")
-    with pytest.raises(FalconError, match=r"norm\.weight holds NaN or infinity instead of numbers; try --dtype bf16 or"):
+    with pytest.raises(
+        FalconError, match=r"norm\.weight holds NaN or infinity instead of numbers; try --dtype bf16 or"
+    ):
         check_finite("tiny", model.half(), "fp16")
 
 
