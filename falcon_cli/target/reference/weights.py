@@ -1,7 +1,4 @@
-"""A pass over all weights: they are finite numbers, and which ones they are.
-
-Shapes: N numbers of a tensor.
-"""
+"""A pass over all weights: they are finite numbers, and which ones they are."""
 
 import hashlib
 from collections.abc import Iterator
@@ -50,7 +47,8 @@ def _is_finite(tensor: Tensor) -> bool:
 
 def _sums(tensor: Tensor) -> list[int]:
     """Exact sums of a tensor's bits, as whole numbers of eight bytes, and its last few bytes."""
-    bytes_N = tensor.contiguous().view(-1).view(torch.uint8)
-    whole = bytes_N.numel() // (8 * _SUMS) * 8 * _SUMS
-    words = bytes_N[:whole].view(torch.int64).view(_SUMS, -1)
-    return [*words.sum(1).tolist(), *bytes_N[whole:].tolist()]
+    aligned = tensor.storage_offset() * tensor.element_size() % 8 == 0
+    data = (tensor.contiguous() if aligned else tensor.clone()).view(-1).view(torch.uint8)
+    whole = data.numel() // (8 * _SUMS) * 8 * _SUMS
+    words = data[:whole].view(torch.int64).view(_SUMS, -1)
+    return [*words.sum(1).tolist(), *data[whole:].tolist()]
