@@ -233,6 +233,20 @@ def save_drafters(tiny_network: Callable[..., Any], tiny_heads: Callable[..., An
     return save
 
 
+@pytest.fixture
+def misread(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Let falcon get the attention of every target wrong from now on, on all kernels; its model said right before."""
+    from falcon_cli.target import load
+
+    hooked = load._hooked
+
+    def wrongly(name: str, model: Any, *rest: Any) -> Any:
+        model.get_decoder().layers[0].self_attn.o_proj.weight.data.neg_()
+        return hooked(name, model, *rest)
+
+    return lambda: monkeypatch.setattr(load, "_hooked", wrongly)
+
+
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"

@@ -15,7 +15,7 @@ from falcon_cli.bench.figures.records import TurnRecord
 from falcon_cli.bench.figures.summary import BASELINE, summarise
 from falcon_cli.bench.folder import BenchFolder
 from falcon_cli.bench.measuring.peers import check_peer, peer_answers
-from falcon_cli.bench.measuring.session import BenchmarkSession, digest, method_answer
+from falcon_cli.bench.measuring.session import BenchmarkSession, digest, method_answer, turn_prompt
 from falcon_cli.console import progress, say, warn
 from falcon_cli.data.datasets import Loaded, load
 from falcon_cli.data.prompts import Question
@@ -25,6 +25,8 @@ from falcon_cli.methods.defaults import default_methods
 from falcon_cli.methods.grammar import MethodChoice, choose, load_context
 from falcon_cli.recipe.provenance import provenance
 from falcon_cli.recipe.schema import BenchRecipe
+from falcon_cli.target.reference.ask import TOKENS
+from falcon_cli.target.reference.hold import ReferenceEntry, hold, told
 
 
 def bench(recipe: BenchRecipe, argv: Sequence[str], out: Path | None = None, resume: bool = False) -> ResultsDocument:
@@ -39,10 +41,13 @@ def bench(recipe: BenchRecipe, argv: Sequence[str], out: Path | None = None, res
     data = load(recipe.dataset, recipe.limit, recipe.keep_going)
     if data.skipped:
         warn(f"{data.name}: {data.skipped} malformed lines skipped")
-    session = _session(recipe, load_context(recipe, choices), choices)
+    first = data.questions[0]
+    context = load_context(recipe, choices, lambda tokenizer: turn_prompt(tokenizer, recipe.template, first))
+    session = _session(recipe, context, choices)
     questions = _fitting(session, data, recipe.keep_going)
+    reference = _reference(session, first.id)
     records = _measure(session, questions, folder)
-    results = _document(recipe, session, questions, records, argv)
+    results = _document(recipe, session, questions, records, reference, argv)
     if folder:
         folder.write(results, records)
     return results
@@ -89,6 +94,18 @@ def _fitting(session: BenchmarkSession, data: Loaded, keep_going: bool) -> list[
     return fitting
 
 
+def _reference(session: BenchmarkSession, question: str) -> ReferenceEntry | None:
+    """Plain decoding against the model's own words; a failure is told before anything is measured for hours."""
+    reference = session.target.reference
+    if reference is None:
+        return None
+    ids = [] if reference.reason else session.answers[BASELINE](reference.prompt, TOKENS).ids
+    entry = hold(session.target, ids, question)
+    if entry["verdict"] == "FAILED":
+        warn(told(entry))
+    return entry
+
+
 def _measure(session: BenchmarkSession, questions: Sequence[Question], folder: BenchFolder | None) -> list[TurnRecord]:
     """Records of all questions, those that the folder already holds first."""
     wanted = {question.id for question in questions}
@@ -120,6 +137,7 @@ def _document(
     session: BenchmarkSession,
     questions: Sequence[Question],
     records: Sequence[TurnRecord],
+    reference: ReferenceEntry | None,
     argv: Sequence[str],
 ) -> ResultsDocument:
     """The results document, certificate included."""
@@ -135,6 +153,7 @@ def _document(
         "target": recipe.target.model,
         "dataset": recipe.dataset,
         "prompts": len(questions),
+        "reference": reference,
         "settings": {
             "dtype": target.dtype,
             "kernels": "torch" if target.model.native is None else "native",
@@ -189,8 +208,12 @@ def _certify(
 
 
 def failed_methods(results: ResultsDocument) -> list[str]:
-    """Methods whose output was not the target's own."""
-    return [name for name, figures in results["methods"].items() if figures["lossless"]["verdict"] == "FAILED"]
+    """Methods whose output was not the target's own; plain decoding too, where it was not the model's own words."""
+    failed = [name for name, figures in results["methods"].items() if figures["lossless"]["verdict"] == "FAILED"]
+    reference = results.get("reference")
+    if reference is not None and reference["verdict"] == "FAILED":
+        failed.append(f"{BASELINE} ({told(reference)})")
+    return failed
 
 
 def to_json_line(document: Mapping[str, Any]) -> str:

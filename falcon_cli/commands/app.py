@@ -1,7 +1,7 @@
 """The `falcon` command: its sub-commands, and how errors leave it.
 
-Exit codes: 0 done · 1 something to put right (one line says what) · 2 wrong usage · 3 `bench` found output that is not
-the target's own · 130 Ctrl-C.
+Exit codes: 0 done · 1 something to put right (one line says what) · 2 wrong usage · 3 output that is not the target's
+own · 130 Ctrl-C.
 """
 
 import sys

@@ -127,6 +127,9 @@ StreamOption = Annotated[
     Switch, _switch("--stream/--no-stream", "Write text as it comes (default: on a terminal).", _ANSWERS)
 ]
 ShowDraftOption = Annotated[bool, _switch("--show-draft", "Colour the text that was drafted and accepted.", _ANSWERS)]
+CheckOption = Annotated[
+    bool, _switch("--check", "Compare the first answer with transformers.generate's, by the model itself.", _ANSWERS)
+]
 JsonlOption = Annotated[
     bool, _switch("--jsonl", "Read a JSON object a line (prompt or messages), write one a line.", _ANSWERS)
 ]

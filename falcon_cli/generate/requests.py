@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,16 @@ def requests_from(prompt: str | None, jsonl: bool, keep_going: bool) -> Iterator
     if prompt is None:
         return lines(sys.stdin.buffer, "stdin", keep_going)
     return lines(_file_lines(Path(prompt)), prompt, keep_going)
+
+
+def with_first(requests: Iterator[Request]) -> tuple[Request | None, Iterator[Request]]:
+    """The first request, ahead of its turn, and all of them; None where there are none.
+
+    Raises:
+        FalconError: The first one is malformed.
+    """
+    first = next(requests, None)
+    return first, requests if first is None else chain([first], requests)
 
 
 def read_stdin() -> str:

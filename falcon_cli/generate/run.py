@@ -1,7 +1,7 @@
 """`falcon generate` from requests to answers."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from falcon_cli.core import Drafter
@@ -15,6 +15,7 @@ from falcon_cli.methods.defaults import default_method
 from falcon_cli.methods.grammar import choose, load_context
 from falcon_cli.recipe.schema import GenerateRecipe
 from falcon_cli.target.load import LoadedTarget
+from falcon_cli.target.reference.hold import ReferenceEntry, hold
 
 Listener = Callable[[Piece], None]
 """Hears the text of an answer as it comes."""
@@ -27,15 +28,18 @@ class Answer:
     request: Request
     text: str
     completion: Completion
+    reference: ReferenceEntry | None = None
+    """What came of holding it against `transformers.generate`; None where it was not."""
 
     def to_json(self) -> dict[str, Any]:
-        """The request's own fields, then text, token ids and statistics."""
+        """The request's own fields, then text, token ids and statistics, and the reference where it was asked for."""
         return {
             **self.request.fields,
             "text": self.text,
             "token_ids": self.completion.ids,
             "finish": self.completion.finish,
             "stats": statistics(self.completion),
+            **({} if self.reference is None else {"reference": self.reference}),
         }
 
 
@@ -44,13 +48,16 @@ class Generator:
 
     Args:
         recipe: Target, method and limits; everything is checked before the target is loaded.
+        check: The request whose answer is held against `transformers.generate`; it must be the first one answered.
     """
 
-    def __init__(self, recipe: GenerateRecipe):
+    def __init__(self, recipe: GenerateRecipe, check: Request | None = None):
         choice = choose(recipe.method or default_method(recipe))
         choice.check(recipe)
         self.recipe = recipe
-        context = load_context(recipe, [choice])
+        prompt_of = None if check is None else lambda tokenizer: prompt_ids(check, recipe, tokenizer)
+        context = load_context(recipe, [choice], prompt_of)
+        self._check = check
         self.target: LoadedTarget = context.target
         self.drafter: Drafter = choice.build(context)
 
@@ -61,7 +68,10 @@ class Generator:
             FalconError: A prompt does not fit the context; raised before that prompt is read.
         """
         for request in requests:
-            yield self._answer(request, listen)
+            answer = self._answer(request, listen)
+            if request is self._check:
+                answer = replace(answer, reference=hold(self.target, answer.completion.ids, request.question.id))
+            yield answer
 
     def _answer(self, request: Request, listen: Listener) -> Answer:
         recipe, tokenizer = self.recipe, self.target.tokenizer

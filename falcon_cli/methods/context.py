@@ -5,6 +5,7 @@ from typing import Protocol
 
 from falcon_cli.recipe.schema import TargetRecipe
 from falcon_cli.target.load import LoadedTarget, load_target
+from falcon_cli.target.reference.ask import PromptOf
 
 
 class DraftSources(Protocol):
@@ -39,8 +40,12 @@ class DraftingContext:
     """Its tree: a file, auto, chain or dynamic."""
 
     @classmethod
-    def load(cls, sources: DraftSources, needs_draft_model: bool) -> "DraftingContext":
+    def load(
+        cls, sources: DraftSources, needs_draft_model: bool, prompt_of: PromptOf | None = None
+    ) -> "DraftingContext":
         """Load the target, and the draft model on the same device and in the same dtype where a method needs it.
+
+        `prompt_of` is what the target is asked by itself, as in `load_target`.
 
         Raises:
             FalconError: Either cannot be loaded.
@@ -49,4 +54,4 @@ class DraftingContext:
         if sources.draft_model is not None and needs_draft_model:
             recipe = replace(sources.target, model=sources.draft_model, revision=None, adapter=None)
             draft_model = load_target(recipe)
-        return cls(load_target(sources.target), draft_model, sources.drafter, sources.tree)
+        return cls(load_target(sources.target, prompt_of), draft_model, sources.drafter, sources.tree)

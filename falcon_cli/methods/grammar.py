@@ -14,6 +14,7 @@ from falcon_cli.methods.build import folder_for
 from falcon_cli.methods.context import DraftingContext, DraftSources
 from falcon_cli.methods.table import METHODS, Method
 from falcon_cli.spelling import did_you_mean
+from falcon_cli.target.reference.ask import PromptOf
 
 
 @dataclass(frozen=True)
@@ -52,13 +53,15 @@ class MethodChoice:
         return self.method.build(context, self.key, self.options)
 
 
-def load_context(sources: DraftSources, choices: Iterable[MethodChoice]) -> DraftingContext:
-    """What these methods draft from, loaded.
+def load_context(
+    sources: DraftSources, choices: Iterable[MethodChoice], prompt_of: PromptOf | None = None
+) -> DraftingContext:
+    """What these methods draft from, loaded; `prompt_of` is what the target is asked by itself, as in `load_target`.
 
     Raises:
         FalconError: A model cannot be loaded.
     """
-    return DraftingContext.load(sources, any(choice.method.needs_draft_model for choice in choices))
+    return DraftingContext.load(sources, any(choice.method.needs_draft_model for choice in choices), prompt_of)
 
 
 def choose(text: str) -> MethodChoice:

@@ -9,6 +9,7 @@ import torch
 
 from falcon_cli.attention.backend import pick_backend
 from falcon_cli.console import say
+from falcon_cli.decode.verify import pick
 from falcon_cli.errors import FalconError, UsageError, first_line
 from falcon_cli.native.build import NoKernelsError, load_kernels
 from falcon_cli.native.packed_matrix import WeightFormat
@@ -19,6 +20,9 @@ from falcon_cli.target.adapter import with_adapter
 from falcon_cli.target.gguf import converted, whole
 from falcon_cli.target.guard import check_reading
 from falcon_cli.target.model import TargetModel
+from falcon_cli.target.reference.ask import PromptOf, Reference, ask
+from falcon_cli.target.reference.plain import tell_penalties
+from falcon_cli.target.reference.weights import check_finite
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -34,6 +38,8 @@ class LoadedTarget:
     stop_ids: frozenset[int]
     dtype: str
     """fp32, bf16 or fp16."""
+    reference: Reference | None = None
+    """What transformers' own generate says to one prompt; None where nobody asked."""
 
 
 def pick_device(wanted: str) -> torch.device:
@@ -62,11 +68,16 @@ def pick_dtype(wanted: str, device: torch.device) -> str:
     return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
 
 
-def load_target(recipe: TargetRecipe) -> LoadedTarget:
+def load_target(recipe: TargetRecipe, prompt_of: PromptOf | None = None) -> LoadedTarget:
     """Load the target of a recipe.
 
+    Args:
+        recipe: Which target, and how it is held.
+        prompt_of: The prompt that the model answers by itself before falcon takes its layers over, for `reference`.
+
     Raises:
-        FalconError: It cannot be found, read, or is no causal LM that our hooks fit.
+        FalconError: It cannot be found, read, or is no causal LM that our hooks fit; its weights or scores are not
+            finite numbers.
     """
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
@@ -79,10 +90,14 @@ def load_target(recipe: TargetRecipe) -> LoadedTarget:
     if recipe.adapter is not None:
         model = with_adapter(model, recipe.adapter)
     stop_ids = _stop_ids(model, tokenizer)
-    held = _hooked(recipe.model, model.to(device), attention, native, recipe.compile)
+    model = model.to(device)
+    check_finite(recipe.model, model, dtype)
+    tell_penalties(recipe.model, model.generation_config)
+    reference = None if prompt_of is None else ask(model, prompt_of(tokenizer), stop_ids)
+    held = _hooked(recipe.model, model, attention, native, recipe.compile)
     gc.freeze()  # a model's many objects are here to stay: no later collection need walk them
     gc.enable()
-    return LoadedTarget(recipe.model, held, tokenizer, stop_ids, dtype)
+    return LoadedTarget(recipe.model, held, tokenizer, stop_ids, dtype, reference)
 
 
 def load_tokenizer(recipe: TargetRecipe) -> Any:
@@ -141,7 +156,9 @@ def _hooked(name: str, model: Any, attention: str, kind: WeightFormat | None, co
     """The target on our attention and cache, once a small model of its class is known to be read so."""
     branches = check_reading(name, model, attention, kind, compiled)
     layers = None if kind is None else swap_model(model, kind)
-    return TargetModel(model, attention, native=layers, compiled=compiled, branches=branches)
+    target = TargetModel(model, attention, native=layers, compiled=compiled, branches=branches)
+    pick(target.prefill(torch.zeros(2, dtype=torch.long, device=target.device)))  # scores that are no numbers end here
+    return target
 
 
 def _from_transformers(where: str, recipe: TargetRecipe, dtype: torch.dtype) -> tuple[Any, Any]:

@@ -112,6 +112,15 @@ def invent_results(records: list[TurnRecord]) -> dict[str, Any]:
             "seed": 0,
             "template": "chatml",
         },
+        "reference": {
+            "verdict": "near-tie",
+            "position": 21,
+            "margin": 3.5e-5,
+            "agreement": None,
+            "tokens": 32,
+            "prompt": "81",
+            "reason": None,
+        },
         "machine": {"cpu": "Imaginary 2000", "cores": 2, "bandwidth_bound_tokens_per_second": 48.25},
         **summary,
     }

@@ -240,6 +240,12 @@ def test_output_that_is_not_the_targets_own_is_a_failure(bench, tmp_path, monkey
     assert "FAILED" in (tmp_path / "run" / "report.md").read_text()
 
 
+def test_other_words_than_the_models_own_are_a_failure(bench, misread):
+    misread()
+    outcome = bench("--limit", 1)
+    assert (outcome.code, "not the target's own output: ar (reference: FAILED" in outcome.complaint) == (3, True)
+
+
 @pytest.mark.parametrize(
     ("words", "code", "part"),
     [

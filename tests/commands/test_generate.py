@@ -180,3 +180,31 @@ def test_a_closed_pipe_ends_quietly(chat_target, tmp_path):
     falcon.stdout.close()  # as `| head -1` does
     assert falcon.stderr.read() == b""
     assert falcon.wait(60) == 0
+
+
+def test_check_holds_the_first_answer_against_the_model_itself(generate):
+    outcome = generate("--check", "--jsonl", stdin=lines({"prompt": "the end"}, {"prompt": "in"}))
+    first, second = map(json.loads, outcome.out.splitlines())
+    assert (outcome.code, "reference" in second) == (0, False)
+    assert (first["reference"]["verdict"], first["reference"]["tokens"]) == ("equal", 8)
+    assert outcome.err.splitlines()[-1] == "reference: equal (8 tokens of transformers.generate)"
+    whole = generate("the end", "--check", "--max-new-tokens", 40, "--method", "lookahead")
+    assert (whole.out, whole.code) == (generate("the end", "--max-new-tokens", 40).out, 0)
+    assert "reference: equal (32 tokens of transformers.generate)" in whole.err
+    assert generate("--check", "--jsonl").code == 0
+
+
+def test_check_fails_where_the_model_itself_says_otherwise(generate, misread):
+    misread()
+    assert generate("the end").code == 0
+    outcome = generate("the end", "--check", "--json")
+    assert (outcome.code, outcome.document["reference"]["verdict"]) == (3, "FAILED")
+    *_, told, error = outcome.err.splitlines()
+    assert told.startswith("reference: FAILED at token ")
+    assert error == "falcon: error: not the target's own output: transformers.generate says otherwise"
+
+
+def test_check_of_quantised_weights_tells_how_many_tokens_agree(generate):
+    outcome = generate("the end", "--check", "--quantize", "int8", "--json")
+    assert (outcome.code, outcome.document["reference"]["verdict"]) == (0, None)
+    assert "of 32 tokens are transformers.generate's (other weights: no verdict)" in outcome.err

@@ -1,11 +1,13 @@
 from dataclasses import replace
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from falcon_cli.core import Draft, Scores
 from falcon_cli.decode.verify import pick, verify
+from falcon_cli.errors import FalconError
 
 CPU = torch.device("cpu")
 
@@ -99,3 +101,45 @@ def test_the_root_alone_is_always_accepted_and_yields_the_bonus_token():
 
 def test_pick_takes_the_last_rows_argmax():
     assert pick(scores(torch.tensor([[5.0, 0.0, 0.0], [0.0, 0.0, 1.0]]))) == 2
+
+
+BAD = [
+    [0.0, float("nan")],
+    [float("nan"), 0.0],
+    [float("nan"), float("nan")],
+    [0.0, float("inf")],
+    [float("-inf"), float("-inf")],
+]
+
+
+@pytest.mark.parametrize("row", BAD)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_scores_that_are_no_numbers_choose_no_token(row, dtype):
+    bad = torch.tensor([[0.0, 1.0], row], dtype=dtype)
+    with pytest.raises(FalconError, match="not finite numbers"):
+        pick(scores(bad))
+    with pytest.raises(FalconError, match="not finite numbers"):
+        verify(Draft.chain([0, 1], CPU), scores(bad))
+    with pytest.raises(FalconError, match="not finite numbers"):
+        verify(Draft.chain([0, 1], CPU), scores(bad.flip(0)))
+
+
+def test_a_token_that_is_ruled_out_may_be_minus_infinity():
+    assert pick(scores(torch.tensor([[float("-inf"), 1.0]]))) == 1
+
+
+def test_features_that_are_no_numbers_choose_no_token_either():
+    """Native kernels may skip a NaN, and choose among the rest."""
+    logits_TV = torch.tensor([[0.0, 1.0]])
+    for value in (float("nan"), float("inf")):
+        with pytest.raises(FalconError, match="not finite numbers"):
+            pick(Scores.of(logits_TV, torch.tensor([[0.0, 0.0], [1.0, value]])))
+    large = torch.full((1, 64), 60_000.0, dtype=torch.float16)  # the sum is more than fp16 holds
+    assert pick(Scores.of(logits_TV, large)) == 1
+
+
+def test_a_branch_that_is_not_taken_may_be_anything():
+    tree = Draft.tree([0, 1, 0], [0, 0, 0], CPU)
+    logits_TV = torch.tensor([[0.0, 1.0], [0.0, 1.0], [float("nan"), 0.0]])
+    verdict = verify(tree, scores(logits_TV))
+    assert (verdict.path, verdict.next_token) == ((0, 1), 1)

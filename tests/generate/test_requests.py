@@ -5,7 +5,7 @@ import pytest
 
 from falcon_cli.data.prompts import Question
 from falcon_cli.errors import FalconError, UsageError
-from falcon_cli.generate.requests import Request, lines, prompt_ids, requests_from, single
+from falcon_cli.generate.requests import Request, lines, prompt_ids, requests_from, single, with_first
 from falcon_cli.recipe.schema import GenerateRecipe
 
 
@@ -82,3 +82,10 @@ def test_prompts_are_rendered_as_the_recipe_says(byte_tokenizer):
     assert text(own, system="Be brief.").startswith("<|im_start|>system\nOwn.<|im_end|>")
     with pytest.raises(FalconError, match='give "prompt" instead of "messages"'):
         text(own, raw=True)
+
+
+def test_the_first_request_is_seen_ahead_of_its_turn():
+    asked = [single("one"), single("two")]
+    first, every = with_first(iter(asked))
+    assert (first, list(every)) == (asked[0], asked)
+    assert with_first(iter([]))[0] is None

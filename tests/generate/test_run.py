@@ -34,7 +34,7 @@ def test_the_listener_hears_the_answers_text(generator):
 
 
 def test_the_method_is_checked_before_the_target_is_loaded(monkeypatch):
-    monkeypatch.setattr("falcon_cli.methods.context.load_target", lambda recipe: pytest.fail("loaded"))
+    monkeypatch.setattr("falcon_cli.methods.context.load_target", lambda *_: pytest.fail("loaded"))
     for method in ("sps", "nothing", "pld:length=0"):
         with pytest.raises(UsageError):
             Generator(GenerateRecipe(method=method))

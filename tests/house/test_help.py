@@ -15,7 +15,6 @@ HEAVY = {"torch", "transformers", "matplotlib", "datasets", "numpy", "safetensor
 TESTED_ELSEWHERE = {
     "__main__.py": "tests/commands/test_app.py",
     **{f"data/{name}.py": "tests/data/test_named_sets.py" for name in ("mt_bench", "humaneval", "gsm8k", "spec_bench")},
-    "bench/run.py": "tests/commands/test_bench.py",
     "distill/run.py": "tests/commands/test_distill.py",
     "target/sharding.py": "tests/commands/test_distill.py",
 }

@@ -8,7 +8,7 @@ from falcon_cli.recipe.schema import GenerateRecipe, TargetRecipe
 
 @pytest.mark.parametrize("needed", [True, False])
 def test_a_draft_model_is_loaded_only_where_a_method_needs_it(monkeypatch, needed):
-    monkeypatch.setattr("falcon_cli.methods.context.load_target", lambda recipe: recipe)
+    monkeypatch.setattr("falcon_cli.methods.context.load_target", lambda recipe, prompt_of=None: recipe)
     sources = GenerateRecipe(
         TargetRecipe("big", revision="v2", dtype="bf16"), draft_model="small", drafter="folder", tree="chain"
     )

@@ -167,3 +167,15 @@ def test_the_best_outputs_are_those_of_the_product_of_equals_the_first(kind, out
     assert torch.equal(found.outputs_TN, expected)
     order = expected.sort(dim=-1, descending=True, stable=True).indices
     assert torch.equal(found.places_TX, order[:, :count])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("place", [0, 7, 40, 71])
+def test_a_row_with_an_input_that_is_no_number_has_no_output_that_is_one(kind, value, place):
+    matrix, rows = pack(rows_of(100, 72, 1), kind), rows_of(3, 72, 2)
+    whole = product(rows, matrix)
+    rows[1, place] = value
+    broken = product(rows, matrix)
+    assert not broken[1].isfinite().any()
+    assert torch.equal(broken[[0, 2]], whole[[0, 2]])

@@ -86,3 +86,15 @@ def test_an_adapter_that_is_not_there_is_one_line(tiny_model, tmp_path):
     with pytest.raises(FalconError, match=r"adapter .*none does not fit this target") as caught:
         with_adapter(tiny_model(), str(tmp_path / "none"))
     assert "\n" not in str(caught.value)
+
+
+def test_an_adapter_whose_weights_are_no_numbers_is_found(adapted, saved_model):
+    from safetensors.torch import load_file, save_file
+
+    _, folder = adapted()
+    path = folder / "adapter_model.safetensors"
+    weights = load_file(path)
+    next(tensor for name, tensor in weights.items() if "layers.1.mlp.up_proj" in name)[0, 0] = float("nan")
+    save_file(weights, path)
+    with pytest.raises(FalconError, match=r"layers\.1\.mlp\.up_proj\.weight holds NaN or infinity"):
+        load_target(TargetRecipe(model=str(saved_model), device="cpu", adapter=str(folder)))

@@ -225,3 +225,54 @@ def test_native_kernels_have_an_attention_of_their_own(saved_model):
 def test_quantised_weights_need_native_kernels():
     with pytest.raises(FalconError, match="quantize int8 needs the native kernels"):
         TargetRecipe(kernels="torch", quantize="int8")
+
+
+@pytest.mark.parametrize("changes", [{}, {"quantize": "int8"}, {"kernels": "torch"}, {"compile": True}])
+def test_the_model_is_asked_before_anything_of_it_is_taken_over(saved_model, tiny_model, monkeypatch, changes):
+    asked = []
+
+    def ask(model, prompt, stop_ids):
+        kinds = {type(module).__module__.partition(".")[0] for module in model.modules()}
+        asked.append((kinds, model.config._attn_implementation, prompt, stop_ids))
+
+    monkeypatch.setattr("falcon_cli.target.load.ask", ask)
+    load_target(recipe(saved_model, **changes), lambda tokenizer: tokenizer("word3 word4").input_ids)
+    assert asked == [({"transformers", "torch"}, "sdpa", [6, 7], {2})]
+    load_target(recipe(saved_model, **changes))
+    assert len(asked) == 1
+
+
+def rewritten(folder, name, value, place=3):
+    """Set one number of a saved tensor."""
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / "model.safetensors")
+    weights[name].view(-1)[place] = value
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("name", ["model.norm.weight", "model.layers.0.self_attn.q_proj.weight", "lm_head.weight"])
+@pytest.mark.parametrize("changes", [{}, {"quantize": "int8"}, {"kernels": "torch"}, {"dtype": "fp16"}])
+def test_weights_that_are_no_numbers_are_found_and_named(saved_model, name, changes):
+    rewritten(saved_model, name, float("inf"))
+    with pytest.raises(FalconError, match=f"{name} holds NaN or infinity instead of numbers; try ") as error:
+        load_target(recipe(saved_model, **changes))
+    assert "\n" not in str(error.value)
+
+
+def test_weights_that_make_fp16_overflow_are_found_at_load(saved_model):
+    rewritten(saved_model, "model.norm.weight", 60_000.0, place=slice(None))
+    rewritten(saved_model, "lm_head.weight", 60_000.0, place=slice(None))
+    with pytest.raises(FalconError, match=r"logits are not finite numbers .* try --dtype fp32 or bf16"):
+        load_target(recipe(saved_model, dtype="fp16"))
+    assert load_target(recipe(saved_model))
+
+
+def test_penalties_that_falcon_leaves_out_are_told_once(saved_model, capsys):
+    path = saved_model / "generation_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "repetition_penalty": 1.3}))
+    for _ in range(2):
+        load_target(recipe(saved_model))
+    assert capsys.readouterr().err == (
+        f"{saved_model} asks for repetition_penalty 1.3: falcon decodes plainly, without\n"
+    )

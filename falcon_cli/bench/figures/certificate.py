@@ -16,14 +16,12 @@ import torch
 
 from falcon_cli.bench.figures.document import CertificateEntry, DivergenceEntry
 from falcon_cli.bench.figures.records import TurnRecord
+from falcon_cli.decode.verify import check_finite
 from falcon_cli.target.model import TargetModel
-
-TOLERANCE = {"fp32": 1e-4, "bf16": 0.25, "fp16": 0.03}
-"""Largest gap between two logits that rounding explains: fp32 set well over ~1e-5; two units in the last place of a
-logit of 16 to 32 for bf16 (2 · 2⁻⁷ · 16 = 0.25) and fp16 (2 · 2⁻¹⁰ · 16 ≈ 0.03)."""
+from falcon_cli.target.reference.hold import TOLERANCE
 
 TokenIds = list[int]
-Reference = Callable[[TokenIds], TokenIds]
+PlainAnswer = Callable[[TokenIds], TokenIds]
 
 
 @dataclass(frozen=True)
@@ -92,7 +90,7 @@ def certify(
     target: TargetModel,
     dtype: str,
     prompt_of: Callable[[TurnRecord], TokenIds],
-    reference: Reference,
+    reference: PlainAnswer,
 ) -> dict[str, Certificate]:
     """Certify every method of these records.
 
@@ -129,8 +127,13 @@ def margin_at(target: TargetModel, text: TokenIds, tokens: TokenIds) -> float:
     """How far the worst of these tokens lies below the target's best after this text, in logits.
 
     An answer that merely ends early has no second token; nothing excuses it, so its margin is infinite.
+
+    Raises:
+        FalconError: The target's scores are not finite numbers.
     """
     if len(tokens) < 2:
         return float("inf")
-    logits_V = target.prefill(torch.tensor(text, device=target.device)).logits_TV[-1].float()
+    scores = target.prefill(torch.tensor(text, device=target.device))
+    check_finite(scores, [-1])
+    logits_V = scores.logits_TV[-1].float()
     return float(logits_V.max() - logits_V[tokens].min())

@@ -2,6 +2,8 @@
 
 from typing import Any, TypedDict
 
+from falcon_cli.target.reference.hold import ReferenceEntry
+
 
 class LoopFree(TypedDict):
     """A method's or a peer's figures over text before its loop."""
@@ -105,7 +107,14 @@ class Figures(TypedDict):
     peers: dict[str, PeerFigures]
 
 
-class ResultsDocument(Figures):
+class Referenced(TypedDict, total=False):
+    """What documents of earlier days do not have."""
+
+    reference: ReferenceEntry | None
+    """Plain decoding of the first prompt, held against `transformers.generate`."""
+
+
+class ResultsDocument(Figures, Referenced):
     """One run."""
 
     schema: int

@@ -24,6 +24,7 @@ from falcon_cli.recipe.schema import TargetRecipe
 from falcon_cli.sources import resolve_target
 from falcon_cli.spelling import did_you_mean
 from falcon_cli.target.load import LoadedTarget, load_target
+from falcon_cli.target.reference import plain
 
 AnswerFunction = Callable[[list[int], int], Completion]
 """(prompt, most new tokens) → the answer and its timing."""
@@ -88,14 +89,14 @@ def peer_answers(names: Sequence[str], recipe: TargetRecipe, target: LoadedTarge
         FalconError: llama.cpp cannot load the file.
     """
     answers: dict[str, AnswerFunction] = {}
-    plain = target
+    bare = target
     if target.model.native is not None and not GENERATE.keys().isdisjoint(names):
-        plain = load_target(replace(recipe, kernels="torch", quantize="none"))
+        bare = load_target(replace(recipe, kernels="torch", quantize="none"))
     for name in names:
         if name == LLAMA_CPP:
             answers[name] = LlamaCpp(gguf_of(recipe), target).answer
         else:
-            answers[name] = lambda prompt, limit, name=name: generate(name, plain, prompt, limit)  # type: ignore[misc]
+            answers[name] = lambda prompt, limit, name=name: generate(name, bare, prompt, limit)  # type: ignore[misc]
     return answers
 
 
@@ -162,21 +163,10 @@ def _try_out(gguf: Path) -> None:
 
 @torch.inference_mode()
 def generate(name: str, target: LoadedTarget, prompt: list[int], max_new_tokens: int) -> Completion:
-    """Decode the answer to one prompt greedily with `transformers.generate`."""
-    ids = torch.tensor([prompt], device=target.model.device)
+    """Decode the answer to one prompt greedily with `transformers.generate`, with none of the target's penalties."""
     with target.model.plain_transformers() as model:
         clock = _Clock()
-        output = model.generate(
-            ids,
-            attention_mask=torch.ones_like(ids),
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            num_beams=1,
-            eos_token_id=sorted(target.stop_ids) or None,
-            pad_token_id=min(target.stop_ids, default=0),
-            streamer=clock,
-            **GENERATE[name],
-        )
+        output = plain.generate(model, prompt, target.stop_ids, max_new_tokens, GENERATE[name], clock)
     new = output[0, len(prompt) :].tolist()
     return _record(clock, len(prompt), new, target.stop_ids)
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from random import Random
+from typing import Any
 
 from falcon_cli.bench.figures.records import TurnRecord
 from falcon_cli.bench.measuring.memory import with_peak_memory
@@ -36,11 +37,7 @@ class BenchmarkSession:
 
     def prompt(self, question: Question, turn: int, earlier: Iterable[str]) -> list[int]:
         """Token ids of a question's turn, after the method's own earlier answers."""
-        messages: list[Message] = list(question.context)
-        for said, answered in zip(question.turns, earlier, strict=False):
-            messages += [{"role": "user", "content": said}, {"role": "assistant", "content": answered}]
-        messages.append({"role": "user", "content": question.turns[turn]})
-        return render(self.target.tokenizer, messages, self.template)
+        return turn_prompt(self.target.tokenizer, self.template, question, turn, earlier)
 
     def check(self, question: Question) -> None:
         """Refuse a question that may outgrow the context, before anything is run.
@@ -89,6 +86,21 @@ class BenchmarkSession:
                 text=texts[-1],
                 peak_bytes=peak,
             )
+
+
+def turn_prompt(
+    tokenizer: Any, template: str | None, question: Question, turn: int = 0, earlier: Iterable[str] = ()
+) -> list[int]:
+    """Token ids of a question's turn, after earlier answers.
+
+    Raises:
+        FalconError: The chat template does not take it.
+    """
+    messages: list[Message] = list(question.context)
+    for said, answered in zip(question.turns, earlier, strict=False):
+        messages += [{"role": "user", "content": said}, {"role": "assistant", "content": answered}]
+    messages.append({"role": "user", "content": question.turns[turn]})
+    return render(tokenizer, messages, template)
 
 
 def method_answer(target: LoadedTarget, drafter: Drafter) -> AnswerFunction:

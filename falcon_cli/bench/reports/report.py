@@ -16,6 +16,7 @@ from falcon_cli.bench.reports.wording import (
     verdict,
 )
 from falcon_cli.console import markdown_table
+from falcon_cli.target.reference.hold import told
 
 _COUNTING = """\
 - A speedup is a ratio of decode speeds in one run: total tokens over total seconds, the method's against plain
@@ -29,6 +30,8 @@ _COUNTING = """\
 - Lossless: a method's ids must be plain autoregression's. Where they part, the text before is scored afresh: if both
   tokens' logits lie within the dtype's rounding of the best, it is a near-tie, else a failure. The margin is the gap
   between the best logit and the worse of the two.
+- Reference: plain decoding of the first prompt against `transformers.generate` on the same weights and in the same
+  dtype, without penalties; the model's own logits tell a near-tie.
 - Peak memory is the most that the whole process held while a method answered (on a GPU: that torch had allocated),
   the weights and caches of all methods of the run included.
 - Peers run outside this engine, on the same prompts; their tokens are counted the same way.
@@ -51,7 +54,7 @@ def markdown(results: ResultsDocument, command: str, date: datetime.date | None 
         ("Where the time goes", _time(results["methods"])),
         ("Accepted by depth", _depths(results["methods"])),
         ("By category", _categories(results["methods"])),
-        ("Certificate", _certificate(results["methods"])),
+        ("Certificate", _certificate(results)),
         ("Machine and settings", _surroundings(results, date or datetime.date.today())),
         ("How things are counted", _COUNTING),
     ]
@@ -140,7 +143,8 @@ def _category_cell(part: CategoryFigures | None) -> str:
     return ABSENT if part is None else f"{times(part['speedup'])} ({part['tokens_per_cycle']:.2f})"
 
 
-def _certificate(methods: dict[str, MethodFigures]) -> str:
+def _certificate(results: ResultsDocument) -> str:
+    methods, reference = results["methods"], results.get("reference")
     checked = {name: figures["lossless"] for name, figures in methods.items() if "lossless" in figures}
     if not checked:
         return ""
@@ -153,7 +157,8 @@ def _certificate(methods: dict[str, MethodFigures]) -> str:
         for name, lossless in checked.items()
         for parting in lossless["divergences"]
     ]
-    text = markdown_table(["method", "verdict", "prompts exact"], rows)
+    text = f"{told(reference).capitalize()}.\n\n" if reference else ""
+    text += markdown_table(["method", "verdict", "prompts exact"], rows)
     if partings:
         text += "\nEvery divergence:\n\n" + markdown_table(["method", "prompt", "position", "margin"], partings)
     return text

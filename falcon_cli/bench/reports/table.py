@@ -7,6 +7,7 @@ from rich.text import Text
 from falcon_cli.bench.figures.document import MethodFigures, PeerFigures, ResultsDocument
 from falcon_cli.bench.figures.summary import BASELINE
 from falcon_cli.bench.reports.wording import ABSENT, circumstances, interval, percent, time_shares, times, verdict
+from falcon_cli.target.reference.hold import told
 
 _VERDICT_STYLES = {"exact": "green", "near-ties": "yellow", "FAILED": "bold red"}
 
@@ -72,6 +73,8 @@ def _verdict(figures: MethodFigures) -> Text:
 
 def _caption(results: ResultsDocument) -> str:
     lines = [circumstances(results)]
+    if reference := results.get("reference"):
+        lines.append(told(reference))
     plain = results["methods"].get(BASELINE)
     if plain is not None:
         share = percent(plain["loop_free"]["loop_share"])

@@ -1,5 +1,6 @@
 // The input rows of a product, and the same rows quantised for int8 and int4 weights.
 #pragma once
+#include <cmath>
 #include <vector>
 
 #include "packed_matrix.h"
@@ -60,7 +61,8 @@ struct InputRows {  // [count, width]
   }
 
   // Quantise one row to -levels .. levels. Each block has its own scale, and each row is quantised by itself: an
-  // outlier in one row leaves its neighbours' bits as they are.
+  // outlier in one row leaves its neighbours' bits as they are. The scale of a block with a NaN or an infinity is none
+  // either, so what is multiplied with it is no number.
   void quantise(int64_t m, int levels, int sum_factor) const {
     const F8 sign = _mm256_set1_ps(-0.f);
     for (int64_t b = 0; b < blocks(); b++) {
@@ -68,9 +70,13 @@ struct InputRows {  // [count, width]
       const int64_t place = m * blocks() + b;
       const int64_t count = std::min(BLOCK, width - b * BLOCK);
       F8 largest = _mm256_setzero_ps();
-      for (int64_t k = 0; k < count; k += 8)
-        largest = _mm256_max_ps(largest, _mm256_andnot_ps(sign, _mm256_loadu_ps(from + k)));
-      const float top = max_lane(largest);
+      F8 nan = _mm256_setzero_ps();  // max would lose it, and the integers would be numbers again
+      for (int64_t k = 0; k < count; k += 8) {
+        const F8 value = _mm256_loadu_ps(from + k);
+        largest = _mm256_max_ps(largest, _mm256_andnot_ps(sign, value));
+        nan = _mm256_or_ps(nan, _mm256_cmp_ps(value, value, _CMP_UNORD_Q));
+      }
+      const float top = _mm256_movemask_ps(nan) ? NAN : max_lane(largest);
       const float inverse = top > 1e-35f ? levels / top : 0.f;
       int8_t* to = quantised.values.data() + place * BLOCK;
       __m256i total = _mm256_setzero_si256();

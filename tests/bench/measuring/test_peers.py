@@ -112,3 +112,9 @@ def test_a_llama_cpp_that_crashes_takes_only_its_trial_with_it(monkeypatch, tmp_
         peers._try_out(tmp_path)
     monkeypatch.setattr(peers, "_TRIAL", "")
     peers._try_out(tmp_path)
+
+
+@pytest.mark.parametrize("peer", GENERATE)
+def test_penalties_of_the_target_are_left_out(target, peer):
+    target.model.model.generation_config.repetition_penalty = 1.3
+    assert generate(peer, target, PROMPT, 30).ids == ours(target, 30).ids

@@ -51,6 +51,7 @@ def test_speed_has_all_text_beside_loop_free(results, report):
 
 def test_every_divergence_is_listed(report):
     certificate = section(report, "Certificate")
+    assert "\nReference: near-tie at token 21 (margin 3.5e-05).\n" in certificate
     assert "| `eagle` | 2 near-ties | 22 of 24 |" in certificate
     assert "| `eagle` | 84 | 17 | 2.1e-05 |" in certificate
     assert "| `eagle` | 90 | 3 | 4e-06 |" in certificate

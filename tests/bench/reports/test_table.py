@@ -55,8 +55,11 @@ def test_the_caption_tells_loops_and_the_bound(results):
     assert "float32 on cpu, 2 threads" in drawn
     assert "% of them in loops" in drawn
     assert "48.2 tok/s" in drawn
+    assert "reference: near-tie at token 21 (margin 3.5e-05)" in drawn
     del results["machine"]["bandwidth_bound_tokens_per_second"]
+    del results["reference"]  # a document of earlier days
     assert "bound" not in draw(results)
+    assert "reference" not in draw(results)
 
 
 def test_a_run_without_peers_baseline_or_speedups(results):

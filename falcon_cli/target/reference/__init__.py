@@ -1,0 +1,1 @@
+"""What the model itself says: the weights are numbers, and transformers' own text is what falcon is held against."""
