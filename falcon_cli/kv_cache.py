@@ -22,7 +22,6 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 from falcon_cli.errors import FalconError
 
-
 RECURRENT = "it keeps a recurrent state"
 
 

@@ -60,6 +60,11 @@ class WatchedTarget:
     def __init__(self, target: Target):
         self.target, self.device, self.context_limit = target, target.device, target.context_limit
 
+    @property
+    def draft_room(self) -> int:
+        """As deep as the target's."""
+        return self.target.draft_room
+
     def prefill(self, prompt_L: Tensor) -> Scores:
         """Prefill in a range of its own."""
         with record_function(PREFILL):

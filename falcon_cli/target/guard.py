@@ -156,9 +156,7 @@ def _check_rounded(name: str, single: Any, kind: WeightFormat) -> None:
 
     distance = misreading(own, rounded)
     if not distance < ROUGH:
-        raise FalconError(
-            f"{name}: {kind} kernels differ from fp32 ones by {distance:.2g}: a bug of falcon's; use fp32"
-        )
+        raise FalconError(f"{name}: {kind} kernels differ from fp32 ones by {distance:.2g}: a bug of ours; use fp32")
 
 
 def _check_real(name: str, model: Any, attention: str) -> bool:

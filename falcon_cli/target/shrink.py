@@ -99,7 +99,7 @@ def _shrink(described: dict[str, Any]) -> None:
         if described.get(name) is not None:
             described[name] = [0] if isinstance(described[name], list) else 0
     _cut_layers(described)
-    _shrink_rope(described, config_head=described.get("head_dim") or 8)
+    _shrink_rope(described, head=described.get("head_dim") or 8)
 
 
 def _least(value: Any, size: int) -> Any:
@@ -140,7 +140,7 @@ def _period(described: dict[str, Any]) -> int:
     return min(MOST_LAYERS, max(found, default=2))
 
 
-def _shrink_rope(described: dict[str, Any], config_head: int) -> None:
+def _shrink_rope(described: dict[str, Any], head: int) -> None:
     for name in ("rope_parameters", "rope_scaling"):
         rope = described.get(name)
         for part in [rope, *(rope.values() if isinstance(rope, dict) else ())]:

@@ -51,11 +51,11 @@ def test_rows_of_earlier_passes_equal_dense_attention(windowed, window):
     view = View(20, depths[5:], ancestors_of(parents)[5:], depths[:5])
     mask = windowed(view, torch.float64, window)
     whole = sdpa(query, key, value, view, 0.25, mask)
-    torch.testing.assert_close(
-        hybrid.flash_hybrid(query, key, value, view, 0.25, mask), whole, rtol=1e-10, atol=1e-12
-    )
+    torch.testing.assert_close(hybrid.flash_hybrid(query, key, value, view, 0.25, mask), whole, rtol=1e-10, atol=1e-12)
     every = View(20, depths, ancestors_of(parents))
-    at_once = sdpa(drawn(20, 9, 6, 2, torch.float64)[0], key, value, every, 0.25, windowed(every, torch.float64, window))
+    at_once = sdpa(
+        drawn(20, 9, 6, 2, torch.float64)[0], key, value, every, 0.25, windowed(every, torch.float64, window)
+    )
     torch.testing.assert_close(whole, at_once[:, :, 5:], rtol=1e-10, atol=1e-12)
 
 

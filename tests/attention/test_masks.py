@@ -64,8 +64,12 @@ def test_a_mask_outside_of_a_forward_is_refused():
         tree_mask(mask_function=causal_mask_function)
 
 
-def test_the_view_of_a_forward_ends_with_it():
-    with pytest.raises(ValueError, match="broken"), reading(view(1)):
-        assert NOW.view is not None
-        raise ValueError("broken")
+def test_the_view_of_a_forward_ends_with_it_even_when_it_fails():
+    def fail():
+        with reading(view(1)):
+            assert NOW.view is not None
+            raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        fail()
     assert NOW.view is None
