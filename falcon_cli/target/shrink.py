@@ -148,9 +148,8 @@ def _shrink_rope(described: dict[str, Any], head: int) -> None:
                 continue
             if "original_max_position_embeddings" in part:
                 part["original_max_position_embeddings"] = BOUNDARY
-            angles = (
-                int(config_head * part.get("partial_rotary_factor", described.get("partial_rotary_factor") or 1)) // 2
-            )
+            turned = part.get("partial_rotary_factor", described.get("partial_rotary_factor") or 1)
+            angles = int(head * turned) // 2
             for factors in ("long_factor", "short_factor"):
                 if isinstance(part.get(factors), list):
                     part[factors] = part[factors][:angles]
