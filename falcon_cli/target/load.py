@@ -18,7 +18,7 @@ from falcon_cli.recipe.schema import TargetRecipe
 from falcon_cli.sources import resolve_target
 from falcon_cli.target.adapter import with_adapter
 from falcon_cli.target.gguf import converted, whole
-from falcon_cli.target.guard import check_reading
+from falcon_cli.target.guard import KernelsError, check_reading
 from falcon_cli.target.model import TargetModel
 from falcon_cli.target.reference.ask import PromptOf, Reference, ask
 from falcon_cli.target.reference.plain import tell_penalties
@@ -94,7 +94,7 @@ def load_target(recipe: TargetRecipe, prompt_of: PromptOf | None = None) -> Load
     check_finite(recipe.model, model, dtype)
     tell_penalties(recipe.model, model.generation_config)
     reference = None if prompt_of is None else ask(model, prompt_of(tokenizer), stop_ids)
-    held = _hooked(recipe.model, model, attention, native, recipe.compile)
+    held = _hooked(recipe, model, attention, native)
     gc.freeze()  # a model's many objects are here to stay: no later collection need walk them
     gc.enable()
     return LoadedTarget(recipe.model, held, tokenizer, stop_ids, dtype, reference)
@@ -133,7 +133,7 @@ def _native_kind(recipe: TargetRecipe, device: torch.device, dtype: str) -> Weig
     Raises:
         FalconError: Native kernels are asked for and cannot run.
     """
-    asked = recipe.kernels == "native" or recipe.quantize != "none"
+    asked = _asks_for_kernels(recipe)
     kind: WeightFormat = "fp32" if recipe.quantize == "none" else recipe.quantize
     suits = (device.type, dtype, recipe.attention) == ("cpu", "fp32", "auto")
     if recipe.kernels == "torch" or recipe.compile or not (asked or suits):
@@ -152,13 +152,24 @@ def _native_kind(recipe: TargetRecipe, device: torch.device, dtype: str) -> Weig
     return kind
 
 
-def _hooked(name: str, model: Any, attention: str, kind: WeightFormat | None, compiled: bool) -> TargetModel:
+def _hooked(recipe: TargetRecipe, model: Any, attention: str, kind: WeightFormat | None) -> TargetModel:
     """The target on our attention and cache, once a small model of its class is known to be read so."""
-    branches = check_reading(name, model, attention, kind, compiled)
+    try:
+        branches = check_reading(recipe.model, model, attention, kind, recipe.compile)
+    except KernelsError as error:
+        if _asks_for_kernels(recipe):
+            raise
+        say(f"torch's own operators serve: {error}")
+        kind = None
+        branches = check_reading(recipe.model, model, attention, None, recipe.compile)
     layers = None if kind is None else swap_model(model, kind)
-    target = TargetModel(model, attention, native=layers, compiled=compiled, branches=branches)
+    target = TargetModel(model, attention, native=layers, compiled=recipe.compile, branches=branches)
     pick(target.prefill(torch.zeros(2, dtype=torch.long, device=target.device)))  # scores that are no numbers end here
     return target
+
+
+def _asks_for_kernels(recipe: TargetRecipe) -> bool:
+    return recipe.kernels == "native" or recipe.quantize != "none"
 
 
 def _from_transformers(where: str, recipe: TargetRecipe, dtype: torch.dtype) -> tuple[Any, Any]:

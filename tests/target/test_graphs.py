@@ -50,6 +50,31 @@ def test_trees_score_as_in_growing_shapes(tiny_model, random_parents, untranslat
     torch.testing.assert_close(held[1], held[0], rtol=0, atol=2e-5)
 
 
+def granite():
+    """Tiny, with multipliers of embeddings, attention, residuals and logits."""
+    from transformers import GraniteConfig, GraniteForCausalLM
+
+    scales = {
+        "embedding_multiplier": 12.0,
+        "attention_multiplier": 0.3,
+        "residual_multiplier": 0.22,
+        "logits_scaling": 4.0,
+    }
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = GraniteConfig(vocab_size=48, num_key_value_heads=2, initializer_range=0.3, **sizes, **scales)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return GraniteForCausalLM(config).double().eval()
+
+
+def test_what_a_class_multiplies_is_in_its_graphs(untranslated):
+    own, fixed = granite(), TargetModel(granite(), compiled=True)
+    fixed.prefill(PROMPT)
+    text = [*PROMPT.tolist(), 5, 6, 7]
+    logits = own(input_ids=torch.tensor([text])).logits[0, -3:]
+    torch.testing.assert_close(fixed.score(Draft.chain([5, 6, 7], CPU)).logits_TV, logits, rtol=0, atol=1e-4)
+
+
 def test_a_whole_text_needs_one_graph_a_power_of_two(tiny_model, untranslated):
     _, fixed = pair(tiny_model)
     drafter = PromptLookup(CPU, PldOptions())

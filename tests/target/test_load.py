@@ -91,15 +91,29 @@ def test_tied_weights_are_not_missing(saved_model, tiny_model):
     assert model.head.weight is model.model.get_input_embeddings().weight
 
 
-def test_a_model_whose_attention_cannot_be_taken_over_is_refused(saved_model):
-    from transformers import Gemma2Config, Gemma2ForCausalLM  # it caps its attention scores
+def test_a_model_that_caps_its_scores_says_its_own_words(saved_model):
+    from transformers import Gemma2Config, Gemma2ForCausalLM
 
-    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "head_dim": 4}
-    Gemma2ForCausalLM(Gemma2Config(vocab_size=48, pad_token_id=0, **sizes)).save_pretrained(saved_model)
-    with pytest.raises(
-        FalconError, match="a Gemma2ForCausalLM computes its attention in a way that falcon cannot take"
-    ):
-        load_target(recipe(saved_model))
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 8}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "sliding_window": 6, "attn_logit_softcapping": 0.5}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Gemma2ForCausalLM(Gemma2Config(vocab_size=48, pad_token_id=0, initializer_range=0.3, **sizes, **heads))
+    model.save_pretrained(saved_model)
+    prompt = torch.arange(3, 20)
+    own = model(input_ids=prompt[None]).logits[0, -1]
+    target = load_target(recipe(saved_model)).model
+    torch.testing.assert_close(target.prefill(prompt).logits_TV[0], own, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_recurrent_model_is_refused_with_the_reason(saved_model, compiled):
+    from transformers import MambaConfig, MambaForCausalLM
+
+    MambaForCausalLM(MambaConfig(vocab_size=48, hidden_size=16, num_hidden_layers=1)).save_pretrained(saved_model)
+    with pytest.raises(FalconError, match=r"a MambaForCausalLM (has recurrent layers|reads otherwise)") as refused:
+        load_target(recipe(saved_model, compile=compiled))
+    assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize(
