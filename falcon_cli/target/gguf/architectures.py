@@ -62,7 +62,9 @@ def _window(file: GgufFile, known: dict[str, Any]) -> dict[str, Any]:
 
 def _phi3(file: GgufFile, known: dict[str, Any]) -> dict[str, Any]:
     if known["rope_parameters"]["rope_type"] not in ("default", "longrope"):
-        raise file.refusal(f"phi3.rope.scaling.type is {file.own('rope.scaling.type')}: transformers knows only longrope")
+        raise file.refusal(
+            f"phi3.rope.scaling.type is {file.own('rope.scaling.type')}: transformers knows only longrope"
+        )
     original = file.own("rope.scaling.original_context_length", known["max_position_embeddings"])
     return {**_window(file, known), "original_max_position_embeddings": original}
 
@@ -110,10 +112,8 @@ _EXPERTS = {
     "expert_used_count": "num_experts_per_tok",
     "expert_feed_forward_length": "moe_intermediate_size",
 }
-_CAPPED = frozenset(
-    "attention.sliding_window attention.sliding_window_pattern attn_logit_softcapping final_logit_softcapping".split()
-)
 _SLIDING = frozenset({"attention.sliding_window"})
+_CAPPED = _SLIDING | {"attention.sliding_window_pattern", "attn_logit_softcapping", "final_logit_softcapping"}
 NETWORKS = {
     "llama": Network("llama", {_RMS: "rms_norm_eps"}, "llama", reads=_SLIDING, extra=_llama),
     "mistral": Network("mistral", {_RMS: "rms_norm_eps"}, "llama", reads=_SLIDING, extra=_window),

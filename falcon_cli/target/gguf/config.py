@@ -1,5 +1,7 @@
 """A GGUF file's keys become a transformers configuration; no key is passed over in silence."""
 
+import re
+from collections.abc import Set
 from typing import Any
 
 from falcon_cli.console import warn
@@ -10,14 +12,14 @@ from falcon_cli.target.gguf.rope import KEYS as ROPE_KEYS
 from falcon_cli.target.gguf.rope import rope_parameters
 from falcon_cli.target.gguf.tokenizer import special_id
 
-_READ_ANYWHERE = frozenset("vocab_size attention.key_length attention.value_length attention.causal".split())
+_READ_ANYWHERE = frozenset(["vocab_size", "attention.key_length", "attention.value_length", "attention.causal"])
 _HARMLESS = frozenset(["tensor_data_layout", "rope.scaling.finetuned"])  # notes on how the file came about
-_HARMLESS_STARTS = ("general.", "quantize.", "split.", "tokenizer.ggml.fim_", "tokenizer.chat_", "tokenizer.huggingface")
-_TOKENIZER_KEYS = frozenset(
-    "model pre tokens token_type token_type_count scores merges bos_token_id eos_token_id eot_token_id eom_token_id "
-    "unknown_token_id seperator_token_id padding_token_id cls_token_id mask_token_id add_bos_token add_eos_token "
-    "add_sep_token add_space_prefix remove_extra_whitespaces precompiled_charsmap prefix_token_id suffix_token_id "
-    "middle_token_id".split()
+_TOKENIZER_STARTS = ("tokenizer.ggml.fim_", "tokenizer.chat_", "tokenizer.huggingface")
+_HARMLESS_STARTS = ("general.", "quantize.", "split.", *_TOKENIZER_STARTS)
+_TOKENIZER_KEYS = re.compile(
+    r"tokenizer\.ggml\.(model|pre|tokens|token_type|token_type_count|scores|merges|add_(bos|eos|sep)_token|"
+    r"(bos|eos|eot|eom|unknown|seperator|padding|cls|mask|prefix|suffix|middle)_token_id|"
+    r"add_space_prefix|remove_extra_whitespaces|precompiled_charsmap)"
 )
 
 
@@ -42,7 +44,7 @@ def model_config(file: GgufFile) -> Any:
         raise file.refusal(f"transformers does not take its settings ({first_line(error)})") from error
 
 
-def check_keys(file: GgufFile, read: Any, refuse: bool = True) -> None:
+def check_keys(file: GgufFile, read: Set[str], refuse: bool = True) -> None:
     """Refuse keys that change what the model computes and are not among those read; warn of those nobody knows.
 
     Args:
@@ -62,14 +64,16 @@ def check_keys(file: GgufFile, read: Any, refuse: bool = True) -> None:
             continue  # 0 and False leave a part of a network out
         key = f"{file.architecture}.{name}"
         if refuse and f"{{arch}}.{name}" in _hyperparameters():
-            raise file.refusal(f"{key} is {str(value)[:60]}: falcon cannot follow this key, and the model would be another")
+            raise file.refusal(
+                f"{key} is {str(value)[:60]}: falcon cannot follow this key, and the model would be another"
+            )
         odd.append(key)
     if odd:
         warn(f"{file.path}: falcon does not know what these keys are for, and leaves them out: {', '.join(odd)}")
 
 
 def _known_elsewhere(key: str) -> bool:
-    return key.startswith(_HARMLESS_STARTS) or key.removeprefix("tokenizer.ggml.") in _TOKENIZER_KEYS
+    return key.startswith(_HARMLESS_STARTS) or _TOKENIZER_KEYS.fullmatch(key) is not None
 
 
 def _hyperparameters() -> set[str]:
@@ -108,13 +112,14 @@ def _sizes(file: GgufFile) -> dict[str, Any]:
 def _head_size(file: GgufFile, even: int) -> int:
     size = file.own("attention.key_length", even)
     if file.own("attention.value_length", size) != size:
-        raise file.refusal(f"{file.architecture}.attention.value_length differs from key_length: falcon knows no such model")
+        raise file.refusal(
+            f"{file.architecture}.attention.value_length differs from key_length: falcon knows no such model"
+        )
     if size != even and not NETWORKS[file.architecture].head_dim:
         raise file.refusal(f"{file.architecture}.attention.key_length is {size}: transformers knows only {even} here")
     return int(size)
 
 
-def _text_ends(file: GgufFile) -> dict[str, int | None]:
-    return {
-        f"{short}_token_id": special_id(file, name) for short, name in (("bos", "bos"), ("eos", "eos"), ("pad", "padding"))
-    }
+def _text_ends(file: GgufFile) -> dict[str, Any]:
+    names = {"bos": "bos", "eos": "eos", "pad": "padding"}
+    return {f"{short}_token_id": special_id(file, name) for short, name in names.items()}

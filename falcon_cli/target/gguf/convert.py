@@ -14,7 +14,6 @@ from falcon_cli.target.gguf.architectures import NETWORKS
 from falcon_cli.target.gguf.config import check_keys, model_config
 from falcon_cli.target.gguf.end_tokens import end_tokens
 from falcon_cli.target.gguf.file import GgufFile
-from falcon_cli.target.gguf.rope import KEYS as ROPE_KEYS
 from falcon_cli.target.gguf.tokenizer import build_tokenizer, special_id
 from falcon_cli.target.gguf.weights import converted_bytes, write_weights
 
@@ -87,7 +86,7 @@ def _tensor_by_tensor(file: GgufFile, folder: Path) -> None:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     write_weights(file, model, NETWORKS[file.architecture].processor, folder)
-    config.architectures = [type(model).__name__]
+    config.architectures, config.dtype = [type(model).__name__], torch.float32  # the widest that is in it
     config.save_pretrained(folder)
 
 
@@ -98,8 +97,8 @@ def _by_transformers(file: GgufFile, folder: Path) -> None:
     from transformers.integrations.ggml import GGUF_CONFIG_MAPPING
     from transformers.utils import logging
 
-    known = GGUF_CONFIG_MAPPING.get(file.architecture.replace("-", "_"), {}).keys() - ROPE_KEYS
-    check_keys(file, known, refuse=False)
+    names: dict[str, Any] = GGUF_CONFIG_MAPPING
+    check_keys(file, names.get(file.architecture.replace("-", "_"), {}).keys(), refuse=False)
     say(f"converting {file.path.name} to safetensors (once)")
     logging.disable_progress_bar()
     source = {"pretrained_model_name_or_path": str(file.path.parent), "gguf_file": file.path.name}

@@ -9,13 +9,10 @@ from falcon_cli.target.gguf.file import GgufFile
 
 LONG, SHORT, FACTORS = "rope_factors_long.weight", "rope_factors_short.weight", "rope_freqs.weight"
 """Tensors that belong to the rotary positions, not to the weights."""
-KEYS = frozenset(
-    "rope.freq_base rope.dimension_count rope.scale_linear rope.scaling.type rope.scaling.factor "
-    "rope.scaling.attn_factor rope.scaling.original_context_length rope.scaling.finetuned rope.scaling.yarn_ext_factor "
-    "rope.scaling.yarn_attn_factor rope.scaling.yarn_beta_fast rope.scaling.yarn_beta_slow".split()
-)
+_YARN = frozenset(f"rope.scaling.yarn_{name}" for name in ("ext_factor", "attn_factor", "beta_fast", "beta_slow"))
+_SCALING = ("type", "factor", "attn_factor", "original_context_length", "finetuned")
+KEYS = _YARN | {"rope.freq_base", "rope.dimension_count", "rope.scale_linear"} | {f"rope.scaling.{x}" for x in _SCALING}
 """Keys of an architecture that are read here."""
-_YARN = frozenset(key for key in KEYS if ".yarn_" in key)
 _CLOSE = 1e-4  # relative: fp32 factors and a few roundings on the way
 
 
@@ -63,7 +60,9 @@ def _scaling(file: GgufFile, base: float, size: int) -> dict[str, Any]:
     plain = kind == "none" or (kind == "linear" and factor == 1)
     if FACTORS in file.tensors:
         if not plain:
-            raise file.refusal(f"{FACTORS} beside {file.architecture}.rope.scaling.type {kind}: falcon knows no such mix")
+            raise file.refusal(
+                f"{FACTORS} beside {file.architecture}.rope.scaling.type {kind}: falcon knows no such mix"
+            )
         return _frequency_factors(file, base, size)
     if plain:
         return {"rope_type": "default"}

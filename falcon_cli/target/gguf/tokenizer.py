@@ -76,7 +76,7 @@ def _byte_level(file: GgufFile) -> tuple[Any, bool]:
             bytewise = "".join(letters[byte] for byte in token.encode())
             token = token if bytewise in vocabulary else bytewise
         vocabulary[token] = number
-    pairs = [tuple(_pair(merge)) for merge in merges]
+    pairs = [_pair(merge) for merge in merges]
     backend = Tokenizer(models.BPE(vocab=vocabulary, merges=pairs, ignore_merges=how.whole_words))
     backend.normalizer = normalizers.NFC() if how.nfc else None
     backend.pre_tokenizer = how.splitter()
@@ -85,9 +85,9 @@ def _byte_level(file: GgufFile) -> tuple[Any, bool]:
     return backend, how.begin_token
 
 
-def _pair(merge: str) -> list[str]:
+def _pair(merge: str) -> tuple[str, str]:
     at = merge.find(" ", 1)
-    return [merge[:at], merge[at + 1 :]]
+    return merge[:at], merge[at + 1 :]
 
 
 def _transformers_own(file: GgufFile) -> Any:

@@ -40,17 +40,19 @@ def write_weights(file: GgufFile, model: Any, processor: str, folder: Path) -> N
         FalconError: Weights that the model has and the file has not, or the other way round, or of other shapes.
     """
     wanted = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
-    places: dict[str, str] = {}
+    found: set[str] = set()
     shards = _Shards(folder)
     with progress(f"converting {file.path.name} to safetensors (once)", float(converted_bytes(file)), "B") as bar:
         for name, weight in _weights(file, model, processor):
             if wanted.get(name) != tuple(weight.shape):
-                raise file.refusal(f"{name} has the shape {list(weight.shape)}, but {list(wanted.get(name, ()))} is needed")
-            places[name] = name
+                raise file.refusal(
+                    f"{name} has the shape {list(weight.shape)}, but {list(wanted.get(name, ()))} is needed"
+                )
+            found.add(name)
             shards.add(name, weight)
             bar.advance(weight.nbytes)
     tied = set(getattr(model, "all_tied_weights_keys", {})) if model.config.tie_word_embeddings else set()
-    missing = sorted(wanted.keys() - places.keys() - tied)
+    missing = sorted(wanted.keys() - found - tied)
     if missing:
         raise file.refusal(f"{len(missing)} weights are missing, such as {missing[0]}")
     shards.finish()
@@ -107,7 +109,8 @@ class _Shards:
     """Safetensors files of limited size, with the index that transformers reads."""
 
     def __init__(self, folder: Path):
-        self.folder, self.held, self.bytes = folder, {}, 0
+        self.folder, self.bytes = folder, 0
+        self.held: dict[str, Tensor] = {}
         self.written: list[list[str]] = []
         self.total = 0
 
@@ -119,13 +122,14 @@ class _Shards:
 
     def finish(self) -> None:
         self._write()
-        last, map_ = len(self.written), {}
+        last = len(self.written)
+        places: dict[str, str] = {}
         for number, names in enumerate(self.written):
             final = f"model-{number + 1:05}-of-{last:05}.safetensors" if last > 1 else "model.safetensors"
             (self.folder / f"{number}.safetensors").rename(self.folder / final)
-            map_.update(dict.fromkeys(names, final))
+            places.update(dict.fromkeys(names, final))
         if last > 1:
-            index = {"metadata": {"total_size": self.total}, "weight_map": map_}
+            index = {"metadata": {"total_size": self.total}, "weight_map": places}
             (self.folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
 
     def _write(self) -> None:
