@@ -18,6 +18,7 @@ from falcon_cli.sources import resolve_target
 from falcon_cli.target.adapter import with_adapter
 from falcon_cli.target.gguf import converted, whole
 from falcon_cli.target.model import TargetModel
+from falcon_cli.target.stops import stop_tokens
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -77,7 +78,7 @@ def load_target(recipe: TargetRecipe) -> LoadedTarget:
     model, tokenizer = _from_transformers(where, recipe, DTYPES[dtype])
     if recipe.adapter is not None:
         model = with_adapter(model, recipe.adapter)
-    stop_ids = _stop_ids(model, tokenizer)
+    stop_ids = stop_tokens(model, tokenizer)
     held = _hooked(recipe.model, model.to(device), attention, native, recipe.compile)
     gc.freeze()  # a model's many objects are here to stay: no later collection need walk them
     gc.enable()
@@ -174,10 +175,3 @@ def _why_not_loaded(where: str, error: Exception, what: str) -> str:
             f"{where}: the model hub cannot be reached and it is not in the local cache; give a local folder or .gguf"
         )
     return f"{where}: cannot be loaded from the model hub ({reason})"
-
-
-def _stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
-    """End tokens of the generation configuration and the tokenizer."""
-    named = [model.generation_config.eos_token_id, tokenizer.eos_token_id]
-    flat = [token for entry in named for token in (entry if isinstance(entry, list) else [entry])]
-    return frozenset(token for token in flat if token is not None)
