@@ -64,7 +64,8 @@ def _weights(file: GgufFile, model: Any, processor: str) -> Iterator[tuple[str, 
     from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
 
     change = TENSOR_PROCESSORS.get(processor, TensorProcessor)(config=model.config.to_dict())
-    names = get_gguf_hf_weights_map(model, change)
+    known_as = "llama" if model.config.model_type == "mistral" else None  # llama.cpp has one name for both
+    names = get_gguf_hf_weights_map(model, change, model_type=known_as)
     waiting: dict[str, Tensor] = {}
     parts = Counter(_target(names, name) for name in file.tensors)
     for name, tensor in file.tensors.items():
