@@ -22,7 +22,7 @@ def end_of_turn(tokenizer: Any) -> int | None:
         text = tokenizer.apply_chat_template(turns, tokenize=False)
     except Exception:  # no template, or one that wants other turns: templates are programs
         return None
-    head, found, tail = text.rpartition(_ANSWER)
+    _, found, tail = text.rpartition(_ANSWER)
     if not found:
         return None
     special = {token.content: number for number, token in tokenizer.added_tokens_decoder.items() if token.special}

@@ -13,7 +13,7 @@ from falcon_cli.sources import atomic_folder, home, locked
 from falcon_cli.target.gguf.architectures import NETWORKS
 from falcon_cli.target.gguf.config import check_keys, model_config
 from falcon_cli.target.gguf.end_tokens import end_tokens
-from falcon_cli.target.gguf.file import GgufFile
+from falcon_cli.target.gguf.file import UNREADABLE, GgufFile
 from falcon_cli.target.gguf.tokenizer import build_tokenizer, special_id
 from falcon_cli.target.gguf.weights import converted_bytes, write_weights
 
@@ -33,7 +33,12 @@ def converted(gguf: Path) -> Path:
     folder = home() / "models" / f"{gguf.stem}-{_fingerprint(gguf)}-v{VERSION}"
     with locked(folder):
         if not (folder / "config.json").is_file():
-            _convert(GgufFile(gguf), folder)
+            try:
+                _convert(GgufFile(gguf), folder)
+            except (FalconError, OSError):
+                raise
+            except Exception as error:  # numpy, gguf, tokenizers and transformers raise whatever they stumble on
+                raise FalconError(f"{gguf}: {UNREADABLE} ({first_line(error)})") from error
     return folder
 
 

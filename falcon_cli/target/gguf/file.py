@@ -5,6 +5,9 @@ from typing import Any
 
 from falcon_cli.errors import FalconError, first_line
 
+UNREADABLE = "not a GGUF model that falcon can read"
+"""What a file is that is no GGUF file, is cut short or contradicts itself."""
+
 
 class GgufFile:
     """A GGUF file, open for reading.
@@ -27,7 +30,7 @@ class GgufFile:
             self.architecture: str = metadata["general.architecture"]
             """llama.cpp's name for the kind of network."""
         except Exception as error:  # gguf raises whatever its parsing stumbles on
-            raise FalconError(f"{path}: not a GGUF model that falcon can read ({first_line(error)})") from error
+            raise FalconError(f"{path}: {UNREADABLE} ({first_line(error)})") from error
         self.metadata: dict[str, Any] = {key: metadata[key] for key in metadata if not key.startswith("GGUF.")}
         """What the file says of its model: numbers, strings, lists."""
         self.tensors = {tensor.name: tensor for tensor in reader.tensors}

@@ -74,8 +74,12 @@ def _weights(file: GgufFile, model: Any, processor: str) -> Iterator[tuple[str, 
         target = _target(names, name)
         if target is None:
             raise file.refusal(f"tensor {name}: a {type(model).__name__} has no such weight")
+        try:
+            numbers = dequantize(tensor.data, tensor.tensor_type)
+        except NotImplementedError as error:
+            raise file.refusal(f"tensor {name}: the gguf package cannot read {tensor.tensor_type.name} yet") from error
         result = change.process(
-            weights=dequantize(tensor.data, tensor.tensor_type),
+            weights=numbers,
             name=name,
             tensor_key_mapping=names,
             parsed_parameters={"tensors": waiting},

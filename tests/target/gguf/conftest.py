@@ -54,6 +54,8 @@ def as_in_file(name: str, weight: torch.Tensor, architecture: str, config: Any) 
         return weight.reshape(heads, 2, -1, *weight.shape[1:]).transpose(1, 2).reshape(weight.shape)
     if architecture in ("gemma2", "gemma3", "nemotron") and name.endswith("norm.weight"):
         return weight + 1
+    if architecture == "gpt2" and weight.dim() == 2 and ".h." in name:
+        return weight.T
     return weight.squeeze(0) if "shared_expert_gate" in name else weight
 
 
@@ -122,7 +124,7 @@ def named(model: Any, architecture: str) -> dict[str, torch.Tensor]:
             gate, up = changed.chunk(2, dim=1)
             found |= {f"blk.{block}.ffn_gate_exps.weight": gate, f"blk.{block}.ffn_up_exps.weight": up}
             continue
-        short, dot, ending = name.rpartition(".")
+        short, _, ending = name.rpartition(".")
         short, ending = (name, "weight") if ending not in ("weight", "bias") else (short, ending)
         found[f"{names.get_name(short)}.{ending}"] = changed
     return {name: weight.contiguous() for name, weight in found.items()}

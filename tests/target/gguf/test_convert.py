@@ -1,81 +1,18 @@
-import gguf
+import shutil
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from falcon_cli.errors import FalconError
 from falcon_cli.recipe.schema import TargetRecipe
-from falcon_cli.target import gguf as ours
+from falcon_cli.target.gguf import convert as ours
 from falcon_cli.target.load import load_target
-
-HEADS, KV_HEADS = 4, 2
-
-
-@pytest.fixture(autouse=True)
-def _own_home(tmp_path, monkeypatch):
-    monkeypatch.setenv("FALCON_HOME", str(tmp_path / "home"))
-
-
-def permuted(weight, heads):
-    """llama.cpp's order of a rotary weight's rows: pairs side by side instead of half and half."""
-    return weight.reshape(heads, 2, -1, weight.shape[-1]).transpose(1, 2).reshape(weight.shape)
-
-
-def write_gguf(path, model, without=()):
-    """A tiny Llama as llama.cpp writes it, with a byte-level BPE tokenizer of 48 tokens."""
-    config, weights = model.config, model.state_dict()
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(HEADS)
-    writer.add_head_count_kv(KV_HEADS)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_dimension_count(config.hidden_size // HEADS)
-    writer.add_rope_freq_base(10000.0)
-    writer.add_vocab_size(48)
-    letters = [chr(ord("a") + number) for number in range(26)] + [str(digit) for digit in range(10)]
-    tokens = ["<s>", "</s>", *letters, "ab", "abc", *(f"<extra{number}>" for number in range(8))]
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("default")
-    writer.add_token_list(tokens)
-    writer.add_token_types([3, 3, *[1] * 38, *[3] * 8])
-    writer.add_token_merges(["a b", "ab c"])
-    writer.add_bos_token_id(0)
-    writer.add_eos_token_id(1)
-    names = {
-        "model.embed_tokens": "token_embd",
-        "model.norm": "output_norm",
-        "lm_head": "output",
-        "model.layers.": "blk.",
-        "self_attn.q_proj": "attn_q",
-        "self_attn.k_proj": "attn_k",
-        "self_attn.v_proj": "attn_v",
-        "self_attn.o_proj": "attn_output",
-        "mlp.gate_proj": "ffn_gate",
-        "mlp.up_proj": "ffn_up",
-        "mlp.down_proj": "ffn_down",
-        "post_attention_layernorm": "ffn_norm",
-        "input_layernorm": "attn_norm",
-    }
-    for name, weight in weights.items():
-        if "q_proj" in name or "k_proj" in name:
-            weight = permuted(weight, HEADS if "q_proj" in name else KV_HEADS)
-        for theirs, short in names.items():
-            name = name.replace(theirs, short)
-        if name not in without:
-            writer.add_tensor(name, weight.numpy())
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
 
 
 @pytest.fixture
-def tiny_gguf(tiny_model, tmp_path):
-    path = tmp_path / "tiny.gguf"
-    write_gguf(path, tiny_model(dtype=torch.float32))
-    return path
+def tiny_gguf(tiny_model, write_gguf, tmp_path):
+    return write_gguf(tmp_path / "tiny.gguf", tiny_model(dtype=torch.float32))
 
 
 def test_a_gguf_loads_as_the_model_it_was_written_from(tiny_gguf, tiny_model):
@@ -92,6 +29,7 @@ def test_a_gguf_is_converted_once_into_the_cache(tiny_gguf, tmp_path, capsys, mo
     folder = ours.converted(tiny_gguf)
     assert folder.parent == tmp_path / "home" / "models"
     assert folder.name.startswith("tiny-")
+    assert folder.name.endswith(f"-v{ours.VERSION}")
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= {path.name for path in folder.iterdir()}
     assert "quantization_config" not in (folder / "config.json").read_text()
     assert "converting tiny.gguf" in capsys.readouterr().err
@@ -104,7 +42,7 @@ def test_a_gguf_is_converted_once_into_the_cache(tiny_gguf, tmp_path, capsys, mo
 def test_a_garbage_gguf_is_one_line_and_leaves_nothing_behind(tmp_path, content):
     path = tmp_path / "garbage.gguf"
     path.write_bytes(content)
-    with pytest.raises(FalconError, match="not a GGUF model that transformers can read") as error:
+    with pytest.raises(FalconError, match="not a GGUF model that falcon can read") as error:
         ours.converted(path)
     assert "\n" not in str(error.value)
     assert not [left for left in (tmp_path / "home" / "models").iterdir() if left.is_dir()]
@@ -112,18 +50,18 @@ def test_a_garbage_gguf_is_one_line_and_leaves_nothing_behind(tmp_path, content)
 
 def test_a_truncated_gguf_is_refused(tiny_gguf):
     tiny_gguf.write_bytes(tiny_gguf.read_bytes()[:-5000])
-    with pytest.raises(FalconError, match="not a GGUF model that transformers can read"):
+    with pytest.raises(FalconError, match="not a GGUF model that falcon can read"):
         ours.converted(tiny_gguf)
 
 
-def test_a_gguf_without_some_weights_is_refused(tiny_model, tmp_path):
+def test_a_gguf_without_some_weights_is_refused(tiny_model, write_gguf, tmp_path):
     write_gguf(tmp_path / "holey.gguf", tiny_model(dtype=torch.float32), without={"blk.1.ffn_up.weight"})
     with pytest.raises(FalconError, match=r"1 weights are missing, such as model\.layers\.1\.mlp\.up_proj\.weight"):
         ours.converted(tmp_path / "holey.gguf")
 
 
-def test_a_gguf_with_tied_weights_is_whole(tiny_model, tmp_path):
-    write_gguf(tmp_path / "tied.gguf", tiny_model("llama-tied", dtype=torch.float32), without={"output.weight"})
+def test_a_gguf_with_tied_weights_is_whole(tiny_model, write_gguf, tmp_path):
+    write_gguf(tmp_path / "tied.gguf", tiny_model("llama-tied", dtype=torch.float32))
     model = load_target(TargetRecipe(model=str(tmp_path / "tied.gguf"), device="cpu")).model
     assert model.head.weight is model.model.get_input_embeddings().weight
 
@@ -140,3 +78,59 @@ def test_the_fingerprint_changes_with_head_tail_and_size(tmp_path, size):
         prints.add(ours._fingerprint(path))
     assert len(prints) == 5  # the first and the last are the same file under two names
     assert all(len(text) == 12 for text in prints)
+
+
+def test_a_folder_of_another_version_is_not_used(tiny_gguf, monkeypatch):
+    first = ours.converted(tiny_gguf)
+    monkeypatch.setattr(ours, "VERSION", ours.VERSION + 1)
+    assert ours.converted(tiny_gguf) != first
+
+
+def test_too_little_room_is_said_before_any_work(tiny_gguf, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        shutil, "disk_usage", lambda place: SimpleNamespace(free=20_000_000 if place is None else 10_000)
+    )
+    monkeypatch.setattr(ours, "write_weights", None)
+    with pytest.raises(
+        FalconError, match=r"converted it takes 0\.00 GB, and .*models has 0\.00 GB free: free some, or set"
+    ):
+        ours.converted(tiny_gguf)
+    assert not list((tmp_path / "home" / "models").glob("tiny-*"))
+
+
+def test_a_tokenizer_that_contradicts_itself_is_one_line(tiny_model, write_gguf, tmp_path):
+    path = write_gguf(tmp_path / "m.gguf", tiny_model(), keys={"tokenizer.ggml.merges": ["a nowhere"]})
+    with pytest.raises(FalconError, match="not a GGUF model that falcon can read") as error:
+        ours.converted(path)
+    assert "\n" not in str(error.value)
+
+
+def test_the_ends_of_a_text_are_in_the_generation_configuration(tiny_model, write_gguf, tmp_path):
+    from transformers import GenerationConfig
+
+    keys = {"tokenizer.ggml.eot_token_id": 45, "tokenizer.ggml.padding_token_id": 46}
+    folder = ours.converted(write_gguf(tmp_path / "m.gguf", tiny_model(dtype=torch.float32), keys=keys))
+    found = GenerationConfig.from_pretrained(folder)
+    assert (found.bos_token_id, found.eos_token_id, found.pad_token_id) == (0, [1, 45], 46)
+
+
+def test_what_falcon_has_no_description_of_is_left_to_transformers(write_gguf, tmp_path, capsys):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(
+        GPT2Config(vocab_size=48, n_embd=16, n_layer=2, n_head=2, n_positions=64, n_inner=64)
+    ).eval()
+    sizes = {"context_length": 64, "embedding_length": 16, "block_count": 2, "feed_forward_length": 64}
+    rest = {"attention.head_count": 2, "attention.layer_norm_epsilon": 1e-5, "rope.scaling.alpha": 2.0}
+    keys = {f"gpt2.{name}": value for name, value in {**sizes, **rest}.items()}
+    path = write_gguf(tmp_path / "m.gguf", model, "gpt2", keys)
+    assert (ours.converted(path) / "model.safetensors").is_file()
+    assert "gpt2.rope.scaling.alpha" in capsys.readouterr().err
+
+
+def test_an_architecture_that_nobody_can_read_is_one_line(tiny_model, write_gguf, tmp_path):
+    path = write_gguf(tmp_path / "m.gguf", tiny_model(), "rwkv7", without=set(tiny_model().state_dict()))
+    with pytest.raises(FalconError, match=r"transformers cannot read this model .*rwkv7") as error:
+        ours.converted(path)
+    assert "\n" not in str(error.value)
