@@ -20,7 +20,7 @@ Extra = Callable[[GgufFile, dict[str, Any]], dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class Network:
+class Architecture:
     """How one of llama.cpp's architectures is described to transformers."""
 
     model_type: str
@@ -114,10 +114,10 @@ _EXPERTS = {
 }
 _SLIDING = frozenset({"attention.sliding_window"})
 _CAPPED = _SLIDING | {"attention.sliding_window_pattern", "attn_logit_softcapping", "final_logit_softcapping"}
-NETWORKS = {
-    "llama": Network("llama", {_RMS: "rms_norm_eps"}, "llama", reads=_SLIDING, extra=_llama),
-    "mistral": Network("mistral", {_RMS: "rms_norm_eps"}, "llama", reads=_SLIDING, extra=_window),
-    "granite": Network(
+ARCHITECTURES = {
+    "llama": Architecture("llama", {_RMS: "rms_norm_eps"}, "llama", reads=_SLIDING, extra=_llama),
+    "mistral": Architecture("mistral", {_RMS: "rms_norm_eps"}, "llama", reads=_SLIDING, extra=_window),
+    "granite": Architecture(
         "granite",
         {
             _RMS: "rms_norm_eps",
@@ -130,22 +130,22 @@ NETWORKS = {
         head_dim=False,
         extra=_granite,
     ),
-    "qwen2": Network("qwen2", {_RMS: "rms_norm_eps"}, head_dim=False),
-    "qwen3": Network("qwen3", {_RMS: "rms_norm_eps"}),
-    "qwen2moe": Network(
+    "qwen2": Architecture("qwen2", {_RMS: "rms_norm_eps"}, head_dim=False),
+    "qwen3": Architecture("qwen3", {_RMS: "rms_norm_eps"}),
+    "qwen2moe": Architecture(
         "qwen2_moe",
         {**_EXPERTS, "expert_shared_feed_forward_length": "shared_expert_intermediate_size"},
         "qwen2moe",
         head_dim=False,
     ),
-    "qwen3moe": Network("qwen3_moe", _EXPERTS, "qwen3moe", extra=lambda file, known: {"norm_topk_prob": True}),
-    "phi3": Network("phi3", {_RMS: "rms_norm_eps"}, head_dim=False, partial=True, reads=_SLIDING, extra=_phi3),
-    "gemma2": Network("gemma2", {_RMS: "rms_norm_eps"}, "gemma2", reads=_CAPPED, extra=_gemma(46, 2)),
-    "gemma3": Network(
+    "qwen3moe": Architecture("qwen3_moe", _EXPERTS, "qwen3moe", extra=lambda file, known: {"norm_topk_prob": True}),
+    "phi3": Architecture("phi3", {_RMS: "rms_norm_eps"}, head_dim=False, partial=True, reads=_SLIDING, extra=_phi3),
+    "gemma2": Architecture("gemma2", {_RMS: "rms_norm_eps"}, "gemma2", reads=_CAPPED, extra=_gemma(46, 2)),
+    "gemma3": Architecture(
         "gemma3_text", {_RMS: "rms_norm_eps"}, "gemma3", reads=_CAPPED | {"rope.freq_base_swa"}, extra=_gemma3
     ),
-    "starcoder2": Network("starcoder2", {_NORM: "norm_epsilon"}, head_dim=False, reads=_SLIDING, extra=_window),
-    "stablelm": Network(
+    "starcoder2": Architecture("starcoder2", {_NORM: "norm_epsilon"}, head_dim=False, reads=_SLIDING, extra=_window),
+    "stablelm": Architecture(
         "stablelm",
         {_NORM: "layer_norm_eps"},
         head_dim=False,
@@ -153,6 +153,6 @@ NETWORKS = {
         reads=frozenset({"use_parallel_residual"}),
         extra=_stablelm,
     ),
-    "nemotron": Network("nemotron", {_NORM: "norm_eps"}, "nemotron", partial=True),
+    "nemotron": Architecture("nemotron", {_NORM: "norm_eps"}, "nemotron", partial=True),
 }
 """llama.cpp's architecture → how transformers calls it."""

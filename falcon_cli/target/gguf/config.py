@@ -6,7 +6,7 @@ from typing import Any
 
 from falcon_cli.console import warn
 from falcon_cli.errors import first_line
-from falcon_cli.target.gguf.architectures import NETWORKS
+from falcon_cli.target.gguf.architectures import ARCHITECTURES
 from falcon_cli.target.gguf.file import GgufFile
 from falcon_cli.target.gguf.rope import KEYS as ROPE_KEYS
 from falcon_cli.target.gguf.rope import rope_parameters
@@ -31,8 +31,8 @@ def model_config(file: GgufFile) -> Any:
     """
     from transformers import AutoConfig
 
-    check_keys(file, NETWORKS[file.architecture].names.keys() | NETWORKS[file.architecture].reads)
-    network, known = NETWORKS[file.architecture], _sizes(file)
+    check_keys(file, ARCHITECTURES[file.architecture].names.keys() | ARCHITECTURES[file.architecture].reads)
+    network, known = ARCHITECTURES[file.architecture], _sizes(file)
     head_size = known.pop("head_size")
     if network.head_dim:
         known["head_dim"] = head_size
@@ -87,7 +87,7 @@ def _hyperparameters() -> set[str]:
 def _sizes(file: GgufFile) -> dict[str, Any]:
     """The entries that have a key each, and what follows from them; `head_size` beside them."""
     found: dict[str, Any] = {}
-    for name, entry in NETWORKS[file.architecture].names.items():
+    for name, entry in ARCHITECTURES[file.architecture].names.items():
         value = file.own(name)
         if isinstance(value, list):
             if len(set(value)) != 1:
@@ -96,7 +96,7 @@ def _sizes(file: GgufFile) -> dict[str, Any]:
         if value:  # llama.cpp takes 0 for "not there", too
             found[entry] = value
     needed = ["num_hidden_layers", "hidden_size", "num_attention_heads", "max_position_embeddings", "intermediate_size"]
-    for name, entry in NETWORKS[file.architecture].names.items():
+    for name, entry in ARCHITECTURES[file.architecture].names.items():
         if entry in needed and entry not in found:
             raise file.refusal(f"{file.architecture}.{name} is missing")
     heads = found["num_attention_heads"]
@@ -115,7 +115,7 @@ def _head_size(file: GgufFile, even: int) -> int:
         raise file.refusal(
             f"{file.architecture}.attention.value_length differs from key_length: falcon knows no such model"
         )
-    if size != even and not NETWORKS[file.architecture].head_dim:
+    if size != even and not ARCHITECTURES[file.architecture].head_dim:
         raise file.refusal(f"{file.architecture}.attention.key_length is {size}: transformers knows only {even} here")
     return int(size)
 

@@ -10,7 +10,7 @@ from typing import Any
 from falcon_cli.console import say
 from falcon_cli.errors import FalconError, first_line
 from falcon_cli.sources import atomic_folder, home, locked
-from falcon_cli.target.gguf.architectures import NETWORKS
+from falcon_cli.target.gguf.architectures import ARCHITECTURES
 from falcon_cli.target.gguf.config import check_keys, model_config
 from falcon_cli.target.gguf.end_tokens import end_tokens
 from falcon_cli.target.gguf.file import UNREADABLE, GgufFile
@@ -74,7 +74,7 @@ def _convert(file: GgufFile, folder: Path) -> None:
             "or set FALCON_HOME to another disk"
         )
     with atomic_folder(folder, needed) as unfinished:
-        if file.architecture in NETWORKS:
+        if file.architecture in ARCHITECTURES:
             _tensor_by_tensor(file, unfinished)
         else:
             _by_transformers(file, unfinished)
@@ -90,7 +90,7 @@ def _tensor_by_tensor(file: GgufFile, folder: Path) -> None:
     config = model_config(file)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
-    write_weights(file, model, NETWORKS[file.architecture].processor, folder)
+    write_weights(file, model, ARCHITECTURES[file.architecture].processor, folder)
     config.architectures, config.dtype = [type(model).__name__], torch.float32  # the widest that is in it
     config.save_pretrained(folder)
 

@@ -119,9 +119,9 @@ def test_what_falcon_has_no_description_of_is_left_to_transformers(write_gguf, t
 
     torch.manual_seed(0)
     model = GPT2LMHeadModel(
-        GPT2Config(vocab_size=48, n_embd=16, n_layer=2, n_head=2, n_positions=64, n_inner=64)
+        GPT2Config(vocab_size=48, n_embd=16, n_layer=2, n_head=2, n_positions=1024, n_inner=64)
     ).eval()
-    sizes = {"context_length": 64, "embedding_length": 16, "block_count": 2, "feed_forward_length": 64}
+    sizes = {"context_length": 1024, "embedding_length": 16, "block_count": 2, "feed_forward_length": 64}
     rest = {"attention.head_count": 2, "attention.layer_norm_epsilon": 1e-5, "rope.scaling.alpha": 2.0}
     keys = {f"gpt2.{name}": value for name, value in {**sizes, **rest}.items()}
     path = write_gguf(tmp_path / "m.gguf", model, "gpt2", keys)
