@@ -15,6 +15,7 @@ from falcon_cli.target.gguf.rope import FACTORS, LONG, SHORT
 
 SHARD_BYTES = 256 << 20
 """A file of weights is written when it has grown to this; so much is held in memory, beside the largest tensor."""
+_FIRST = 4096  # numbers of a weight that nearly always tell whether a half holds it
 _NO_WEIGHTS = (FACTORS, LONG, SHORT)
 _HALVES = {"F16": (torch.float16,), "BF16": (torch.bfloat16,), "F32": ()}
 
@@ -61,11 +62,10 @@ def write_weights(file: GgufFile, model: Any, processor: str, folder: Path) -> N
 def _weights(file: GgufFile, model: Any, processor: str) -> Iterator[tuple[str, Tensor]]:
     """Names and values of the model's weights, each as soon as all tensors that it is made of have been read."""
     from gguf import dequantize
-    from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
+    from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor
 
     change = TENSOR_PROCESSORS.get(processor, TensorProcessor)(config=model.config.to_dict())
-    known_as = "llama" if model.config.model_type == "mistral" else None  # llama.cpp has one name for both
-    names = get_gguf_hf_weights_map(model, change, model_type=known_as)
+    names = _names(file, model, change)
     waiting: dict[str, Tensor] = {}
     parts = Counter(_target(names, name) for name in file.tensors)
     for name, tensor in file.tensors.items():
@@ -91,6 +91,26 @@ def _weights(file: GgufFile, model: Any, processor: str) -> Iterator[tuple[str, 
             yield target, narrowest(waiting.pop(target), tensor.tensor_type.name)
 
 
+def _names(file: GgufFile, model: Any, change: Any) -> dict[str, str]:
+    """llama.cpp's name of each weight → transformers' name; experts have several to one."""
+    from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
+
+    kinds = {name: kind for kind, name in MODEL_ARCH_NAMES.items()}
+    kind = kinds["llama" if file.architecture == "mistral" else file.architecture]  # llama.cpp has one name for both
+    table = get_tensor_name_map(kind, model.config.num_hidden_layers)
+    found: dict[str, str] = {}
+    for whole_name in model.state_dict():
+        name = change.preprocess_name(whole_name)
+        stem, _, ending = name.rpartition(".")
+        stem, suffix = (stem, f".{ending}") if ending in ("weight", "bias") else (name, "")
+        short = table.get_name(stem)
+        if short is None:
+            change.perform_fallback_tensor_mapping(found, suffix, "", name)
+        else:
+            found[short + suffix] = name
+    return found
+
+
 def _target(names: dict[str, str], name: str) -> str | None:
     """The weight that a tensor belongs to; experts' names lack their ending there."""
     return names.get(name) or names.get(name.removesuffix(".weight"))
@@ -104,10 +124,13 @@ def narrowest(weight: Tensor, kind: str) -> Tensor:
         kind: The type in the file: halves stay halves, fp32 stays fp32, and quantized numbers are tried as both.
     """
     for half in _HALVES.get(kind, (torch.float16, torch.bfloat16)):
-        smaller = weight.to(half)
-        if torch.equal(smaller.float(), weight):
-            return smaller
+        if _holds(half, weight.flatten()[:_FIRST]) and _holds(half, weight):
+            return weight.to(half)
     return weight
+
+
+def _holds(half: torch.dtype, weight: Tensor) -> bool:
+    return torch.equal(weight.to(half).float(), weight)
 
 
 class _Shards:
