@@ -16,7 +16,7 @@ from falcon_cli.native.swap import swap_model
 from falcon_cli.recipe.schema import TargetRecipe
 from falcon_cli.sources import resolve_target
 from falcon_cli.target.adapter import with_adapter
-from falcon_cli.target.gguf import converted, whole
+from falcon_cli.target.gguf import converted, tokenizer_class, whole
 from falcon_cli.target.model import TargetModel
 from falcon_cli.target.stops import stop_tokens
 
@@ -91,11 +91,9 @@ def load_tokenizer(recipe: TargetRecipe) -> Any:
     Raises:
         FalconError: It cannot be found or read.
     """
-    from transformers import AutoTokenizer
-
     where = _place(recipe)
     try:
-        return AutoTokenizer.from_pretrained(where, **_fetching(recipe))
+        return tokenizer_class(where).from_pretrained(where, **_fetching(recipe))
     except Exception as error:  # a broken file, an unreachable hub: one line for all of them
         raise FalconError(_why_not_loaded(where, error, "a tokenizer")) from error
 
@@ -150,13 +148,13 @@ def _hooked(name: str, model: Any, attention: str, kind: WeightFormat | None, co
 
 
 def _from_transformers(where: str, recipe: TargetRecipe, dtype: torch.dtype) -> tuple[Any, Any]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     common = _fetching(recipe)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(where, **common)
+        tokenizer = tokenizer_class(where).from_pretrained(where, **common)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             where, dtype=dtype, use_safetensors=True, output_loading_info=True, **common
         )

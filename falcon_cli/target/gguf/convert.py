@@ -42,6 +42,17 @@ def converted(gguf: Path) -> Path:
     return folder
 
 
+def tokenizer_class(folder: str) -> Any:
+    """The class of transformers that reads a folder's tokenizer as it was saved.
+
+    For some kinds of models `AutoTokenizer` takes the model's usual tokenizer, whatever the folder says; a GGUF file
+    may have asked for another.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast if Path(folder).parent == home() / "models" else AutoTokenizer
+
+
 def whole(model: Any, report: dict[str, Any]) -> Any:
     """The model, unless transformers has filled gaps in it with random weights.
 

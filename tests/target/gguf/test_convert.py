@@ -7,7 +7,7 @@ import torch
 from falcon_cli.errors import FalconError
 from falcon_cli.recipe.schema import TargetRecipe
 from falcon_cli.target.gguf import convert as ours
-from falcon_cli.target.load import load_target
+from falcon_cli.target.load import load_target, load_tokenizer
 
 
 @pytest.fixture
@@ -134,3 +134,14 @@ def test_an_architecture_that_nobody_can_read_is_one_line(tiny_model, write_gguf
     with pytest.raises(FalconError, match=r"transformers cannot read this model .*rwkv7") as error:
         ours.converted(path)
     assert "\n" not in str(error.value)
+
+
+def test_the_files_tokenizer_serves_not_the_models_usual_one(tiny_model, write_gguf, tmp_path):
+    """AutoTokenizer cuts the text of every Qwen 2 as Qwen does: each digit by itself."""
+    tokens = ["<s>", "</s>", "Ġ", *"12345", "12", "123", "45", *(f"word{number}" for number in range(37))]
+    entries = {"pre": "llama-bpe", "tokens": tokens, "token_type": [3, 3, *[1] * 46], "merges": ["1 2", "12 3", "4 5"]}
+    keys = {f"tokenizer.ggml.{name}": value for name, value in entries.items()}
+    path = write_gguf(tmp_path / "m.gguf", tiny_model("qwen2", dtype=torch.float32), "qwen2", keys)
+    recipe = TargetRecipe(model=str(path), device="cpu")
+    for tokenizer in (load_tokenizer(recipe), load_target(recipe).tokenizer):
+        assert tokenizer.convert_ids_to_tokens(tokenizer("12345").input_ids) == ["<s>", "123", "45"]
