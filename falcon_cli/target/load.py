@@ -17,12 +17,13 @@ from falcon_cli.native.swap import swap_model
 from falcon_cli.recipe.schema import TargetRecipe
 from falcon_cli.sources import resolve_target
 from falcon_cli.target.adapter import with_adapter
-from falcon_cli.target.gguf import converted, whole
+from falcon_cli.target.gguf import converted, tokenizer_class, whole
 from falcon_cli.target.guard import KernelsError, check_reading
 from falcon_cli.target.model import TargetModel
 from falcon_cli.target.reference.ask import PromptOf, Reference, ask
 from falcon_cli.target.reference.plain import tell_penalties
 from falcon_cli.target.reference.weights import check_finite
+from falcon_cli.target.stops import stop_tokens
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -89,7 +90,7 @@ def load_target(recipe: TargetRecipe, prompt_of: PromptOf | None = None) -> Load
     model, tokenizer = _from_transformers(where, recipe, DTYPES[dtype])
     if recipe.adapter is not None:
         model = with_adapter(model, recipe.adapter)
-    stop_ids = _stop_ids(model, tokenizer)
+    stop_ids = stop_tokens(model, tokenizer)
     model = model.to(device)
     check_finite(recipe.model, model, dtype)
     tell_penalties(recipe.model, model.generation_config)
@@ -106,11 +107,9 @@ def load_tokenizer(recipe: TargetRecipe) -> Any:
     Raises:
         FalconError: It cannot be found or read.
     """
-    from transformers import AutoTokenizer
-
     where = _place(recipe)
     try:
-        return AutoTokenizer.from_pretrained(where, **_fetching(recipe))
+        return tokenizer_class(where).from_pretrained(where, **_fetching(recipe))
     except Exception as error:  # a broken file, an unreachable hub: one line for all of them
         raise FalconError(_why_not_loaded(where, error, "a tokenizer")) from error
 
@@ -173,13 +172,13 @@ def _asks_for_kernels(recipe: TargetRecipe) -> bool:
 
 
 def _from_transformers(where: str, recipe: TargetRecipe, dtype: torch.dtype) -> tuple[Any, Any]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     common = _fetching(recipe)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(where, **common)
+        tokenizer = tokenizer_class(where).from_pretrained(where, **common)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             where, dtype=dtype, use_safetensors=True, output_loading_info=True, **common
         )
@@ -198,10 +197,3 @@ def _why_not_loaded(where: str, error: Exception, what: str) -> str:
             f"{where}: the model hub cannot be reached and it is not in the local cache; give a local folder or .gguf"
         )
     return f"{where}: cannot be loaded from the model hub ({reason})"
-
-
-def _stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
-    """End tokens of the generation configuration and the tokenizer."""
-    named = [model.generation_config.eos_token_id, tokenizer.eos_token_id]
-    flat = [token for entry in named for token in (entry if isinstance(entry, list) else [entry])]
-    return frozenset(token for token in flat if token is not None)

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from falcon_cli.attention.backend import implementation
+from falcon_cli.attention.reading import reading
 from falcon_cli.attention.view import View
 from falcon_cli.kv_cache import StaticCache, cache_argument
 from falcon_cli.native.layer import NativeDecoder, PackedLayer, family_of, linear_of
@@ -36,12 +37,11 @@ def test_a_decoder_is_transformers_own_in_double_precision(tiny_model, random_pa
     depths = torch.tensor(depths_of(parents))
     for view in (View(0, torch.arange(9), None), View(9, depths, ancestors_of(tuple(parents)))):
         rows = torch.randn(len(view.depth_T), 32, generator=generator, dtype=torch.float64)
-        expected = decoder(
-            inputs_embeds=rows[None],
-            position_ids=view.position_T[None],
-            falcon_view=view,
-            **{cache_argument(decoder): exact},
-        ).last_hidden_state[0]
+        with reading(view):
+            output = decoder(
+                inputs_embeds=rows[None], position_ids=view.position_T[None], **{cache_argument(decoder): exact}
+            )
+        expected = output.last_hidden_state[0]
         given = native(rows.float(), view, ours)
         torch.testing.assert_close(given.double(), expected, rtol=2e-5, atol=2e-5)  # fp32
         exact.commit(range(9))

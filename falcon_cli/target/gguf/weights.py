@@ -1,0 +1,169 @@
+"""A GGUF file's tensors become safetensors files, one tensor after the other."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from falcon_cli.console import progress
+from falcon_cli.target.gguf.file import GgufFile
+from falcon_cli.target.gguf.rope import FACTORS, LONG, SHORT
+
+SHARD_BYTES = 256 << 20
+"""A file of weights is written when it has grown to this; so much is held in memory, beside the largest tensor."""
+_FIRST = 4096  # numbers of a weight that nearly always tell whether a half holds it
+_NO_WEIGHTS = (FACTORS, LONG, SHORT)
+_HALVES = {"F16": (torch.float16,), "BF16": (torch.bfloat16,), "F32": ()}
+
+
+def converted_bytes(file: GgufFile) -> int:
+    """Bytes that the converted weights take at most: 2 a number where the file holds halves, else 4."""
+    return sum(
+        int(tensor.n_elements) * (2 if tensor.tensor_type.name in ("F16", "BF16") else 4)
+        for tensor in file.tensors.values()
+    )
+
+
+def write_weights(file: GgufFile, model: Any, processor: str, folder: Path) -> None:
+    """Write every tensor of the file as a weight of the model, in the smallest type that holds its numbers exactly.
+
+    Args:
+        file: The file.
+        model: The transformers model, on the device `meta`: names and shapes of its weights.
+        processor: Whose tensor processor of transformers undoes llama.cpp's changes; "" for none.
+        folder: Where the files shall lie.
+
+    Raises:
+        FalconError: Weights that the model has and the file has not, or the other way round, or of other shapes.
+    """
+    wanted = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
+    found: set[str] = set()
+    shards = _Shards(folder)
+    with progress(f"converting {file.path.name} to safetensors (once)", float(converted_bytes(file)), "B") as bar:
+        for name, weight in _weights(file, model, processor):
+            if wanted.get(name) != tuple(weight.shape):
+                raise file.refusal(
+                    f"{name} has the shape {list(weight.shape)}, but {list(wanted.get(name, ()))} is needed"
+                )
+            found.add(name)
+            shards.add(name, weight)
+            bar.advance(weight.nbytes)
+    tied = set(getattr(model, "all_tied_weights_keys", {})) if model.config.tie_word_embeddings else set()
+    missing = sorted(wanted.keys() - found - tied)
+    if missing:
+        raise file.refusal(f"{len(missing)} weights are missing, such as {missing[0]}")
+    shards.finish()
+
+
+def _weights(file: GgufFile, model: Any, processor: str) -> Iterator[tuple[str, Tensor]]:
+    """Names and values of the model's weights, each as soon as all tensors that it is made of have been read."""
+    from gguf import dequantize
+    from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor
+
+    change = TENSOR_PROCESSORS.get(processor, TensorProcessor)(config=model.config.to_dict())
+    names = _names(file, model, change)
+    waiting: dict[str, Tensor] = {}
+    parts = Counter(_target(names, name) for name in file.tensors)
+    for name, tensor in file.tensors.items():
+        if name in _NO_WEIGHTS or name.endswith(".attn_rot_embd.weight"):
+            continue
+        target = _target(names, name)
+        if target is None:
+            raise file.refusal(f"tensor {name}: a {type(model).__name__} has no such weight")
+        try:
+            numbers = dequantize(tensor.data, tensor.tensor_type)
+        except NotImplementedError as error:
+            raise file.refusal(f"tensor {name}: the gguf package cannot read {tensor.tensor_type.name} yet") from error
+        result = change.process(
+            weights=numbers,
+            name=name,
+            tensor_key_mapping=names,
+            parsed_parameters={"tensors": waiting},
+        )
+        if result.name is not None:
+            waiting[target] = torch.from_numpy(result.weights.copy())
+        parts[target] -= 1
+        if parts[target] == 0:
+            yield target, narrowest(waiting.pop(target), tensor.tensor_type.name)
+
+
+def _names(file: GgufFile, model: Any, change: Any) -> dict[str, str]:
+    """llama.cpp's name of each weight → transformers' name; experts have several to one."""
+    from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
+
+    kinds = {name: kind for kind, name in MODEL_ARCH_NAMES.items()}
+    kind = kinds["llama" if file.architecture == "mistral" else file.architecture]  # llama.cpp has one name for both
+    table = get_tensor_name_map(kind, model.config.num_hidden_layers)
+    found: dict[str, str] = {}
+    for whole_name in model.state_dict():
+        name = change.preprocess_name(whole_name)
+        stem, _, ending = name.rpartition(".")
+        stem, suffix = (stem, f".{ending}") if ending in ("weight", "bias") else (name, "")
+        short = table.get_name(stem)
+        if short is None:
+            change.perform_fallback_tensor_mapping(found, suffix, "", name)
+        else:
+            found[short + suffix] = name
+    return found
+
+
+def _target(names: dict[str, str], name: str) -> str | None:
+    """The weight that a tensor belongs to; experts' names lack their ending there."""
+    return names.get(name) or names.get(name.removesuffix(".weight"))
+
+
+def narrowest(weight: Tensor, kind: str) -> Tensor:
+    """The weight in the smallest type that holds every number exactly.
+
+    Args:
+        weight: In fp32.
+        kind: The type in the file: halves stay halves, fp32 stays fp32, and quantized numbers are tried as both.
+    """
+    for half in _HALVES.get(kind, (torch.float16, torch.bfloat16)):
+        if _holds(half, weight.flatten()[:_FIRST]) and _holds(half, weight):
+            return weight.to(half)
+    return weight
+
+
+def _holds(half: torch.dtype, weight: Tensor) -> bool:
+    return torch.equal(weight.to(half).float(), weight)
+
+
+class _Shards:
+    """Safetensors files of limited size, with the index that transformers reads."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.bytes = folder, 0
+        self.held: dict[str, Tensor] = {}
+        self.written: list[list[str]] = []
+        self.total = 0
+
+    def add(self, name: str, weight: Tensor) -> None:
+        if self.held and self.bytes + weight.nbytes > SHARD_BYTES:
+            self._write()
+        self.held[name] = weight.contiguous()
+        self.bytes += weight.nbytes
+
+    def finish(self) -> None:
+        self._write()
+        last = len(self.written)
+        places: dict[str, str] = {}
+        for number, names in enumerate(self.written):
+            final = f"model-{number + 1:05}-of-{last:05}.safetensors" if last > 1 else "model.safetensors"
+            (self.folder / f"{number}.safetensors").rename(self.folder / final)
+            places.update(dict.fromkeys(names, final))
+        if last > 1:
+            index = {"metadata": {"total_size": self.total}, "weight_map": places}
+            (self.folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
+
+    def _write(self) -> None:
+        from safetensors.torch import save_file
+
+        save_file(self.held, self.folder / f"{len(self.written)}.safetensors", metadata={"format": "pt"})
+        self.written.append(list(self.held))
+        self.total += self.bytes
+        self.held, self.bytes = {}, 0
