@@ -34,7 +34,7 @@ CHUNK = 9
 TOLERANCE = {torch.float64: 1e-5, torch.float32: 2e-3}
 """Largest difference of two logits that rounding explains, in units of the logits' spread."""
 ROUGH = 0.2
-"""The same of the root of the mean square, where the inputs of a matrix are rounded to 8 bits (0.02 to 0.15 in fact)."""
+"""The same of the root of the mean square, where a matrix rounds its inputs to 8 bits (0.01 to 0.1 in fact)."""
 GENTLE = 0.3
 FAULTS = (ValueError, TypeError, RuntimeError, AttributeError, LookupError, NotImplementedError, AssertionError)
 """What classes raise that cannot do what is asked of them."""
