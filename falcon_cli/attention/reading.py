@@ -10,13 +10,13 @@ from contextlib import contextmanager
 from falcon_cli.attention.view import Visibility
 
 
-class Reading:
+class Running:
     """What the running forward may see."""
 
     view: Visibility | None = None
 
 
-NOW = Reading()
+NOW = Running()
 
 
 @contextmanager

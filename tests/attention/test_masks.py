@@ -10,7 +10,7 @@ from transformers.masking_utils import (
 )
 
 from falcon_cli.attention.masks import tree_mask
-from falcon_cli.attention.reading import NOW, reading
+from falcon_cli.attention.reading import reading
 from falcon_cli.attention.view import View
 from falcon_cli.tree.shape import ancestors_of, depths_of
 
@@ -62,14 +62,3 @@ def test_where_the_model_adds_nothing_there_is_no_mask():
 def test_a_mask_outside_of_a_forward_is_refused():
     with pytest.raises(TypeError, match="view of a forward"):
         tree_mask(mask_function=causal_mask_function)
-
-
-def test_the_view_of_a_forward_ends_with_it_even_when_it_fails():
-    def fail():
-        with reading(view(1)):
-            assert NOW.view is not None
-            raise ValueError("broken")
-
-    with pytest.raises(ValueError, match="broken"):
-        fail()
-    assert NOW.view is None
