@@ -197,7 +197,7 @@ class TargetModel:
         shape = kv_shape(self.config) if self.native is not None and self.native.decoder is not None else None
         if shape is None:
             learned = LayerCache(limit, capacity=2)
-            with torch.inference_mode():
+            with torch.no_grad():  # inference tensors would not do for layers that are spread (FSDP)
                 depth_T = torch.arange(2, device=self.device)
                 seen = None if self.branches else View(0, depth_T, None)
                 self.forward(torch.zeros_like(depth_T), learned, seen)
