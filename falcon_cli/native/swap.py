@@ -42,7 +42,7 @@ def swap_model(model: Any, format: WeightFormat) -> NativeLayers:
     if suits(head) and suits_decoder(inner):
         decoder = NativeDecoder(inner.layers, inner.norm, inner.rotary_emb, format)
     else:
-        swap_inside(inner.layers, format)
+        swap_inside(getattr(inner, "layers", inner), format)
     if suits(head):
         model.set_output_embeddings(NativeLinear(head, format, keep=True))
     matrices = [module.matrix for module in model.modules() if isinstance(module, NativeLinear)]

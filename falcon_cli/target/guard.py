@@ -71,26 +71,41 @@ def _reads_by_branches(name: str, model: Any, attention: str, kind: WeightFormat
     twin, dtype = random_twin(model)
     if twin is None:
         return _check_real(name, model, attention)
-    own = _own_words(twin)
-    if compiled and not _reads(lambda: _in_fixed_shapes(twin), own, TOLERANCE[dtype]):
-        raise FalconError(f"{name}: in fixed shapes a {family} reads otherwise than its own class: leave out --compile")
-    if kind is not None:
-        single = deepcopy(twin).float()
-        whole = swapped(deepcopy(single), "fp32")
-        if whole.native is not None and whole.native.exact:
-            if not _reads(lambda: whole, _own_words(single), TOLERANCE[torch.float32]):
-                raise FalconError(
-                    f"{name}: falcon's kernels read a {family} otherwise than its own class: use --kernels torch"
-                )
-            _check_rounded(name, single, kind)
-            return False
-    if compiled or _reads(lambda: TargetModel(deepcopy(twin), attention, CHUNK), own, TOLERANCE[dtype]):
+    if compiled:
+        if not _reads(lambda: _in_fixed_shapes(twin), _own_words(twin), TOLERANCE[dtype]):
+            raise FalconError(
+                f"{name}: in fixed shapes a {family} reads otherwise than its own class: leave out --compile"
+            )
         return False
-    fault = _fault(lambda: TargetModel(deepcopy(twin), attention, CHUNK, branches=True), own, TOLERANCE[dtype])
-    if fault is None:
+    single = twin if kind is None else deepcopy(twin).float()
+    branches, fault = _way(single, attention, on_kernels=kind is not None)
+    if fault is not None and kind is not None:
+        fault = _way(twin, attention)[1]
+        if fault is None:
+            raise FalconError(
+                f"{name}: falcon's kernels read a {family} otherwise than its own class: use --kernels torch"
+            )
+    if fault is not None:
+        raise FalconError(f"{name}: {why_refused(model, fault)}")
+    if kind is not None:
+        _check_rounded(name, single, kind)
+    if branches:
         say(f"{name}: the attention of a {family} takes no tree, so drafts are read branch by branch")
-        return True
-    raise FalconError(f"{name}: {why_refused(model, fault)}")
+    return branches
+
+
+def _way(twin: Any, attention: str, on_kernels: bool = False) -> tuple[bool, str | None]:
+    """Whether it takes branches to read a twin, and what is wrong even so."""
+
+    def reader(branches: bool) -> TargetModel:
+        copy = deepcopy(twin)
+        layers = swap_model(copy, "fp32") if on_kernels else None
+        return TargetModel(copy, attention, CHUNK, layers, branches=branches)
+
+    own, tolerance = _own_words(twin), TOLERANCE[twin.dtype]
+    if _reads(lambda: reader(False), own, tolerance):
+        return False, None
+    return True, _fault(lambda: reader(True), own, tolerance)
 
 
 def why_refused(model: Any, fault: str) -> str:
@@ -140,7 +155,7 @@ def _check_rounded(name: str, single: Any, kind: WeightFormat) -> None:
     Raises:
         FalconError: They differ by more than the rounding of inputs explains.
     """
-    if kind == "fp32":
+    if kind == "fp32" or not swap_model(deepcopy(single), kind).exact:
         return
     for parameter in single.parameters():
         if parameter.dim() > 1:
@@ -167,7 +182,6 @@ def _check_real(name: str, model: Any, attention: str) -> bool:
         reader = None
         try:
             reader = TargetModel(model, attention, CHUNK, branches=branches)
-
             distance = misreading(_lent_words(reader), reader, REAL_PROMPT)
             if distance < rough:
                 return branches
@@ -175,8 +189,9 @@ def _check_real(name: str, model: Any, attention: str) -> bool:
         except FAULTS as error:
             faults.append(first_line(error))
         finally:
-            if reader is not None and faults:
+            if reader is not None:
                 reader.forward.release()
+                model.set_attn_implementation(reader.own_attention)
     raise FalconError(f"{name}: {why_refused(model, faults[-1])}")
 
 
