@@ -62,10 +62,11 @@ def swap_inside(module: nn.Module, format: WeightFormat) -> None:
 
 def suits_decoder(decoder: Any) -> bool:
     """Whether the kernels compute what a model between embedding and LM head does."""
+    if type(decoder).__name__.removesuffix("Model") not in FAMILIES:
+        return False
     fixed = getattr(decoder.config, "rope_parameters", None) or {}
     return (
-        type(decoder).__name__.removesuffix("Model") in FAMILIES
-        and fixed.get("rope_type", "default") not in ("dynamic", "longrope")  # their angles change with the length
+        fixed.get("rope_type", "default") not in ("dynamic", "longrope")  # their angles change with the length
         and all(suits_layer(layer) for layer in decoder.layers)
     )
 
