@@ -27,12 +27,14 @@ SIZES: tuple[tuple[int, str], ...] = (
     (16, "q_lora_rank kv_lora_rank hidden_size_per_layer_input index_topk"),
     (8, "head_dim v_head_dim qk_nope_head_dim qk_rope_head_dim global_head_dim swa_head_dim swa_v_head_dim"),
     (8, "index_head_dim d_head mamba_n_heads n_mamba_heads mamba_d_head mamba_headdim"),
-    (WINDOW, "sliding_window sliding_window_size window_size local_attention"),
+    (WINDOW, "sliding_window sliding_window_size window_size local_attention keep_window_size"),
     (CHUNK, "attention_chunk_size"),
+    (4, "floor_scale log_scaling_n_floor index_block_size block_size"),
+    (2, "index_topk_blocks index_local_blocks"),
     (POSITIONS, "max_position_embeddings n_positions n_ctx max_seq_len seq_length max_sequence_length"),
     (BOUNDARY, "original_max_position_embeddings"),
     (2, "num_experts_per_tok moe_topk num_experts_per_token experts_per_token moe_k"),
-    (1, "n_group topk_group first_k_dense_replace num_dense_layers"),
+    (1, "n_group num_expert_group topk_group first_k_dense_replace num_dense_layers"),
 )
 LAYERS = ["num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers", "encoder_layers"]
 HEADS = ["num_key_value_heads", "num_kv_heads", "multi_query_group_num", "swa_num_key_value_heads"]
@@ -109,10 +111,7 @@ def _shrink(described: dict[str, Any]) -> None:
         for name in names.split():
             if name in described:
                 described[name] = _least(described[name], size)
-    if "expand" in described and "num_heads" in described:
-        described["num_heads"] = described["expand"] * described["hidden_size"] // described["head_dim"]
-    if "qk_head_dim" in described:
-        described["qk_head_dim"] = described["qk_nope_head_dim"] + described["qk_rope_head_dim"]
+    _derive(described)
     for name in HEADS:
         if isinstance(described.get(name), int):
             described[name] = 4 if described[name] == heads else 1 if described[name] == 1 else 2
@@ -123,6 +122,14 @@ def _shrink(described: dict[str, Any]) -> None:
             described[name] = [0] if isinstance(described[name], list) else 0
     _cut_layers(described)
     _shrink_rope(described, head=described.get("head_dim") or 8)
+
+
+def _derive(described: dict[str, Any]) -> None:
+    """Sizes that follow from others."""
+    if "expand" in described and "num_heads" in described:
+        described["num_heads"] = described["expand"] * described["hidden_size"] // described["head_dim"]
+    if "qk_head_dim" in described:
+        described["qk_head_dim"] = described["qk_nope_head_dim"] + described["qk_rope_head_dim"]
 
 
 def _least(value: Any, size: int) -> Any:
@@ -158,9 +165,8 @@ def _cut_layers(described: dict[str, Any]) -> None:
 
 def _period(described: dict[str, Any]) -> int:
     """Layers after which a pattern repeats, where one is given as a number."""
-    names = ["sliding_window_pattern", "no_rope_layer_interval", "moe_layer_freq", "decoder_sparse_step"]
-    names += ["attn_layer_period"]
-    found = [described[name] for name in names if isinstance(described.get(name), int)]
+    names = "sliding_window_pattern no_rope_layer_interval moe_layer_freq decoder_sparse_step attn_layer_period"
+    found = [described[name] for name in names.split() if isinstance(described.get(name), int)]
     return min(MOST_LAYERS, max(found, default=2))
 
 
