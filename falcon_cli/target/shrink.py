@@ -16,7 +16,7 @@ WINDOW = 7
 CHUNK = 8
 BOUNDARY = 16
 SIZES: tuple[tuple[int, str], ...] = (
-    (32, "hidden_size d_model n_embd dim embed_dim embedding_size word_embed_proj_dim embedding_dim"),
+    (32, "hidden_size d_model n_embd dim embed_dim embedding_size word_embed_proj_dim embedding_dim emb_dim"),
     (32, "attention_hidden_size"),
     (48, "intermediate_size ffn_dim decoder_ffn_dim encoder_ffn_dim n_inner d_ff d_inner ffn_hidden_size"),
     (24, "moe_intermediate_size shared_expert_intermediate_size expert_ffn_hidden_size"),
