@@ -4,6 +4,7 @@
 # make fix      format, and mend what can be mended
 # make profile  show where a cycle's time goes (ARGS="target.kernels=torch", any keys of a bench recipe)
 # make cost     what a forward costs by nodes and context (ARGS="shape=7b", "contexts=[0,2048,8000]")
+# make families try every family of models that transformers knows, and write docs/families.md
 # make quality  show what bf16 and int8 weights cost in quality (ARGS as above)
 # make docs     write docs/cli from the commands' own help
 # make tables   write the figures of docs/benchmarks into the pages that show them
@@ -16,7 +17,7 @@ TORCH  := torch==2.13.0
 STAMP  := $(VENV)/.set-up
 KERNELS = $(wildcard falcon_cli/native/kernels/*.h falcon_cli/native/kernels/*.cpp)
 
-.PHONY: setup demo check lint types test fix cost docs tables profile quality torch
+.PHONY: setup demo check lint types test fix cost docs families tables profile quality torch
 
 setup: $(STAMP)
 
@@ -46,6 +47,9 @@ profile: setup
 
 cost: setup
 	$(PY) -m falcon_cli.studies cost $(ARGS)
+
+families: setup
+	$(PY) -m falcon_cli.studies families $(ARGS)
 
 quality: setup
 	$(PY) -m falcon_cli.studies quality $(ARGS)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from transformers import DynamicCache
 
 from falcon_cli.errors import FalconError
-from falcon_cli.kv_cache import StaticCache, cache_argument
+from falcon_cli.kv_cache import RECURRENT, LayerCache, StaticCache, cache_argument
 
 CPU = torch.device("cpu")
 LAYERS, GROUPS, HEAD = 3, 2, 4
@@ -145,3 +145,85 @@ def test_the_cache_is_handed_over_under_the_name_that_a_module_knows(tiny_model)
     with warnings.catch_warnings():
         warnings.simplefilter("error", FutureWarning)
         decoder(torch.tensor([[1, 2]]), **{cache_argument(decoder): DynamicCache()})
+
+
+SHAPES = ((2, 4, 6), (1, 8, 8), (3, 4, 2))
+"""For each layer kv heads, the size of keys and the size of values."""
+
+
+def write_layers(cache, rows, seed=0, indexed=(1,)):
+    """Write random rows of every layer's own shape, and an indexer's in some; returns all of them in order."""
+    generator = torch.Generator().manual_seed(seed)
+    cache.reserve(rows)
+    written = []
+    for index, (groups, *sizes) in enumerate(SHAPES):
+        keys, values = (torch.randn(1, groups, rows, size, generator=generator) for size in sizes)
+        for held, new in zip(cache.update(keys, values, index), (keys, values), strict=True):
+            assert held.shape == (1, groups, cache.length + rows, new.shape[-1])
+            assert torch.equal(held[..., cache.length :, :], new)
+        written += [keys, values]
+        if index in indexed:
+            chosen = torch.randn(1, rows, 5, generator=generator)
+            assert torch.equal(cache.update_indexer(chosen, index)[:, cache.length :], chosen)
+            written.append(chosen)
+    return written
+
+
+def test_layers_of_different_shapes_keep_the_paths_rows_through_growth():
+    cache, kept = LayerCache(limit=40, capacity=2), []
+    for seed, (nodes, path) in enumerate([(5, [0, 2, 4]), (3, [0]), (9, [0, 1, 5, 8]), (1, [0]), (6, [1, 3, 5])]):
+        rows = write_layers(cache, nodes, seed)
+        kept.append([tensor[..., path, :] for tensor in rows])
+        cache.commit(path)
+        for tensor, parts in zip(cache.tensors(), zip(*kept, strict=True), strict=True):
+            assert tensor.shape[-2] == cache.capacity
+            assert torch.equal(tensor[..., : cache.length, :], torch.cat(parts, dim=-2))
+    assert (cache.length, cache.capacity) == (12, 16)
+    with pytest.raises(FalconError, match="the text needs 41 cache slots, the limit is 40"):
+        cache.reserve(29)
+
+
+def test_replaced_tensors_are_held_in_their_order():
+    cache = LayerCache(limit=8, capacity=8)
+    write_layers(cache, 3)
+    others = [torch.full_like(tensor, number) for number, tensor in enumerate(cache.tensors())]
+    cache.replace(others)
+    assert all(held is other for held, other in zip(cache.tensors(), others, strict=True))
+    first, second, third = cache.layers
+    assert (first.keys.max(), first.values.max(), first.indexer_keys) == (0, 1, None)
+    assert (second.keys.max(), second.values.max(), second.indexer_keys.max()) == (2, 3, 4)
+    assert (third.keys.max(), third.values.max()) == (5, 6)
+
+
+def test_layers_that_are_alike_are_told():
+    cache = LayerCache(limit=8)
+    assert cache.uniform() is None
+    rows = torch.zeros(1, GROUPS, 2, HEAD)
+    for index in range(LAYERS):
+        cache.update(rows, rows, index)
+    assert cache.uniform() == (GROUPS, HEAD)
+    cache.update_indexer(torch.zeros(1, 2, HEAD), 0)
+    assert cache.uniform() is None
+    other = LayerCache(limit=8)
+    other.update(rows, torch.zeros(1, GROUPS, 2, HEAD + 1), 0)
+    assert other.uniform() is None
+
+
+def test_layers_come_when_they_are_asked_for_and_know_what_is_committed():
+    cache = LayerCache(limit=16, capacity=16)
+    rows = torch.ones(1, GROUPS, 3, HEAD)
+    cache.update(rows, rows, 2)  # the first ones may share another's, and hold nothing
+    assert [len(layer.held()) for layer in cache.layers] == [0, 0, 2]
+    cache.commit([0, 1])
+    assert cache.get_seq_length() == cache.layers[2].get_seq_length() == 2
+    assert cache.get_mask_sizes(4, 2) == (6, 0)
+    assert cache.layers[2].get_max_length() == 16
+
+
+@pytest.mark.parametrize(
+    "ask",
+    ["has_previous_state", "update_conv_state", "update_recurrent_state", "get_conv_state", "get_recurrent_state"],
+)
+def test_recurrent_states_are_refused(ask):
+    with pytest.raises(TypeError, match=f"^{RECURRENT}$"):
+        getattr(LayerCache(limit=8), ask)()

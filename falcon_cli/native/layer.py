@@ -24,14 +24,14 @@ class NativeLinear(nn.Module):
     Args:
         linear: The layer.
         format: How the weights are stored.
-        keep: Keep the original weights as well, as `weight`, for other readers.
+        keep: Keep the original `weight` and `bias` as well, for other readers.
     """
 
     def __init__(self, linear: nn.Linear, format: WeightFormat, keep: bool = False):
         super().__init__()
         self.matrix = packed([linear], format)
         if keep:
-            self.weight = linear.weight
+            self.weight, self.bias = linear.weight, linear.bias
 
     def forward(self, rows: Tensor) -> Tensor:
         """Outputs [..., N] of rows [..., K]."""

@@ -42,7 +42,7 @@ def swap_model(model: Any, format: WeightFormat) -> NativeLayers:
     if suits(head) and suits_decoder(inner):
         decoder = NativeDecoder(inner.layers, inner.norm, inner.rotary_emb, format)
     else:
-        swap_inside(inner, format)
+        swap_inside(getattr(inner, "layers", inner), format)
     if suits(head):
         model.set_output_embeddings(NativeLinear(head, format, keep=True))
     matrices = [module.matrix for module in model.modules() if isinstance(module, NativeLinear)]
@@ -62,10 +62,11 @@ def swap_inside(module: nn.Module, format: WeightFormat) -> None:
 
 def suits_decoder(decoder: Any) -> bool:
     """Whether the kernels compute what a model between embedding and LM head does."""
+    if type(decoder).__name__.removesuffix("Model") not in FAMILIES:
+        return False
     fixed = getattr(decoder.config, "rope_parameters", None) or {}
     return (
-        type(decoder).__name__.removesuffix("Model") in FAMILIES
-        and fixed.get("rope_type", "default") not in ("dynamic", "longrope")  # their angles change with the length
+        fixed.get("rope_type", "default") not in ("dynamic", "longrope")  # their angles change with the length
         and all(suits_layer(layer) for layer in decoder.layers)
     )
 

@@ -18,7 +18,7 @@ from falcon_cli.errors import FalconError, UsageError
 from falcon_cli.recipe.load import load_recipe
 from falcon_cli.recipe.schema import BenchRecipe
 from falcon_cli.spelling import did_you_mean
-from falcon_cli.studies import cost, profile, quality, roofline
+from falcon_cli.studies import cost, families, profile, quality, roofline
 
 COMMAND = "python -m falcon_cli.studies"
 _HELP = {"-h", "--help"}
@@ -37,6 +37,7 @@ class Study:
 
 STUDIES = {
     "cost": Study("what a forward costs by nodes and context", cost.CostRecipe, cost.run),
+    "families": Study("which families of models falcon reads, and how", families.FamiliesRecipe, families.run),
     "profile": Study("where a cycle's time goes", BenchRecipe, profile.run, settings=("limit=2", "max_new_tokens=48")),
     "quality": Study(
         "what quantised weights cost in quality", BenchRecipe, quality.run, settings=("limit=20", "max_new_tokens=128")

@@ -32,6 +32,8 @@ class CausalForward:
         takes = signature(type(model).forward).parameters
         self._takes_any = any(parameter.kind is Parameter.VAR_KEYWORD for parameter in takes.values())
         self._takes, self._cache_argument = takes.keys(), cache_argument(model)
+        self._headless = model.get_decoder() is model.get_output_embeddings()
+        """It names no decoder: features are what its head is given, so that must be every row."""
         self._listening = False
         self._features: Tensor | None = None
         self._hooks = [
@@ -58,10 +60,13 @@ class CausalForward:
         given: dict[str, Any] = {}
         if "use_cache" in self._takes or self._takes_any:
             given["use_cache"] = True
-        if last and "logits_to_keep" in self._takes:
+        if last and "logits_to_keep" in self._takes and not self._headless:
             given["logits_to_keep"] = 1
-        if view is not None:  # a chain's are the model's own affair: some begin at 2, some have none
+        if view is not None:
             given["position_ids"] = view.position_T[None]
+        elif "position_ids" in self._takes:  # as generate gives them: some classes by themselves begin at 2
+            begin = cache.get_seq_length()
+            given["position_ids"] = torch.arange(begin, begin + len(tokens_T), device=tokens_T.device)[None]
         self._listening = True
         with nullcontext() if view is None else reading(view):
             output = self.model(input_ids=tokens_T[None], **given, **{self._cache_argument: cache})

@@ -36,6 +36,8 @@ TOLERANCE = {torch.float64: 1e-5, torch.float32: 2e-3}
 ROUGH = 0.2
 """The same of the root of the mean square, where a matrix rounds its inputs to 8 bits (0.01 to 0.1 in fact)."""
 GENTLE = 0.3
+HELD = 0.15
+"""Largest difference of a matrix and what the kernels hold of it that rounding to 4 bits explains."""
 FAULTS = (ValueError, TypeError, RuntimeError, AttributeError, LookupError, NotImplementedError, AssertionError)
 """What classes raise that cannot do what is asked of them."""
 
@@ -81,33 +83,41 @@ def _reads_by_branches(name: str, model: Any, attention: str, kind: WeightFormat
     twin, dtype = random_twin(model)
     if twin is None:
         return _check_real(name, model, attention)
-    own = _own_words(twin)
-    if compiled and not _reads(lambda: _in_fixed_shapes(twin), own, TOLERANCE[dtype]):
-        raise FalconError(f"{name}: in fixed shapes a {family} reads otherwise than its own class: leave out --compile")
-    if kind is not None:
-        return _read_by_kernels(name, twin, attention, kind)
-    if compiled or _reads(lambda: TargetModel(deepcopy(twin), attention, CHUNK), own, TOLERANCE[dtype]):
+    if compiled:
+        if not _reads(lambda: _in_fixed_shapes(twin), _own_words(twin), TOLERANCE[dtype]):
+            raise FalconError(
+                f"{name}: in fixed shapes a {family} reads otherwise than its own class: leave out --compile"
+            )
         return False
-    fault = _fault(lambda: TargetModel(deepcopy(twin), attention, CHUNK, branches=True), own, TOLERANCE[dtype])
-    if fault is None:
-        say(f"{name}: the attention of a {family} takes no tree, so drafts are read branch by branch")
-        return True
-    raise FalconError(f"{name}: {why_refused(model, fault)}")
-
-
-def _read_by_kernels(name: str, twin: Any, attention: str, kind: WeightFormat) -> bool:
-    """The same on native kernels: of the whole model, or of its linear layers alone."""
-    single = deepcopy(twin).float()
-    own, tolerance = _own_words(single), TOLERANCE[torch.float32]
-    for branches in (False, True):
-        fault = _fault(lambda: swapped(deepcopy(single), "fp32", attention, branches=branches), own, tolerance)  # noqa: B023
+    single = twin if kind is None else deepcopy(twin).float()
+    branches, fault = _way(single, attention, on_kernels=kind is not None)
+    if fault is not None and kind is not None:
+        fault = _way(twin, attention)[1]
         if fault is None:
-            _check_rounded(name, single, kind, branches)
-            return branches
-        if RECURRENT in fault:
-            raise FalconError(f"{name}: {why_refused(twin, fault)}")
-    family = type(twin).__name__
-    raise KernelsError(f"{name}: native kernels read a {family} otherwise than its own class: use --kernels torch")
+            raise KernelsError(
+                f"{name}: falcon's kernels read a {family} otherwise than its own class: use --kernels torch"
+            )
+    if fault is not None:
+        raise FalconError(f"{name}: {why_refused(model, fault)}")
+    if kind is not None:
+        _check_rounded(name, single, kind, branches)
+    if branches:
+        say(f"{name}: the attention of a {family} takes no tree, so drafts are read branch by branch")
+    return branches
+
+
+def _way(twin: Any, attention: str, on_kernels: bool = False) -> tuple[bool, str | None]:
+    """Whether it takes branches to read a twin, and what is wrong even so."""
+
+    def reader(branches: bool) -> TargetModel:
+        copy = deepcopy(twin)
+        layers = swap_model(copy, "fp32") if on_kernels else None
+        return TargetModel(copy, attention, CHUNK, layers, branches=branches)
+
+    own, tolerance = _own_words(twin), TOLERANCE[twin.dtype]
+    if _reads(lambda: reader(False), own, tolerance):
+        return False, None
+    return True, _fault(lambda: reader(True), own, tolerance)
 
 
 def why_refused(model: Any, fault: str) -> str:
@@ -161,7 +171,7 @@ def _check_rounded(name: str, single: Any, kind: WeightFormat, branches: bool) -
     Raises:
         FalconError: They differ by more than the rounding of inputs explains.
     """
-    if kind == "fp32":
+    if kind == "fp32" or not swap_model(deepcopy(single), kind).exact:
         return
     for parameter in single.parameters():
         if parameter.dim() > 1:
@@ -169,7 +179,12 @@ def _check_rounded(name: str, single: Any, kind: WeightFormat, branches: bool) -
     rounded, same = swapped(deepcopy(single), kind, branches=branches), deepcopy(single)
     for module in same.modules():
         if suits(module):
-            module.weight = torch.nn.Parameter(held_weights(module, kind), requires_grad=False)  # tied ones part
+            held_OI = held_weights(module, kind)
+            if not (held_OI - module.weight).norm() < HELD * module.weight.norm():
+                raise FalconError(
+                    f"{name}: {kind} kernels hold other weights than the model's: a bug of ours; use fp32"
+                )
+            module.weight = torch.nn.Parameter(held_OI, requires_grad=False)  # of tied ones the embedding stays
     exact = swapped(same, "fp32", branches=branches)
 
     def own(text: list[int]) -> Tensor:
@@ -188,7 +203,6 @@ def _check_real(name: str, model: Any, attention: str) -> bool:
         reader = None
         try:
             reader = TargetModel(model, attention, CHUNK, branches=branches)
-
             distance = misreading(_lent_words(reader), reader, REAL_PROMPT)
             if distance < rough:
                 return branches
@@ -196,17 +210,22 @@ def _check_real(name: str, model: Any, attention: str) -> bool:
         except FAULTS as error:
             faults.append(first_line(error))
         finally:
-            if reader is not None and faults:
+            if reader is not None:
                 reader.forward.release()
+                model.set_attn_implementation(reader.own_attention)
     raise FalconError(f"{name}: {why_refused(model, faults[-1])}")
 
 
 def _own_words(model: Any) -> OwnWords:
-    cached = {"use_cache": False} if "use_cache" in signature(type(model).forward).parameters else {}
+    takes = signature(type(model).forward).parameters
+    cached = {"use_cache": False} if "use_cache" in takes else {}
 
     def own(text: list[int]) -> Tensor:
+        given: dict[str, Any] = dict(cached)
+        if "position_ids" in takes:  # generate gives them
+            given["position_ids"] = torch.arange(len(text), device=model.device)[None]
         with torch.inference_mode():
-            logits: Tensor = model(input_ids=torch.tensor([text], device=model.device), **cached).logits
+            logits: Tensor = model(input_ids=torch.tensor([text], device=model.device), **given).logits
         return logits[0, -1]
 
     return own

@@ -16,21 +16,25 @@ WINDOW = 7
 CHUNK = 8
 BOUNDARY = 16
 SIZES: tuple[tuple[int, str], ...] = (
-    (32, "hidden_size d_model n_embd dim embed_dim embedding_size word_embed_proj_dim"),
-    (48, "intermediate_size ffn_dim decoder_ffn_dim encoder_ffn_dim n_inner d_ff ffn_hidden_size"),
+    (32, "hidden_size d_model n_embd dim embed_dim embedding_size word_embed_proj_dim embedding_dim emb_dim"),
+    (32, "attention_hidden_size"),
+    (48, "intermediate_size ffn_dim decoder_ffn_dim encoder_ffn_dim n_inner d_ff d_inner ffn_hidden_size"),
     (24, "moe_intermediate_size shared_expert_intermediate_size expert_ffn_hidden_size"),
     (64, "vocab_size vocab_size_per_layer_input"),
-    (4, "num_attention_heads n_head n_heads num_heads decoder_attention_heads encoder_attention_heads index_n_heads"),
+    (4, "num_attention_heads n_head n_heads num_heads decoder_attention_heads encoder_attention_heads"),
+    (32, "index_n_heads"),  # with few of them scores are equal, and a class takes any of equals
     (4, "num_experts num_local_experts n_routed_experts moe_num_experts"),
     (16, "q_lora_rank kv_lora_rank hidden_size_per_layer_input index_topk"),
     (8, "head_dim v_head_dim qk_nope_head_dim qk_rope_head_dim global_head_dim swa_head_dim swa_v_head_dim"),
-    (8, "index_head_dim"),
-    (WINDOW, "sliding_window sliding_window_size window_size local_attention"),
+    (8, "index_head_dim d_head mamba_n_heads n_mamba_heads mamba_d_head mamba_headdim"),
+    (WINDOW, "sliding_window sliding_window_size window_size local_attention keep_window_size"),
     (CHUNK, "attention_chunk_size"),
+    (4, "floor_scale log_scaling_n_floor index_block_size block_size"),
+    (2, "index_topk_blocks index_local_blocks"),
     (POSITIONS, "max_position_embeddings n_positions n_ctx max_seq_len seq_length max_sequence_length"),
     (BOUNDARY, "original_max_position_embeddings"),
     (2, "num_experts_per_tok moe_topk num_experts_per_token experts_per_token moe_k"),
-    (1, "n_group topk_group first_k_dense_replace num_dense_layers"),
+    (1, "n_group num_expert_group topk_group first_k_dense_replace num_dense_layers"),
 )
 LAYERS = ["num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers", "encoder_layers"]
 HEADS = ["num_key_value_heads", "num_kv_heads", "multi_query_group_num", "swa_num_key_value_heads"]
@@ -43,27 +47,44 @@ def random_twin(model: Any) -> tuple[Any, torch.dtype]:
     Norms and biases are random too: norms of 1 and biases of 0 would hide a forgotten one.
     """
     try:
-        small = shrunk(model.config)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            twin = type(model)._from_config(small, dtype=torch.float32, attn_implementation=small._attn_implementation)
-            for parameter in twin.parameters():
-                if parameter.dim() > 1:
-                    parameter.data = 0.3 * torch.randn_like(parameter)
-                else:
-                    parameter.data += 0.3 * torch.randn_like(parameter)
-        twin.eval().requires_grad_(False)
+        return made_twin(model)
     except Exception:  # model classes compute sizes as they like, and raise what they like
         return None, torch.float32
-    for dtype in (torch.float64, torch.float32):
-        try:
-            twin.to(dtype)
-            with torch.inference_mode():
-                if twin(input_ids=torch.arange(3, 3 + WINDOW)[None]).logits.isfinite().all():
-                    return twin, dtype
-        except Exception:  # an operator that has no such dtype, or sizes that do not fit
-            continue
-    return None, torch.float32
+
+
+def made_twin(model: Any) -> tuple[Any, torch.dtype]:
+    """As `random_twin`.
+
+    Raises:
+        Exception: Whatever the model's class says of small sizes.
+    """
+    small = shrunk(model.config)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        twin = type(model)._from_config(small, dtype=torch.float32, attn_implementation=small._attn_implementation)
+        for parameter in twin.parameters():
+            if parameter.dim() > 1:
+                parameter.data = 0.3 * torch.randn_like(parameter)
+            else:
+                parameter.data += 0.3 * torch.randn_like(parameter)
+    twin.eval().requires_grad_(False)
+    try:
+        _try(twin.to(torch.float64))
+    except Exception:  # an operator that has no such dtype
+        _try(twin.to(torch.float32))
+        return twin, torch.float32
+    return twin, torch.float64
+
+
+def _try(twin: Any) -> None:
+    """Read a few tokens.
+
+    Raises:
+        ValueError: Logits that are no numbers.
+    """
+    with torch.inference_mode():
+        if not twin(input_ids=torch.arange(3, 3 + WINDOW)[None]).logits.isfinite().all():
+            raise ValueError("random weights give no finite logits")
 
 
 def shrunk(config: Any) -> Any:
@@ -90,6 +111,7 @@ def _shrink(described: dict[str, Any]) -> None:
         for name in names.split():
             if name in described:
                 described[name] = _least(described[name], size)
+    _derive(described)
     for name in HEADS:
         if isinstance(described.get(name), int):
             described[name] = 4 if described[name] == heads else 1 if described[name] == 1 else 2
@@ -100,6 +122,14 @@ def _shrink(described: dict[str, Any]) -> None:
             described[name] = [0] if isinstance(described[name], list) else 0
     _cut_layers(described)
     _shrink_rope(described, head=described.get("head_dim") or 8)
+
+
+def _derive(described: dict[str, Any]) -> None:
+    """Sizes that follow from others."""
+    if "expand" in described and "num_heads" in described:
+        described["num_heads"] = described["expand"] * described["hidden_size"] // described["head_dim"]
+    if "qk_head_dim" in described:
+        described["qk_head_dim"] = described["qk_nope_head_dim"] + described["qk_rope_head_dim"]
 
 
 def _least(value: Any, size: int) -> Any:
@@ -135,8 +165,8 @@ def _cut_layers(described: dict[str, Any]) -> None:
 
 def _period(described: dict[str, Any]) -> int:
     """Layers after which a pattern repeats, where one is given as a number."""
-    names = ("sliding_window_pattern", "no_rope_layer_interval", "moe_layer_freq", "decoder_sparse_step")
-    found = [described[name] for name in names if isinstance(described.get(name), int)]
+    names = "sliding_window_pattern no_rope_layer_interval moe_layer_freq decoder_sparse_step attn_layer_period"
+    found = [described[name] for name in names.split() if isinstance(described.get(name), int)]
     return min(MOST_LAYERS, max(found, default=2))
 
 
