@@ -32,8 +32,8 @@ METHODS = {
     "compressed-tensors": QuantisationMethod(
         "compressed-tensors", {"compressed_tensors": "compressed-tensors"}, dequantised="loading"
     ),
-    "bitsandbytes_4bit": QuantisationMethod("bitsandbytes 4-bit", {"bitsandbytes": "bitsandbytes"}, "loaded"),
-    "bitsandbytes_8bit": QuantisationMethod("bitsandbytes 8-bit", {"bitsandbytes": "bitsandbytes"}, "loaded"),
+    "bitsandbytes_4bit": QuantisationMethod("bitsandbytes", {"bitsandbytes": "bitsandbytes"}, "loaded"),
+    "bitsandbytes_8bit": QuantisationMethod("bitsandbytes", {"bitsandbytes": "bitsandbytes"}, "loaded"),
     "higgs": QuantisationMethod(
         "HIGGS", {"flute": "flute-kernel", "fast_hadamard_transform": "fast_hadamard_transform"}, "loaded"
     ),

@@ -1,7 +1,7 @@
 """Tiny quantised checkpoints in the layouts that are published."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +114,7 @@ E2M1 = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3
 
 
 def in_mxfp4(numbers: int, rows: int, columns: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Random 4-bit weights of experts: blocks [E, R, C/32, 16], scales [E, R, C/32] and what they stand for [E, C, R]."""
+    """Random 4-bit weights of experts: blocks [E, R, C/32, 16], scales [E, R, C/32], and their numbers [E, C, R]."""
     codes = torch.randint(0, 16, (numbers, rows, columns // 32, 32), dtype=torch.uint8)
     scales = torch.randint(122, 126, (numbers, rows, columns // 32), dtype=torch.uint8)
     blocks = codes[..., 0::2] | codes[..., 1::2] << 4
@@ -146,3 +146,19 @@ def mxfp4_model(saved_model: Path) -> tuple[Path, Any]:
     save_file(tensors, saved_model / "model.safetensors", {"format": "pt"})
     note(saved_model, quant_method="mxfp4", modules_to_not_convert=["model.layers.*.self_attn", "lm_head"])
     return saved_model, model.eval()
+
+
+@pytest.fixture
+def bitnet_model(saved_model: Path, tiny_model: Callable[..., Any]) -> Iterator[Path]:
+    """A tiny Llama of weights -1, 0 and 1, which transformers has no way to dequantise."""
+    from transformers.integrations.bitnet import pack_weights
+
+    def stored(weight: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        scale = 1 / weight.abs().mean()
+        ternary = (weight * scale).round().clamp(-1, 1)
+        return {"weight": pack_weights(ternary.clone()), "weight_scale": scale.reshape(1)}, ternary / scale
+
+    with torch.compiler.set_stance("force_eager"):  # BitNet's layers would be compiled, which takes a while
+        rewrite(saved_model, tiny_model(dtype=torch.float32), stored)
+        note(saved_model, quant_method="bitnet", modules_to_not_convert=["lm_head"])
+        yield saved_model
