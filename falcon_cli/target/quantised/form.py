@@ -8,6 +8,7 @@ torch's operators.
 from collections.abc import Collection
 from copy import deepcopy
 from dataclasses import dataclass, field
+from logging import ERROR, getLogger
 from typing import Any
 
 import torch
@@ -108,6 +109,7 @@ def stored_form(name: str, where: str, fetching: dict[str, Any], device: torch.d
         options["config"] = _with_note(config, note)
     elif device.type == "cuda":
         options["device_map"] = {"": str(device)}
+    getLogger("transformers.quantizers").setLevel(ERROR)  # a line of ours says what becomes of the weights
     _check_readable(name, method, note, options.get("device_map"))
     return StoredForm(name, method, dequantised, options)
 

@@ -34,18 +34,6 @@ def own_logits(model):
         return model(PROMPT[None]).logits[0, -1:]
 
 
-@pytest.mark.parametrize("kernels", ["torch", "auto"])
-@pytest.mark.parametrize("uneven", [False, True])
-@pytest.mark.parametrize("layout", ["deepseek", "vllm", "fbgemm"])
-def test_fp8_weights_are_dequantised_to_the_numbers_that_they_stand_for(fp8_model, capsys, layout, uneven, kernels):
-    folder, model = fp8_model(layout, uneven)
-    target = loaded(folder, kernels=kernels)
-    torch.testing.assert_close(target.model.prefill(PROMPT).logits_TV, own_logits(model), rtol=0, atol=1e-3)
-    assert (target.model.native is None) == (kernels == "torch")
-    said = capsys.readouterr().err
-    assert f"{folder}: its {'FBGEMM ' * (layout == 'fbgemm')}FP8 weights are dequantised to fp32" in said
-
-
 def test_a_dequantised_model_bears_no_trace_of_it(fp8_model):
     model = loaded(fp8_model()[0], kernels="torch").model.model
     assert "quanti" not in model.config.to_json_string()
@@ -72,7 +60,9 @@ def test_mxfp4_experts_are_dequantised_to_the_numbers_that_they_stand_for(mxfp4_
         assert torch.equal(held.mlp.experts.down_proj.float(), layer.mlp.experts.down_proj)
     if dtype == "fp32":
         torch.testing.assert_close(target.model.prefill(PROMPT).logits_TV, own_logits(model), rtol=0, atol=1e-3)
-    assert f"its MXFP4 weights are dequantised to {dtype}" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"its MXFP4 weights are dequantised to {dtype}" in said
+    assert "MXFP4 inference" not in said  # as transformers would have it
 
 
 def test_weights_that_cannot_be_dequantised_run_as_they_are_on_torchs_operators(bitnet_model, capsys):
@@ -83,6 +73,26 @@ def test_weights_that_cannot_be_dequantised_run_as_they_are_on_torchs_operators(
     torch.testing.assert_close(target.model.prefill(PROMPT).logits_TV, own_logits(own), rtol=0, atol=1e-3)
     assert target.model.native is None
     assert f"{bitnet_model}: its BitNet weights run as they are, on torch's own" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("bits", [{"load_in_4bit": True}, {"load_in_8bit": True}])
+def test_bitsandbytes_weights_run_as_they_are_or_become_plain_for_kernels(saved_model, tmp_path, capsys, bits):
+    pytest.importorskip("bitsandbytes")
+    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+
+    folder = tmp_path / "in bits"
+    AutoTokenizer.from_pretrained(saved_model).save_pretrained(folder)
+    own = AutoModelForCausalLM.from_pretrained(saved_model, quantization_config=BitsAndBytesConfig(**bits))
+    own.save_pretrained(folder)
+    as_it_is = loaded(folder, kernels="torch").model
+    torch.testing.assert_close(as_it_is.prefill(PROMPT).logits_TV, own_logits(own), rtol=0, atol=1e-3)
+    assert "dequantised" not in capsys.readouterr().err
+    plain = loaded(folder).model
+    expected = own_logits(own.dequantize(dtype=torch.float32))
+    torch.testing.assert_close(plain.prefill(PROMPT).logits_TV, expected, rtol=0, atol=1e-3)
+    assert plain.native is not None
+    assert not hasattr(plain.model.config, "_is_quantized")
+    assert "its bitsandbytes weights are dequantised to fp32" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("asked", [{"quantize": "int8"}, {"kernels": "native"}])
