@@ -71,6 +71,8 @@ class StoredForm:
         if self.dequantised == "loaded":
             model = model.dequantize(dtype=dtype)
         _forget(model)
+        if dtype == torch.float32:
+            model = model.float()  # of MXFP4 transformers 5.20 makes bf16, whatever it is asked for
         say(f"{self.name}: its {self.method.label} weights are dequantised to {SHORT.get(dtype, dtype)}")
         return model
 

@@ -59,14 +59,15 @@ def _register() -> None:
 
     @register_quantizer(NAME)
     class PlainFp8Quantizer(FineGrainedFP8HfQuantizer):
-        def get_load_operations(self) -> dict[str, Any]:
-            return {"dequantize": BlockwiseDequantize}
-
-        def update_weight_conversions(self, weight_conversions: list[Any], model: Any) -> list[Any]:
+        def update_weight_conversions(self, weight_conversions: list[Any], *model: Any) -> list[Any]:
             renamed = [
                 WeightRenaming(source_patterns=r"\.weight_scale$", target_patterns=".weight_scale_inv"),
                 WeightRenaming(source_patterns=r"\.input_scale(_ub)?$", target_patterns=".activation_scale"),
             ]
-            return renamed + list(super().update_weight_conversions(weight_conversions, model))
+            conversions = list(super().update_weight_conversions(weight_conversions, *model))
+            for conversion in conversions:
+                steps = getattr(conversion, "operations", None) or []
+                steps[:] = [BlockwiseDequantize(self) if isinstance(step, Fp8Dequantize) else step for step in steps]
+            return renamed + conversions
 
     register_quantization_config(NAME)(FineGrainedFP8Config)

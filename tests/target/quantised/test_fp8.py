@@ -1,9 +1,11 @@
+import json
+
 import pytest
 import torch
 
 from falcon_cli.recipe.schema import TargetRecipe
 from falcon_cli.target.load import load_target
-from falcon_cli.target.quantised.fp8 import as_plain_fp8, whole_blocks
+from falcon_cli.target.quantised.fp8 import whole_blocks
 
 PROMPT = torch.tensor([6, 7, 8, 9, 10])
 
@@ -38,14 +40,18 @@ def test_a_cut_block_is_filled_up_and_a_whole_one_left_alone():
 
 
 @pytest.mark.parametrize("scales", [torch.uint8, torch.float8_e8m0fnu])
-def test_scales_may_be_exponents(scales):
+def test_scales_may_be_exponents(saved_model, scales):
     """As those of MXFP8 are; transformers reads them."""
-    from transformers.quantizers.auto import AutoHfQuantizer
+    from safetensors.torch import load_file, save_file
 
-    note = as_plain_fp8({"quant_method": "mxfp8", "weight_block_size": [1, 32], "scale_fmt": "ue8m0"})
-    operation = AutoHfQuantizer.from_config(note).get_load_operations()["dequantize"](AutoHfQuantizer.from_config(note))
-    weight = torch.randn(3, 40).to(torch.float8_e4m3fn)
-    exponents = torch.tensor([[126, 127], [128, 127], [129, 125]], dtype=torch.uint8)
-    dequantised = operation.convert({"weight": [weight], "weight_scale_inv": [exponents.view(scales)]})["weight"]
-    factors = torch.exp2(exponents.float() - 127).repeat_interleave(32, 1)[:, :40]
-    torch.testing.assert_close(dequantised.float(), weight.float() * factors, rtol=2**-8, atol=0)  # bf16
+    path, name = saved_model / "model.safetensors", "model.layers.1.mlp.up_proj.weight"
+    tensors = load_file(path)
+    weight = tensors[name].to(torch.float8_e4m3fn)
+    exponents = torch.randint(124, 130, (48, 1), dtype=torch.uint8)
+    tensors |= {name: weight, f"{name}_scale_inv": exponents.view(scales)}
+    save_file(tensors, path, {"format": "pt"})
+    config = saved_model / "config.json"
+    note = {"quant_method": "mxfp8", "weight_block_size": [1, 32], "scale_fmt": "ue8m0"}
+    config.write_text(json.dumps({**json.loads(config.read_text()), "quantization_config": note}))
+    held = loaded(saved_model, kernels="torch").model.model.get_parameter(name)
+    assert torch.equal(held, weight.float() * torch.exp2(exponents.float() - 127))
