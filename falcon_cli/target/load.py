@@ -20,6 +20,7 @@ from falcon_cli.target.adapter import with_adapter
 from falcon_cli.target.gguf import converted, tokenizer_class, whole
 from falcon_cli.target.guard import KernelsError, check_reading
 from falcon_cli.target.model import TargetModel
+from falcon_cli.target.quantised import StoredForm, stored_form
 from falcon_cli.target.reference.ask import PromptOf, Reference, ask
 from falcon_cli.target.reference.plain import tell_penalties
 from falcon_cli.target.reference.weights import check_finite
@@ -87,7 +88,10 @@ def load_target(recipe: TargetRecipe, prompt_of: PromptOf | None = None) -> Load
     attention = pick_backend("sdpa" if recipe.compile else recipe.attention, device, DTYPES[dtype])
     where = _place(recipe)
     native = _native_kind(recipe, device, dtype)
-    model, tokenizer = _from_transformers(where, recipe, DTYPES[dtype])
+    to_be_plain = native is not None or recipe.adapter is not None
+    form = stored_form(recipe.model, where, _fetching(recipe), device, to_be_plain)
+    native = form.kernels(native, _asks_for_kernels(recipe))
+    model, tokenizer = _from_transformers(where, recipe, DTYPES[dtype], form)
     if recipe.adapter is not None:
         model = with_adapter(model, recipe.adapter)
     stop_ids = stop_tokens(model, tokenizer)
@@ -171,7 +175,7 @@ def _asks_for_kernels(recipe: TargetRecipe) -> bool:
     return recipe.kernels == "native" or recipe.quantize != "none"
 
 
-def _from_transformers(where: str, recipe: TargetRecipe, dtype: torch.dtype) -> tuple[Any, Any]:
+def _from_transformers(where: str, recipe: TargetRecipe, dtype: torch.dtype, form: StoredForm) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
@@ -180,9 +184,9 @@ def _from_transformers(where: str, recipe: TargetRecipe, dtype: torch.dtype) -> 
     try:
         tokenizer = tokenizer_class(where).from_pretrained(where, **common)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            where, dtype=dtype, use_safetensors=True, output_loading_info=True, **common
+            where, dtype=dtype, use_safetensors=True, output_loading_info=True, **form.options, **common
         )
-        model = whole(*loaded)
+        model = form.settled(whole(*loaded), loaded[1], dtype)
     except Exception as error:  # a broken file, an unknown architecture, an unreachable hub: one line for all of them
         raise FalconError(_why_not_loaded(where, error, "a causal LM with safetensors weights")) from error
     return model, tokenizer

@@ -1,7 +1,7 @@
 """A pass over all weights: they are finite numbers, and which ones they are."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -34,8 +34,20 @@ def fingerprint(model: Any) -> str:
 
 
 def _tensors(model: Any) -> Iterator[tuple[str, Tensor]]:
-    """Every weight by its name, tied ones once."""
-    yield from ((name, parameter.detach()) for name, parameter in model.named_parameters() if parameter.numel())
+    """Every weight by its name, tied ones once; quantised ones as the tensors that they are stored in."""
+    yield from _parts(model.named_parameters())
+    if getattr(model, "hf_quantizer", None) is not None:  # some ways of quantising keep their weights in buffers
+        yield from _parts(model.named_buffers())
+
+
+def _parts(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    """The tensors that hold numbers: a tensor class of its own is made of others."""
+    for name, tensor in tensors:
+        if hasattr(tensor, "__tensor_flatten__"):
+            parts = [(f"{name}.{part}", getattr(tensor, part)) for part in tensor.__tensor_flatten__()[0]]
+            yield from _parts(parts)
+        elif tensor.numel():
+            yield name, tensor.detach()
 
 
 def _is_finite(tensor: Tensor) -> bool:

@@ -57,3 +57,21 @@ def test_a_fingerprint_tells_the_configuration(tiny_model):
     before = fingerprint(model)
     model.config.rope_parameters["rope_theta"] = 5.0
     assert fingerprint(model) != before
+
+
+def test_a_weight_may_be_made_of_other_tensors(tiny_model):
+    """As those of torchao are, which lack most of torch's operators."""
+    from torch.testing._internal.two_tensor import TwoTensor
+
+    model = tiny_model(dtype=torch.float32)
+    before = fingerprint(model)
+    down = model.model.layers[0].mlp.down_proj
+    first, second = down.weight.data, down.weight.data.clone()
+    down.weight = torch.nn.Parameter(TwoTensor(first, second), requires_grad=False)
+    check_finite("tiny", model, "fp32")
+    whole = fingerprint(model)
+    second[1, 1] += 1
+    assert len({before, whole, fingerprint(model)}) == 3
+    second[2, 3] = float("nan")
+    with pytest.raises(FalconError, match=r"down_proj\.weight\.b holds NaN or infinity"):
+        check_finite("tiny", model, "fp32")
