@@ -28,7 +28,7 @@ from torch import Tensor
 
 
 class Visibility(Protocol):
-    """What attention and masks ask of a view, be its shapes fixed (`target/graphs.py`) or growing (`View`)."""
+    """What attention and masks ask of a view, be its shapes fixed (`target/forward/graphs.py`) or growing (`View`)."""
 
     fixed: bool
     """Whether nothing may depend on the tensors' contents, because a graph is made of it."""

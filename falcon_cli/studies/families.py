@@ -3,8 +3,8 @@
     make families                                  all of them; writes docs/families.md (2 to 5 minutes)
     make families ARGS="only=[gemma2,mamba]"       two of them; shows them and writes nothing
 
-Each family is built without weights, from its default configuration, and checked as at every load (`target/guard.py`):
-on falcon's kernels, then on torch's operators. Each is tried in a process of its own with limits of memory and time.
+Each family is built without weights, from its default configuration, and checked as at every load
+(`target/guard/check.py`): on falcon's kernels, then on torch's operators. Each is tried in a process of its own with limits of memory and time.
 """
 
 import io
@@ -27,8 +27,8 @@ from falcon_cli.native.build import load_kernels
 from falcon_cli.native.swap import suits_decoder
 from falcon_cli.native.weights import suits
 from falcon_cli.spelling import did_you_mean
-from falcon_cli.target.guard import check_reading, why_refused
-from falcon_cli.target.shrink import made_twin
+from falcon_cli.target.guard.check import check_reading, why_refused
+from falcon_cli.target.guard.shrink import made_twin
 
 INDEXER = {
     "indexer_n_heads": 4,
@@ -59,9 +59,9 @@ convolutions, MiniMax M3's sparse layers."""
 WAYS = {
     "kernels": "the whole model on falcon's kernels",
     "torch": "on torch's operators, its linear layers on falcon's kernels",
-    "alone": "on torch's operators alone (`--kernels torch`)",
+    "alone": "on torch's operators alone",
     "branches": "on torch's operators, drafts branch by branch: its attention takes no tree",
-    "branches alone": "branch by branch, on torch's operators alone (`--kernels torch`)",
+    "branches alone": "branch by branch, on torch's operators alone",
     "refused": "refused: ",
     "untried": "no small model can be built here: ",
 }
@@ -83,7 +83,8 @@ trees. All families but those refused or not built gave the same logits.
 
 A model with other options may be read in another way: `granitemoehybrid` is refused only where it has recurrent
 layers, and `mistral` with a sliding window is read on torch's operators. So falcon makes the same comparison whenever
-it loads a model, and refuses one that it would misread.
+it loads a model, and refuses one that it would misread. `moshi` and `phi4_multimodal` say other words by `generate` than
+by their forward, which is what falcon reads; the [reference](measuring.md#the-certificate) tells.
 
 {table}"""
 

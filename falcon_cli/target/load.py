@@ -18,7 +18,7 @@ from falcon_cli.recipe.schema import TargetRecipe
 from falcon_cli.sources import resolve_target
 from falcon_cli.target.adapter import with_adapter
 from falcon_cli.target.gguf import converted, tokenizer_class, whole
-from falcon_cli.target.guard import KernelsError, check_reading
+from falcon_cli.target.guard.check import KernelsError, check_reading
 from falcon_cli.target.model import TargetModel
 from falcon_cli.target.quantised import StoredForm, stored_form
 from falcon_cli.target.reference.ask import PromptOf, Reference, ask

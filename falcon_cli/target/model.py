@@ -17,10 +17,10 @@ from falcon_cli.errors import FalconError
 from falcon_cli.kv_cache import LayerCache, SlotCache, StaticCache, kv_shape
 from falcon_cli.native.layer import NativeDecoder, NativeLinear
 from falcon_cli.native.swap import NativeLayers
-from falcon_cli.target.branches import read_branches
-from falcon_cli.target.forward import CausalForward
-from falcon_cli.target.graphs import FixedReader
-from falcon_cli.target.longrope import LongRope, boundary_of
+from falcon_cli.target.forward.branches import read_branches
+from falcon_cli.target.forward.graphs import FixedReader
+from falcon_cli.target.forward.longrope import LongRope, boundary_of
+from falcon_cli.target.forward.own import CausalForward
 
 
 class TargetModel:

@@ -18,10 +18,10 @@ from falcon_cli.methods.context import DraftingContext
 from falcon_cli.methods.grammar import choose
 from falcon_cli.native.build import load_kernels
 from falcon_cli.native.swap import swap_model
-from falcon_cli.target.guard import check_reading
+from falcon_cli.target.guard.check import check_reading
+from falcon_cli.target.guard.shrink import made_twin
 from falcon_cli.target.load import LoadedTarget
 from falcon_cli.target.model import TargetModel
-from falcon_cli.target.shrink import made_twin
 
 CPU = torch.device("cpu")
 NEW, CHUNK, VOCAB = 26, 5, 64

@@ -23,8 +23,8 @@ from falcon_cli.native.layer import NativeLinear
 from falcon_cli.native.packed_matrix import WeightFormat
 from falcon_cli.native.swap import swap_model
 from falcon_cli.native.weights import suits
+from falcon_cli.target.guard.shrink import random_twin
 from falcon_cli.target.model import TargetModel
-from falcon_cli.target.shrink import random_twin
 
 PARENTS = (0, 0, 0, 1, 1, 2, 4)
 """Nodes 1 and 2, and 3 and 4, are two children of one parent."""

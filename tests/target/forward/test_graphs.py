@@ -9,7 +9,7 @@ from falcon_cli.decode.stop import Stop
 from falcon_cli.drafters.rivals.pld import PldOptions, PromptLookup
 from falcon_cli.errors import FalconError
 from falcon_cli.recipe.schema import TargetRecipe
-from falcon_cli.target import graphs
+from falcon_cli.target.forward import graphs
 from falcon_cli.target.load import load_target
 from falcon_cli.target.model import TargetModel
 

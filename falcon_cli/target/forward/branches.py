@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from falcon_cli.kv_cache import SlotCache
-from falcon_cli.target.forward import CausalForward
+from falcon_cli.target.forward.own import CausalForward
 
 
 def read_branches(

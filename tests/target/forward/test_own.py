@@ -7,8 +7,8 @@ from falcon_cli.attention.backend import implementation
 from falcon_cli.attention.view import View
 from falcon_cli.kv_cache import LayerCache
 from falcon_cli.studies.families import built
-from falcon_cli.target.forward import CausalForward
-from falcon_cli.target.shrink import made_twin
+from falcon_cli.target.forward.own import CausalForward
+from falcon_cli.target.guard.shrink import made_twin
 
 TOKENS = torch.tensor([5, 9, 40, 41, 3, 9, 9, 17, 60])
 CLOSE = {"rtol": 0, "atol": 1e-5}

@@ -3,7 +3,7 @@ import torch
 from transformers import CONFIG_MAPPING
 
 from falcon_cli.studies.families import built
-from falcon_cli.target.shrink import BOUNDARY, CHUNK, POSITIONS, WINDOW, made_twin, random_twin, shrunk
+from falcon_cli.target.guard.shrink import BOUNDARY, CHUNK, POSITIONS, WINDOW, made_twin, random_twin, shrunk
 
 
 def small(family, **changes):

@@ -9,7 +9,7 @@ from falcon_cli.decode.stop import Stop
 from falcon_cli.drafters.rivals.autoregressive import Autoregressive
 from falcon_cli.drafters.rivals.lookahead import Lookahead, LookaheadOptions
 from falcon_cli.drafters.rivals.pld import PldOptions, PromptLookup
-from falcon_cli.target.longrope import boundary_of
+from falcon_cli.target.forward.longrope import boundary_of
 from falcon_cli.target.model import TargetModel
 
 CPU = torch.device("cpu")

@@ -23,7 +23,7 @@ from falcon_cli.attention.view import View
 from falcon_cli.console import warn
 from falcon_cli.errors import first_line
 from falcon_cli.kv_cache import SlotCache
-from falcon_cli.target.forward import CausalForward
+from falcon_cli.target.forward.own import CausalForward
 
 MOST_GRAPHS = 64
 FIRST_HELD = 5

@@ -12,10 +12,10 @@ from falcon_cli.errors import FalconError
 from falcon_cli.native import layer, swap, weights
 from falcon_cli.native.build import load_kernels
 from falcon_cli.studies.families import built
-from falcon_cli.target import guard
-from falcon_cli.target.forward import CausalForward
-from falcon_cli.target.graphs import FixedReader
-from falcon_cli.target.guard import check_reading, why_refused
+from falcon_cli.target.forward.graphs import FixedReader
+from falcon_cli.target.forward.own import CausalForward
+from falcon_cli.target.guard import check as guard
+from falcon_cli.target.guard.check import check_reading, why_refused
 
 
 @pytest.fixture(autouse=True)

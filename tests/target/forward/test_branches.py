@@ -5,9 +5,9 @@ from hypothesis import strategies as st
 
 from falcon_cli.core import Draft
 from falcon_cli.studies.families import built
-from falcon_cli.target.branches import longest_paths
+from falcon_cli.target.forward.branches import longest_paths
+from falcon_cli.target.guard.shrink import made_twin
 from falcon_cli.target.model import TargetModel
-from falcon_cli.target.shrink import made_twin
 from falcon_cli.tree.shape import ancestors_of
 
 CPU = torch.device("cpu")

@@ -1,0 +1,1 @@
+"""One forward of the target: by its own class, in fixed shapes, branch by branch, over two tables of angles."""
