@@ -4,7 +4,8 @@
     make families ARGS="only=[gemma2,mamba]"       two of them; shows them and writes nothing
 
 Each family is built without weights, from its default configuration, and checked as at every load
-(`target/guard/check.py`): on falcon's kernels, then on torch's operators. Each is tried in a process of its own with limits of memory and time.
+(`target/guard/check.py`): on falcon's kernels, then on torch's operators. Each is tried in a process of its own with
+limits of memory and time.
 """
 
 import io
@@ -83,8 +84,8 @@ trees. All families but those refused or not built gave the same logits.
 
 A model with other options may be read in another way: `granitemoehybrid` is refused only where it has recurrent
 layers, and `mistral` with a sliding window is read on torch's operators. So falcon makes the same comparison whenever
-it loads a model, and refuses one that it would misread. `moshi` and `phi4_multimodal` say other words by `generate` than
-by their forward, which is what falcon reads; the [reference](measuring.md#the-certificate) tells.
+it loads a model, and refuses one that it would misread. `moshi` and `phi4_multimodal` say other words by `generate`
+than by their forward, which is what falcon reads; the [reference](measuring.md#the-certificate) tells.
 
 {table}"""
 
