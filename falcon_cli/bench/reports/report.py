@@ -7,6 +7,7 @@ from falcon_cli.bench.figures.document import CategoryFigures, MethodFigures, Pe
 from falcon_cli.bench.figures.summary import BASELINE
 from falcon_cli.bench.reports.wording import (
     ABSENT,
+    alike,
     circumstances,
     gigabytes,
     interval,
@@ -66,8 +67,9 @@ def markdown(results: ResultsDocument, command: str, date: datetime.date | None 
 def _speed(results: ResultsDocument) -> str:
     head = ["method", "speedup", "95 %", "tokens/s", "tokens/cycle", "τ", "α", "lossless"]
     head += ["loop-free: speedup", "95 %", "tokens/s", "tokens/cycle", "α", "in loops"]
-    rows = [_speed_row(name, figures, figures) for name, figures in results["methods"].items()]
-    rows += [_speed_row(name, figures, None) for name, figures in results["peers"].items()]  # their cycles are unknown
+    rows = [_speed_row(name, figures, figures, verdict(figures)) for name, figures in results["methods"].items()]
+    for name, peer in results["peers"].items():  # their cycles are unknown
+        rows.append(_speed_row(name, peer, None, alike(peer, results["prompts"])))
     text = markdown_table(head, rows)
     bound = results["machine"].get("bandwidth_bound_tokens_per_second")
     if bound:
@@ -78,7 +80,9 @@ def _speed(results: ResultsDocument) -> str:
     return text
 
 
-def _speed_row(name: str, figures: MethodFigures | PeerFigures, method: MethodFigures | None) -> list[str]:
+def _speed_row(
+    name: str, figures: MethodFigures | PeerFigures, method: MethodFigures | None, lossless: str
+) -> list[str]:
     free = figures["loop_free"]
     return [
         f"`{name}`",
@@ -88,7 +92,7 @@ def _speed_row(name: str, figures: MethodFigures | PeerFigures, method: MethodFi
         f"{method['tokens_per_cycle']:.2f}" if method else ABSENT,
         f"{method['accepted_length']:.2f}" if method else ABSENT,
         percent(method["acceptance_rate"]) if method else ABSENT,
-        verdict(method) if method else ABSENT,
+        lossless,
         times(free["speedup"]),
         interval(free["speedup_ci95"]),
         f"{free['tokens_per_second']:.1f}",

@@ -6,7 +6,16 @@ from rich.text import Text
 
 from falcon_cli.bench.figures.document import MethodFigures, PeerFigures, ResultsDocument
 from falcon_cli.bench.figures.summary import BASELINE
-from falcon_cli.bench.reports.wording import ABSENT, circumstances, interval, percent, time_shares, times, verdict
+from falcon_cli.bench.reports.wording import (
+    ABSENT,
+    alike,
+    circumstances,
+    interval,
+    percent,
+    time_shares,
+    times,
+    verdict,
+)
 from falcon_cli.target.reference.hold import told
 
 _VERDICT_STYLES = {"exact": "green", "near-ties": "yellow", "FAILED": "bold red"}
@@ -35,7 +44,7 @@ def table(results: ResultsDocument) -> Table:
         drawn.add_row(*_method_cells(name, figures), style="bold" if name == fastest and name != BASELINE else "")
     drawn.add_section()
     for name, peer in peers.items():
-        drawn.add_row(*_peer_cells(name, peer))
+        drawn.add_row(*_peer_cells(name, peer, results["prompts"]))
     return drawn
 
 
@@ -55,11 +64,19 @@ def _method_cells(name: str, figures: MethodFigures) -> list[str | Text]:
     ]
 
 
-def _peer_cells(name: str, figures: PeerFigures) -> list[str | Text]:
+def _peer_cells(name: str, figures: PeerFigures, prompts: int) -> list[str | Text]:
     unknown = Text(ABSENT, style="dim")
     rate = f"{figures['tokens_per_second']:.1f}"
     loop_free = times(figures["loop_free"]["speedup"])
-    return [Text(name), _speedup(figures), rate, *[unknown] * 4, loop_free, unknown, Text(ABSENT, style="dim")]
+    return [
+        Text(name),
+        _speedup(figures),
+        rate,
+        *[unknown] * 4,
+        loop_free,
+        unknown,
+        Text(alike(figures, prompts), style="dim"),
+    ]
 
 
 def _speedup(figures: MethodFigures | PeerFigures) -> Text:

@@ -1,6 +1,6 @@
 """How the results document's figures are worded, alike on the terminal, in the report and on the chart."""
 
-from falcon_cli.bench.figures.document import MethodFigures, ResultsDocument
+from falcon_cli.bench.figures.document import MethodFigures, PeerFigures, ResultsDocument
 
 ABSENT = "–"
 """Stands for a figure that does not exist."""
@@ -46,6 +46,12 @@ def verdict(figures: MethodFigures) -> str:
     if lossless["verdict"] != "near-ties":
         return lossless["verdict"]
     return _several(len(lossless["divergences"]), "near-tie")
+
+
+def alike(figures: PeerFigures, prompts: int) -> str:
+    """Say how many prompts a peer answered as plain decoding did; absent where nobody compared."""
+    equal = figures.get("prompts_equal")
+    return ABSENT if equal is None else f"{equal} of {prompts} alike"
 
 
 def circumstances(results: ResultsDocument) -> str:

@@ -68,9 +68,11 @@ class CausalForward:
             begin = cache.get_seq_length()
             given["position_ids"] = torch.arange(begin, begin + len(tokens_T), device=tokens_T.device)[None]
         self._listening = True
-        with nullcontext() if view is None else reading(view):
-            output = self.model(input_ids=tokens_T[None], **given, **{self._cache_argument: cache})
-        self._listening = False
+        try:
+            with nullcontext() if view is None else reading(view):
+                output = self.model(input_ids=tokens_T[None], **given, **{self._cache_argument: cache})
+        finally:
+            self._listening = False
         features_TD, self._features = self._features, None
         assert features_TD is not None
         logits_TV: Tensor = output.logits[0]

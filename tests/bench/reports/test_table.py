@@ -43,6 +43,12 @@ def test_peers_stand_below_a_line(results):
     assert set(between[0]) == {"─"}
 
 
+def test_a_peer_says_how_many_prompts_it_answered_alike(results):
+    assert row(draw(results), "hf").strip().endswith("11 of 12 alike")
+    del results["peers"]["hf"]["prompts_equal"]
+    assert row(draw(results), "hf").strip().endswith("–")
+
+
 def test_verdicts_have_their_colours(results):
     drawn = draw(results, colour=True)
     assert "\x1b[32mexact" in drawn
