@@ -98,7 +98,7 @@ def test_categories_are_apart():
 
 def test_peers_have_fewer_figures(results):
     expected = {"tokens", "decode_seconds", "prefill_seconds", "tokens_per_second"}
-    expected |= {"speedup", "speedup_ci95", "loop_free"}
+    expected |= {"speedup", "speedup_ci95", "loop_free", "prompts_equal"}
     assert set(results["peers"]) == {"hf", "hf-pld"}
     for figures in results["peers"].values():
         assert set(figures) == expected
