@@ -12,6 +12,7 @@ layers differ.
 Shapes: S slots, G kv heads, H head size, T nodes. The buffer is [2, layers, 1, G, S, H]: keys, then values.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from inspect import signature
 from typing import Any
@@ -37,7 +38,7 @@ def kv_shape(config: Any) -> tuple[int, int]:
     return groups, getattr(config, "head_dim", None) or config.hidden_size // heads
 
 
-class SlotCache(Cache):
+class SlotCache(Cache, ABC):
     """Keys and values of one text; grows by doubling up to `limit` slots, never shrinks.
 
     Every tensor of it has its slots on the last axis but one.
@@ -50,13 +51,13 @@ class SlotCache(Cache):
         """Committed tokens."""
         super().__init__(layers=list(layers))
 
+    @abstractmethod
     def tensors(self) -> list[Tensor]:
         """All that is held, [..., S, H]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def replace(self, tensors: Sequence[Tensor]) -> None:
         """Hold these tensors instead, in the same order."""
-        raise NotImplementedError
 
     def reserve(self, nodes: int) -> None:
         """Make room for `nodes` more slots, doubling as needed.
@@ -151,7 +152,7 @@ class LayerCache(SlotCache):
         """The layer of this index, made when it is asked for first."""
         while len(self._layers) <= index:
             self._layers.append(SlotLayer(self))
-        self.layers = list(self._layers)
+            self.layers.append(self._layers[-1])
         return self._layers[index]
 
     def update(

@@ -110,9 +110,9 @@ def _way(twin: Any, attention: str, on_kernels: bool = False) -> tuple[bool, str
     """Whether it takes branches to read a twin, and what is wrong even so."""
 
     def reader(branches: bool) -> TargetModel:
-        copy = deepcopy(twin)
-        layers = swap_model(copy, "fp32") if on_kernels else None
-        return TargetModel(copy, attention, CHUNK, layers, branches=branches)
+        if on_kernels:
+            return swapped(deepcopy(twin), "fp32", attention, branches)
+        return TargetModel(deepcopy(twin), attention, CHUNK, branches=branches)
 
     own, tolerance = _own_words(twin), TOLERANCE[twin.dtype]
     if _reads(lambda: reader(False), own, tolerance):
