@@ -1,5 +1,6 @@
 """Tiny random models and a toy target, shared by the engine's tests."""
 
+import copy
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -270,6 +271,47 @@ def byte_tokenizer() -> Any:
     )
     tokenizer.chat_template = CHATML
     return tokenizer
+
+
+_ASK = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+TEMPLATES = {
+    "chatml": CHATML,
+    "date": "<|im_start|>system\nToday is {{ strftime_now('%d %B %Y') }}.<|im_end|>\n" + CHATML,
+    "time": "<|im_start|>system\nIt is {{ strftime_now('%H:%M:%S') }}.<|im_end|>\n" + CHATML,
+    # as Gemma's: no system role, and another name for the assistant
+    "no system": (
+        "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+        "{% for m in messages %}<|im_start|>{{ 'model' if m.role == 'assistant' else m.role }}\n{{ m.content | trim }}"
+        "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>model\n{% endif %}"
+    ),
+    # as Qwen2.5's: tools in the system text, calls and their results in words of their own
+    "tools": (
+        "{% if tools %}<|im_start|>system\nTools: {{ tools | tojson }}<|im_end|>\n{% endif %}"
+        "{% for m in messages %}{% if m.role == 'tool' %}<|im_start|>user\n<result>{{ m.content }}</result><|im_end|>\n"
+        "{% else %}<|im_start|>{{ m.role }}\n{{ m.content }}{% for call in m.tool_calls or [] %}"
+        "<call>{{ call.function | tojson }}</call>{% endfor %}<|im_end|>\n{% endif %}{% endfor %}" + _ASK
+    ),
+    # as a reasoning model's: earlier answers lose their thoughts
+    "thoughts": (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' and '</think>' in m.content %}"
+        "{{ m.content.split('</think>')[-1].lstrip('\n') }}{% else %}{{ m.content }}{% endif %}<|im_end|>\n"
+        "{% endfor %}" + _ASK
+    ),
+}
+"""Chat templates in the manner of families that people use."""
+
+
+@pytest.fixture(scope="session")
+def speaking(byte_tokenizer: Any) -> Callable[..., Any]:
+    """The byte tokenizer with one of `TEMPLATES`, and further tokens: `speaking("tools", "<think>")`."""
+
+    def build(template: str, *tokens: str) -> Any:
+        tokenizer = copy.deepcopy(byte_tokenizer)
+        tokenizer.add_tokens(list(tokens))
+        tokenizer.chat_template = TEMPLATES[template]
+        return tokenizer
+
+    return build
 
 
 @pytest.fixture(scope="session")

@@ -15,15 +15,16 @@ from falcon_cli.bench.figures.records import TurnRecord
 from falcon_cli.bench.figures.summary import BASELINE, summarise
 from falcon_cli.bench.folder import BenchFolder
 from falcon_cli.bench.measuring.peers import check_peer, peer_answers
-from falcon_cli.bench.measuring.session import BenchmarkSession, digest, method_answer, turn_prompt
+from falcon_cli.bench.measuring.session import BenchmarkSession, method_answer
 from falcon_cli.console import progress, say, warn
+from falcon_cli.data.chat import ChatTemplate
 from falcon_cli.data.datasets import Loaded, load
 from falcon_cli.data.prompts import Question
 from falcon_cli.errors import FalconError, UsageError
 from falcon_cli.methods.context import DraftingContext
 from falcon_cli.methods.defaults import default_methods
 from falcon_cli.methods.grammar import MethodChoice, choose, load_context
-from falcon_cli.recipe.provenance import provenance
+from falcon_cli.recipe.provenance import now, provenance
 from falcon_cli.recipe.schema import BenchRecipe
 from falcon_cli.target.reference.ask import TOKENS
 from falcon_cli.target.reference.hold import ReferenceEntry, hold, told
@@ -42,8 +43,13 @@ def bench(recipe: BenchRecipe, argv: Sequence[str], out: Path | None = None, res
     if data.skipped:
         warn(f"{data.name}: {data.skipped} malformed lines skipped")
     first = data.questions[0]
-    context = load_context(recipe, choices, lambda tokenizer: turn_prompt(tokenizer, recipe.template, first))
-    session = _session(recipe, context, choices)
+    date = folder.date if folder else now()  # a run that is gone on with renders its prompts as on its first day
+
+    def first_prompt(tokenizer: Any) -> list[int]:
+        return ChatTemplate.of(recipe, tokenizer, date).prompt(first.messages(), first.tools)
+
+    context = load_context(recipe, choices, first_prompt)
+    session = _session(recipe, context, choices, ChatTemplate.of(recipe, context.target.tokenizer, date))
     questions = _fitting(session, data, recipe.keep_going)
     reference = _reference(session, first.id)
     records = _measure(session, questions, folder)
@@ -71,12 +77,12 @@ def _choices(recipe: BenchRecipe) -> list[MethodChoice]:
     return list(called.values())
 
 
-def _session(recipe: BenchRecipe, context: DraftingContext, choices: Sequence[MethodChoice]) -> BenchmarkSession:
+def _session(
+    recipe: BenchRecipe, context: DraftingContext, choices: Sequence[MethodChoice], chat: ChatTemplate
+) -> BenchmarkSession:
     answers = {choice.name: method_answer(context.target, choice.build(context)) for choice in choices}
     answers |= peer_answers(recipe.peers, recipe.target, context.target)
-    return BenchmarkSession(
-        context.target, answers, recipe.max_new_tokens, recipe.repeats, recipe.seed, recipe.template
-    )
+    return BenchmarkSession(context.target, chat, answers, recipe.max_new_tokens, recipe.repeats, recipe.seed)
 
 
 def _fitting(session: BenchmarkSession, data: Loaded, keep_going: bool) -> list[Question]:
@@ -147,7 +153,7 @@ def _document(
         "methods": {name: summed["methods"][name] for name in session.answers if name in summed["methods"]},
         "peers": {name: summed["peers"][name] for name in session.answers if name in summed["peers"]},
     }
-    _certify(session, questions, records, recipe.peers, figures)
+    _certify(session, records, recipe.peers, figures)
     return {
         "schema": 1,
         "target": recipe.target.model,
@@ -165,6 +171,7 @@ def _document(
             "repeats": recipe.repeats,
             "seed": recipe.seed,
             "template": recipe.template,
+            "parse_special": recipe.parse_special,
             "draft_model": recipe.draft_model,
             "drafter": recipe.drafter,
             "methods": list(recipe.methods or ()),
@@ -174,35 +181,23 @@ def _document(
     }
 
 
-def _certify(
-    session: BenchmarkSession,
-    questions: Sequence[Question],
-    records: Sequence[TurnRecord],
-    peers: Sequence[str],
-    figures: Figures,
-) -> None:
+def _certify(session: BenchmarkSession, records: Sequence[TurnRecord], peers: Sequence[str], figures: Figures) -> None:
     """Put a certificate beside each method's figures, and for peers how many questions they answered alike."""
-    by_id = {question.id: question for question in questions}
-    texts = {(r.method, r.repeat, r.question_id, r.turn): r.text for r in records}
-    plain = {r.prompt_sha: r.completion.ids for r in reversed(records) if r.method == BASELINE}
-
-    def prompt_of(record: TurnRecord) -> TokenIds:
-        earlier = [texts[record.method, record.repeat, record.question_id, turn] for turn in range(record.turn)]
-        return session.prompt(by_id[record.question_id], record.turn, earlier)
+    plain = {record.prompt: record.completion.ids for record in reversed(records) if record.method == BASELINE}
 
     def reference(prompt: TokenIds) -> TokenIds:
-        key = digest(prompt)
+        key = tuple(prompt)
         if key not in plain:  # the second turn after a first answer that differs
             plain[key] = session.answers[BASELINE](prompt, session.max_new_tokens).ids
         return plain[key]
 
     own = [record for record in records if record.method not in peers]
-    for name, certificate in certify(own, session.target.model, session.target.dtype, prompt_of, reference).items():
+    for name, certificate in certify(own, session.target.model, session.target.dtype, reference).items():
         figures["methods"][name]["lossless"] = certificate.to_json()
     for peer in peers:
         theirs = [record for record in records if record.method == peer]
         differing = {
-            r.question_id for r in theirs if first_difference(reference(prompt_of(r)), r.completion.ids) is not None
+            r.question_id for r in theirs if first_difference(reference(list(r.prompt)), r.completion.ids) is not None
         }
         figures["peers"][peer]["prompts_equal"] = len({r.question_id for r in theirs} - differing)
 

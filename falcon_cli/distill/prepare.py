@@ -1,21 +1,23 @@
 """Prepares the texts of a recipe: reads the corpus and, with `answers: target`, lets the target answer its prompts."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from time import perf_counter
-from typing import TypeVar
+from typing import Any
 
 from accelerate import Accelerator
 
 from falcon_cli.console import duration, progress, say
+from falcon_cli.data.chat import ChatTemplate
 from falcon_cli.distill.corpus.answers import greedy_answers, read_answers, target_answers
 from falcon_cli.distill.corpus.contamination import BenchPrompts
-from falcon_cli.distill.corpus.reader import CorpusReader
+from falcon_cli.distill.corpus.kept import Text, keep, kept
+from falcon_cli.distill.corpus.reader import CorpusPrompt, CorpusReader
+from falcon_cli.distill.corpus.sample import Sample
 from falcon_cli.distill.corpus.split import Corpus, split
 from falcon_cli.distill.folder import DistillFolder
+from falcon_cli.errors import FalconError
 from falcon_cli.recipe.distill import DistillRecipe
 from falcon_cli.target.load import LoadedTarget
-
-T = TypeVar("T")
 
 _TRIAL_TOKENS = 8
 
@@ -28,26 +30,51 @@ def prepare(
     Raises:
         FalconError: The corpus cannot be read, or no usable dialogue is left.
     """
-    reader = CorpusReader(recipe.corpus, target.tokenizer, target.stop_ids, BenchPrompts.of(recipe.corpus.exclude))
+    date = None if folder is None else folder.date
+    chat = ChatTemplate.of(recipe.corpus, target.tokenizer, date)
+    reader = CorpusReader(recipe.corpus, chat, target.stop_ids, BenchPrompts.of(recipe.corpus.exclude))
     if recipe.answers == "dataset" or folder is None:
-        corpus = split(_counted(reader.texts(), recipe), recipe.corpus, reader.counts)
+        texts = _rendered(reader, Sample.from_json, reader.texts(), folder, accelerator)
+        corpus = split(texts, recipe.corpus, reader.tally)
         if recipe.answers == "target":
             _estimate_answers(recipe, target, corpus)
     else:
-        prompts = _counted(reader.prompts(), recipe)
+        prompts = _rendered(reader, CorpusPrompt.from_json, reader.prompts(), folder, accelerator)
         world, rank = accelerator.num_processes, accelerator.process_index
         target_answers(target, prompts, recipe.generation, folder.answers, rank, world)
         accelerator.wait_for_everyone()
         answers = read_answers(folder.answers, prompts)
-        corpus = split(list(reader.answered(prompts, answers)), recipe.corpus, reader.counts)
-    say(corpus.summary())
+        corpus = split(list(reader.answered(prompts, answers)), recipe.corpus, reader.tally)
+    for line in corpus.lines():
+        say(line)
     return corpus
 
 
-def _counted(texts: Iterator[T], recipe: DistillRecipe) -> list[T]:
+def _rendered(
+    reader: CorpusReader,
+    from_json: Callable[[dict[str, Any]], Text],
+    texts: Iterator[Text],
+    folder: DistillFolder | None,
+    accelerator: Accelerator,
+) -> list[Text]:
+    """All texts, as the run's folder keeps them or read now; of several processes the first reads and keeps them."""
+    if folder is None:
+        return _counted(reader, texts)
+    if accelerator.is_main_process and kept(folder.texts, from_json) is None:
+        read = _counted(reader, texts)  # which also counts
+        keep(folder.texts, reader.tally, read)
+    accelerator.wait_for_everyone()
+    found = kept(folder.texts, from_json)
+    if found is None:
+        raise FalconError(f"{folder.texts} is missing: all processes must write into the same run folder")
+    reader.tally, read = found
+    return read
+
+
+def _counted(reader: CorpusReader, texts: Iterator[Text]) -> list[Text]:
     """All texts, read with a progress bar."""
     read = []
-    with progress("reading dialogues", recipe.corpus.limit, "texts") as bar:
+    with progress("reading dialogues", reader.recipe.limit, "texts") as bar:
         for text in texts:
             read.append(text)
             bar.advance()

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from falcon_cli.console import warn
-from falcon_cli.data.chat import render, render_raw
-from falcon_cli.data.prompts import Message, Question, parse_line
+from falcon_cli.data.chat import ChatTemplate, render_raw
+from falcon_cli.data.prompts import Question, parse_line
 from falcon_cli.errors import FalconError, UsageError
 from falcon_cli.recipe.schema import GenerateRecipe
 
@@ -20,6 +20,8 @@ class Request:
 
     question: Question
     fields: dict[str, Any] = field(default_factory=dict)
+    place: str | None = None
+    """File and line; None where it is the only one."""
 
 
 def requests_from(prompt: str | None, jsonl: bool, keep_going: bool) -> Iterator[Request]:
@@ -90,7 +92,7 @@ def lines(source: Iterable[bytes], name: str, keep_going: bool) -> Iterator[Requ
             skipped += 1
             warn(f"skipped: {error}")
             continue
-        yield Request(question, fields)
+        yield Request(question, fields, f"{name}:{number}")
     if skipped:
         warn(f"{name}: {skipped} malformed lines skipped")
 
@@ -103,18 +105,23 @@ def _file_lines(path: Path) -> Iterable[bytes]:
         raise FalconError(f"cannot read {path}: {error.strerror}; --jsonl takes a file of JSON lines") from error
 
 
-def prompt_ids(request: Request, recipe: GenerateRecipe, tokenizer: Any) -> list[int]:
+def prompt_ids(request: Request, recipe: GenerateRecipe, chat: ChatTemplate) -> list[int]:
     """Token ids of a request's prompt.
 
     Raises:
-        FalconError: The chat template does not take it.
+        FalconError: The chat template does not take it; the message names the request's line.
     """
     question = request.question
-    if recipe.raw:
-        if question.context:
-            raise FalconError('raw takes plain text: give "prompt" instead of "messages"')
-        return render_raw(tokenizer, question.turns[0])
-    messages: list[Message] = [*question.context, {"role": "user", "content": question.turns[0]}]
-    if recipe.system is not None and messages[0]["role"] != "system":
-        messages.insert(0, {"role": "system", "content": recipe.system})
-    return render(tokenizer, messages, recipe.template)
+    try:
+        if recipe.raw:
+            if question.context or question.last is not None:
+                raise FalconError('raw takes plain text: give "prompt" instead of "messages"')
+            return render_raw(chat.tokenizer, question.turns[0])
+        messages = question.messages()
+        if recipe.system is not None and messages[0]["role"] not in ("system", "developer"):
+            messages.insert(0, {"role": "system", "content": recipe.system})
+        return chat.prompt(messages, question.tools)
+    except FalconError as error:
+        if request.place is None or isinstance(error, UsageError):
+            raise
+        raise FalconError(f"{request.place}: {error}") from error

@@ -2,17 +2,22 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
+from falcon_cli.console import warn
 from falcon_cli.core import Drafter
+from falcon_cli.data.chat import ChatTemplate
 from falcon_cli.decode.loop import extend, speculate
 from falcon_cli.decode.stats import Completion
 from falcon_cli.decode.stop import Stop
 from falcon_cli.decode.totals import counted
+from falcon_cli.errors import FalconError, UsageError
 from falcon_cli.generate.requests import Request, prompt_ids
 from falcon_cli.generate.text import Piece, TextStream
 from falcon_cli.methods.defaults import default_method
 from falcon_cli.methods.grammar import choose, load_context
+from falcon_cli.recipe.provenance import now
 from falcon_cli.recipe.schema import GenerateRecipe
 from falcon_cli.target.load import LoadedTarget
 from falcon_cli.target.reference.hold import ReferenceEntry, hold
@@ -55,10 +60,12 @@ class Generator:
         choice = choose(recipe.method or default_method(recipe))
         choice.check(recipe)
         self.recipe = recipe
-        prompt_of = None if check is None else lambda tokenizer: prompt_ids(check, recipe, tokenizer)
+        chat_of = partial(ChatTemplate.of, recipe, date=now())
+        prompt_of = None if check is None else lambda tokenizer: prompt_ids(check, recipe, chat_of(tokenizer))
         context = load_context(recipe, [choice], prompt_of)
         self._check = check
         self.target: LoadedTarget = context.target
+        self._chat = chat_of(self.target.tokenizer)
         self.drafter: Drafter = choice.build(context)
 
     def answers(self, requests: Iterable[Request], listen: Listener = lambda piece: None) -> Iterator[Answer]:
@@ -68,15 +75,25 @@ class Generator:
             FalconError: A prompt does not fit the context; raised before that prompt is read.
         """
         for request in requests:
-            answer = self._answer(request, listen)
+            try:
+                prompt = self._prompt(request)
+            except FalconError as error:
+                if not self.recipe.keep_going or isinstance(error, UsageError):
+                    raise
+                warn(f"skipped: {error}")
+                continue
+            answer = self._answer(request, prompt, listen)
             if request is self._check:
                 answer = replace(answer, reference=hold(self.target, answer.completion.ids, request.question.id))
             yield answer
 
-    def _answer(self, request: Request, listen: Listener) -> Answer:
+    def _prompt(self, request: Request) -> list[int]:
+        prompt = prompt_ids(request, self.recipe, self._chat)
+        self.target.model.check_room(len(prompt), self.recipe.max_new_tokens)
+        return prompt
+
+    def _answer(self, request: Request, prompt: list[int], listen: Listener) -> Answer:
         recipe, tokenizer = self.recipe, self.target.tokenizer
-        prompt = prompt_ids(request, recipe, tokenizer)
-        self.target.model.check_room(len(prompt), recipe.max_new_tokens)
         stop = Stop(self.target.stop_ids, recipe.max_new_tokens, recipe.stop, tokenizer.decode)
         stream, completion, said = TextStream(tokenizer, recipe.stop), Completion(len(prompt)), []
         for step in speculate(self.target.model, self.drafter, prompt, stop):

@@ -27,6 +27,8 @@ class CorpusRecipe(Recipe):
     """Branch, tag or commit of a hub data set."""
     template: str | None = None
     """Chat template: a name or a Jinja file; None takes the tokenizer's own."""
+    parse_special: bool = False
+    """Control tokens in a message's words are control tokens, not words."""
     match: str = ""
     """Regular expression, whatever the case, to be found in a dialogue: python|calculate."""
     skip: int = 0

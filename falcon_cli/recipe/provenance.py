@@ -6,7 +6,7 @@ import os
 import platform
 import re
 from collections.abc import Sequence
-from datetime import datetime, timezone
+from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ def provenance(argv: Sequence[str]) -> dict[str, Any]:
 
     Returns:
         `command` (list of words), `falcon`, `python`, `platform`, `cpu`, `cores` (usable by this process), `packages`
-        (name → version of those installed) and `date` (UTC, ISO 8601); all fit for JSON and YAML.
+        (name → version of those installed) and `date` (local, with its offset from UTC, ISO 8601); all fit for JSON
+        and YAML.
     """
     return {
         "command": ["falcon", *(_ABSOLUTE.sub(r"\1", word) for word in argv[1:])],
@@ -35,8 +36,13 @@ def provenance(argv: Sequence[str]) -> dict[str, Any]:
         "cpu": cpu(),
         "cores": _cores(),
         "packages": {name: found for name in _PACKAGES if (found := _version(name))},
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "date": now().isoformat(),
     }
+
+
+def now() -> datetime:
+    """The local time with its offset from UTC, to the second."""
+    return datetime.now().astimezone().replace(microsecond=0)
 
 
 def cpu() -> str:

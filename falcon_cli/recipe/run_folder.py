@@ -8,10 +8,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar
 
-from falcon_cli.errors import UsageError
+from falcon_cli.errors import FalconError, UsageError
 from falcon_cli.recipe.load import dump, load_recipe
 from falcon_cli.recipe.provenance import provenance
 from falcon_cli.sources import atomic_file, disk_errors
@@ -62,6 +63,19 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             self.put("provenance.json", json.dumps(provenance(argv), indent=2) + "\n")
             self.put("recipe.yaml", dump(recipe))
+
+    @property
+    def date(self) -> datetime:
+        """When the run in the folder began; the same however often it is gone on with.
+
+        Raises:
+            FalconError: The folder's provenance is damaged.
+        """
+        kept = self.path / "provenance.json"
+        try:
+            return datetime.fromisoformat(json.loads(kept.read_bytes())["date"])
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise FalconError(f"{kept} does not tell the date of the run: {self.OTHERWISE}") from error
 
     def put(self, name: str, text: str) -> None:
         """Write a file whole or not at all."""

@@ -61,6 +61,8 @@ class DraftingRecipe(Recipe):
     """A file; auto: as tuned here, else the drafter's; chain: as long as that is high; dynamic: grown each cycle."""
     template: str | None = None
     """Chat template: a name or a Jinja file; None takes the tokenizer's."""
+    parse_special: bool = False
+    """Control tokens in a message's words are control tokens, not words."""
     keep_going: bool = False
     """Skip malformed questions or lines instead of stopping at the first."""
 

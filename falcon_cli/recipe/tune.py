@@ -28,6 +28,8 @@ class TuneTreeRecipe(Recipe):
     """Longest answer to a prompt."""
     template: str | None = None
     """Chat template: a name or a Jinja file; None takes the tokenizer's own."""
+    parse_special: bool = False
+    """Control tokens in a prompt's words are control tokens, not words."""
     nodes: int = 64
     """Most drafted nodes of a tree."""
     passes: int = 4

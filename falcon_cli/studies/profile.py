@@ -15,15 +15,16 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from falcon_cli.bench.measuring.session import BenchmarkSession
 from falcon_cli.console import show
 from falcon_cli.core import Draft, Drafter, Scores, Target, Verdict
+from falcon_cli.data.chat import ChatTemplate
 from falcon_cli.data.datasets import load
 from falcon_cli.decode.loop import complete
 from falcon_cli.decode.stop import Stop
 from falcon_cli.methods.defaults import default_methods
 from falcon_cli.methods.grammar import choose, load_context
 from falcon_cli.recipe.schema import BenchRecipe
+from falcon_cli.target.load import LoadedTarget
 
 PREFILL, TARGET, DRAFTER, TREE, HEAD = (f"falcon/{name}" for name in ("prefill", "target", "drafter", "tree", "head"))
 HEADS = {HEAD, "falcon::top_k"}
@@ -143,18 +144,16 @@ def shares_of(events: Sequence[Any]) -> dict[tuple[str, str], float]:
     return {key: time / whole for key, time in spent.items()}
 
 
-def profiled(session: BenchmarkSession, drafter: Drafter, prompts: Sequence[list[int]], limit: int) -> Profile:
+def profiled(loaded: LoadedTarget, drafter: Drafter, prompts: Sequence[list[int]], limit: int) -> Profile:
     """Profile one drafter's cycles over some prompts."""
-    target = session.target.model
-    answers = [
-        complete(target, drafter, prompt, Stop(session.target.stop_ids, limit)) for prompt in [prompts[0], *prompts]
-    ]
+    target = loaded.model
+    answers = [complete(target, drafter, prompt, Stop(loaded.stop_ids, limit)) for prompt in [prompts[0], *prompts]]
     cycles = [cycle.seconds for answer in answers[1:] for cycle in answer.cycles]
     heads = [head for head in (target.head, getattr(drafter, "head", None)) if isinstance(head, nn.Module)]
     with watched(heads), profile(activities=[ProfilerActivity.CPU]) as trace:
         for prompt in prompts:
             with record_function(TREE):
-                complete(WatchedTarget(target), WatchedDrafter(drafter), prompt, Stop(session.target.stop_ids, limit))
+                complete(WatchedTarget(target), WatchedDrafter(drafter), prompt, Stop(loaded.stop_ids, limit))
     return Profile(1e3 * sum(cycles) / len(cycles), shares_of(trace.events()))
 
 
@@ -166,9 +165,10 @@ def run(recipe: BenchRecipe) -> None:
         choose(name) for name in recipe.methods or [name for name in default_methods(recipe) if name != "lookahead"]
     ]
     context = load_context(recipe, choices)
-    session = BenchmarkSession(context.target, {}, recipe.max_new_tokens)
-    prompts = [session.prompt(question, 0, ()) for question in load(recipe.dataset, recipe.limit).questions]
-    profiles = {it.name: profiled(session, it.build(context), prompts, recipe.max_new_tokens) for it in choices}
+    chat = ChatTemplate.of(recipe, context.target.tokenizer)
+    questions = load(recipe.dataset, recipe.limit).questions
+    prompts = [chat.prompt(question.messages(), question.tools) for question in questions]
+    profiles = {it.name: profiled(context.target, it.build(context), prompts, recipe.max_new_tokens) for it in choices}
     table = Table("", *profiles, title=f"{recipe.target.model}: a cycle's time, {torch.get_num_threads()} threads")
     for key in sorted({key for cycle in profiles.values() for key in cycle.shares}):
         table.add_row(": ".join(key), *(f"{100 * cycle.shares.get(key, 0):.1f} %" for cycle in profiles.values()))

@@ -18,8 +18,8 @@ from typing import get_args
 import torch
 
 from falcon_cli.bench.figures.certificate import TokenIds, first_difference
-from falcon_cli.bench.measuring.session import BenchmarkSession
 from falcon_cli.console import progress, say, show
+from falcon_cli.data.chat import ChatTemplate
 from falcon_cli.data.datasets import load
 from falcon_cli.data.gsm8k import solved
 from falcon_cli.data.prompts import Question
@@ -137,12 +137,12 @@ def _readings(
     if len(found) == len(questions):
         return found
     target = load_target(replace(recipe.target, quantize=kind, kernels="native"))
-    session = BenchmarkSession(target, {}, recipe.max_new_tokens)
+    chat = ChatTemplate.of(recipe, target.tokenizer)
     with progress(f"reading in {_name(kind)}", len(questions), "questions") as bar, disk_errors(log.parent):
         bar.advance(len(found))
         log.parent.mkdir(parents=True, exist_ok=True)
         for place, question in list(enumerate(questions))[len(found) :]:
-            prompt = session.prompt(question, 0, ())
+            prompt = chat.prompt(question.messages(), question.tools)
             reference = question.reference if recipe.dataset == "gsm8k" else None
             answer = answers[place] if answers else None
             found.append(read(target, prompt, recipe.max_new_tokens, answer, reference))

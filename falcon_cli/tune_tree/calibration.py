@@ -40,7 +40,7 @@ def calibrate(recipe: TuneTreeRecipe, target: LoadedTarget, drafter: Drafter, fo
     Raises:
         FalconError: The data set gives too few prompts.
     """
-    prompts, validation_prompts = share_out(prompts_of(recipe, target), recipe)
+    prompts, validation_prompts = share_out(prompts_of(recipe, target, folder.date), recipe)
     with progress("answering", len(prompts), "prompts") as bar:
         texts = answers_to(prompts, target, drafter, recipe.max_new_tokens, folder.answers, bar.advance)
     return CalibrationTexts(tuple(texts), tuple(validation_prompts))

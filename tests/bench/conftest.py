@@ -69,7 +69,9 @@ def results(records: list[TurnRecord]) -> dict[str, Any]:
 def invent_records() -> list[TurnRecord]:
     rng = random.Random(0)
     return [
-        TurnRecord(str(81 + question), category, turn, method, repeat, 64, "sha", answer, f"answer {question}.{turn}")
+        TurnRecord(
+            str(81 + question), category, turn, method, repeat, (question, turn), answer, f"answer {question}.{turn}"
+        )
         for question, category in enumerate(CATEGORIES * 4)
         for turn in range(2)
         for ids, loop in [answer_ids(rng)]

@@ -3,7 +3,8 @@ import json
 import pytest
 
 from falcon_cli.data import sharegpt
-from falcon_cli.data.sharegpt import Conversation, read_conversations
+from falcon_cli.data.messages import Messages
+from falcon_cli.data.sharegpt import read_conversations
 from falcon_cli.errors import FalconError
 
 RECORDS = [
@@ -28,11 +29,11 @@ def chunk(request, monkeypatch):
 @pytest.mark.parametrize("indent", [None, 2])
 def test_a_whole_file(tmp_path, capsys, indent):
     conversations = list(read_conversations(write(tmp_path, json.dumps(RECORDS, indent=indent, ensure_ascii=False))))
-    assert [conversation.id for conversation in conversations] == ["a_0", "b_3", "c_0", "d_0"]
-    assert conversations[1] == Conversation(
-        "b_3", ({"role": "assistant", "content": "late"}, {"role": "user", "content": "first"})
+    assert [name for name, _ in conversations] == ["a_0", "b_3", "c_0", "d_0"]
+    assert conversations[1][1] == Messages(
+        ({"role": "assistant", "content": "late"}, {"role": "user", "content": "first"})
     )
-    assert conversations[3].messages == ({"role": "user", "content": " "},)
+    assert conversations[3][1].messages == ({"role": "user", "content": " "}, {"role": "tool", "content": "x"})
     assert capsys.readouterr().err == ""
 
 
@@ -59,9 +60,16 @@ def test_something_else_is_refused(tmp_path, text):
         list(read_conversations(write(tmp_path, text)))
 
 
-@pytest.mark.parametrize("text", ["[7 ]", '[{"id": "x"}]', '[{"conversations": "none"}]'])
-def test_an_element_that_is_no_conversation_is_named(tmp_path, text):
-    with pytest.raises(FalconError, match='conversation 1 has no list "conversations"'):
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("[7 ]", " is no object"),
+        ('[{"id": "x"}]', ' has neither "conversations" nor "messages"'),
+        ('[{"conversations": "none"}]', ': "conversations" must be a list of messages'),
+    ],
+)
+def test_an_element_that_is_no_conversation_is_named(tmp_path, text, reason):
+    with pytest.raises(FalconError, match=f"conversation 1{reason}"):
         list(read_conversations(write(tmp_path, text)))
 
 

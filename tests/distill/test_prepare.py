@@ -12,6 +12,7 @@ from falcon_cli.distill import prepare as module
 from falcon_cli.distill.folder import DistillFolder
 from falcon_cli.distill.prepare import prepare
 from falcon_cli.recipe.distill import AnswersRecipe, CorpusRecipe, DistillRecipe
+from falcon_cli.recipe.provenance import provenance
 from falcon_cli.recipe.schema import TargetRecipe
 from falcon_cli.target.load import load_target
 
@@ -26,7 +27,9 @@ def inputs(chat_target, tmp_path):
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     corpus = CorpusRecipe(sources=(str(path),), held_out=2, min_answer_tokens=2, exclude=())
     target = load_target(TargetRecipe(str(chat_target), kernels="torch"))
-    return DistillRecipe(corpus=corpus, generation=AnswersRecipe(8, 4)), target, DistillFolder(Path(tmp_path))
+    folder = DistillFolder(Path(tmp_path))
+    folder.put("provenance.json", json.dumps(provenance(["falcon"])))
+    return DistillRecipe(corpus=corpus, generation=AnswersRecipe(8, 4)), target, folder
 
 
 def test_the_corpus_own_answers_are_taken(inputs, capsys):
@@ -35,7 +38,7 @@ def test_the_corpus_own_answers_are_taken(inputs, capsys):
     assert (len(corpus.train), len(corpus.held_out)) == (4, 2)
     assert "one, two" in target.tokenizer.decode(corpus.train[0].tokens)
     assert not folder.answers.exists()
-    assert "corpus: 4 texts" in capsys.readouterr().err
+    assert "6 dialogues read: 6 used, 0 left out" in capsys.readouterr().err
 
 
 def test_the_target_s_answers_are_made_and_kept(inputs):
@@ -48,6 +51,18 @@ def test_the_target_s_answers_are_made_and_kept(inputs):
     again = prepare(recipe, target, folder, Accelerator(cpu=True))
     assert again.train == corpus.train
     assert folder.answers.read_bytes() == before
+
+
+@pytest.mark.parametrize("answers", ["dataset", "target"])
+def test_a_run_goes_on_with_its_texts_whatever_became_of_their_source(inputs, answers, capsys):
+    recipe, target, folder = inputs
+    recipe = replace(recipe, answers=answers)
+    first = prepare(recipe, target, folder, Accelerator(cpu=True))
+    told = capsys.readouterr().err.partition("corpus:")[2]
+    Path(recipe.corpus.sources[0]).unlink()
+    again = prepare(recipe, target, folder, Accelerator(cpu=True))
+    assert (again.train, again.held_out, again.tally) == (first.train, first.held_out, first.tally)
+    assert capsys.readouterr().err.partition("corpus:")[2] == told  # the same numbers
 
 
 def test_a_dry_run_estimates_the_answers_and_makes_none(inputs, capsys):

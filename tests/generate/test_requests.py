@@ -3,6 +3,7 @@ import sys
 
 import pytest
 
+from falcon_cli.data.chat import ChatTemplate
 from falcon_cli.data.prompts import Question
 from falcon_cli.errors import FalconError, UsageError
 from falcon_cli.generate.requests import Request, lines, prompt_ids, requests_from, single, with_first
@@ -47,7 +48,7 @@ def test_lines_come_as_they_are_read():
         raise AssertionError("read too far")
 
     first = next(lines(endless(), "stdin", keep_going=False))
-    assert first == Request(Question("a", ("one",)), {"prompt": "one", "id": "a", "more": [1]})
+    assert first == Request(Question("a", ("one",)), {"prompt": "one", "id": "a", "more": [1]}, "stdin:1")
 
 
 def test_messages_keep_their_context():
@@ -72,7 +73,7 @@ def test_a_file_is_opened_at_once(tmp_path):
 
 def test_prompts_are_rendered_as_the_recipe_says(byte_tokenizer):
     def text(request, **recipe):
-        return byte_tokenizer.decode(prompt_ids(request, GenerateRecipe(**recipe), byte_tokenizer))
+        return byte_tokenizer.decode(prompt_ids(request, GenerateRecipe(**recipe), ChatTemplate(byte_tokenizer)))
 
     plain = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
     assert text(single("hi")) == plain

@@ -7,7 +7,7 @@ import pytest
 
 from falcon_cli.bench.measuring.peers import generate
 from falcon_cli.bench.run import bench
-from falcon_cli.data.chat import render
+from falcon_cli.data.chat import ChatTemplate
 from falcon_cli.decode.loop import complete
 from falcon_cli.decode.stop import Stop
 from falcon_cli.methods.context import DraftingContext
@@ -35,7 +35,7 @@ def run(tmp_path_factory):
 
 
 def ask(target, method, question, tokens):
-    prompt = render(target.tokenizer, [{"role": "user", "content": question}])
+    prompt = ChatTemplate(target.tokenizer).prompt([{"role": "user", "content": question}])
     return prompt, complete(
         target.model, choose(method).build(DraftingContext(target)), prompt, Stop(target.stop_ids, tokens)
     )

@@ -89,7 +89,6 @@ def certify(
     records: Iterable[TurnRecord],
     target: TargetModel,
     dtype: str,
-    prompt_of: Callable[[TurnRecord], TokenIds],
     reference: PlainAnswer,
 ) -> dict[str, Certificate]:
     """Certify every method of these records.
@@ -98,7 +97,6 @@ def certify(
         records: Answers of all methods.
         target: For re-scoring where answers part.
         dtype: The target's: fp32, bf16 or fp16; picks the tolerance.
-        prompt_of: The prompt's ids of a record (a second turn's holds the method's own first answer).
         reference: Plain decoding's ids for a prompt.
 
     Returns:
@@ -111,7 +109,7 @@ def certify(
             record.method, Certificate(0.0 if exact else TOLERANCE[dtype], by_construction=exact)
         )
         certificate.prompts.add(record.question_id)
-        prompt = prompt_of(record)
+        prompt = list(record.prompt)
         plain, ids = reference(prompt), record.completion.ids
         position = first_difference(plain, ids)
         if position is not None:

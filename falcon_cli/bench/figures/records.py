@@ -1,7 +1,9 @@
 """What a bench run leaves behind: one JSON line per question, safe against a kill in mid-write.
 
 A line holds every method, turn and repeat of its question, so a question is either wholly in the file or not at all
-and the methods stay paired.
+and the methods stay paired. It begins with the prompts, which most methods share; the records name theirs by its place:
+
+    {"prompts": [[1, 5, 9], ...], "records": [{"method": "ar", "prompt": 0, ...}, ...]}
 """
 
 import json
@@ -28,17 +30,29 @@ class TurnRecord:
     method: str
     repeat: int
     """Counted from 0."""
-    prompt_tokens: int
-    prompt_sha: str
-    """Digest of the prompt's token ids: equal for all methods, or they were not asked the same."""
+    prompt: tuple[int, ...]
+    """Token ids that the method was asked: equal for all methods, or they were not asked the same."""
     completion: Completion
     text: str
     peak_bytes: int | None = None
     """Most memory held while answering; None where no system tells."""
 
 
-def to_json(record: TurnRecord) -> dict[str, Any]:
-    """Give the record as JSON types; a cycle is [emitted, nodes, draft s, verify s, whole s], to the microsecond."""
+def to_json(records: Sequence[TurnRecord]) -> dict[str, Any]:
+    """Give a question's records as JSON types; a cycle is [emitted, nodes, draft s, verify s, whole s]."""
+    prompts = list(dict.fromkeys(record.prompt for record in records))
+    places = {prompt: place for place, prompt in enumerate(prompts)}
+    entries = [_to_entry(record, places[record.prompt]) for record in records]
+    return {"prompts": [list(prompt) for prompt in prompts], "records": entries}
+
+
+def from_json(line: dict[str, Any]) -> list[TurnRecord]:
+    """Undo `to_json`; KeyError, TypeError, IndexError or ValueError if `line` is not one of its."""
+    prompts = [tuple(map(int, prompt)) for prompt in line["prompts"]]
+    return [_from_entry(entry, prompts[entry["prompt"]]) for entry in line["records"]]
+
+
+def _to_entry(record: TurnRecord, prompt: int) -> dict[str, Any]:
     completion = record.completion
     return {
         "question_id": record.question_id,
@@ -46,8 +60,7 @@ def to_json(record: TurnRecord) -> dict[str, Any]:
         "turn": record.turn,
         "method": record.method,
         "repeat": record.repeat,
-        "prompt_tokens": record.prompt_tokens,
-        "prompt_sha": record.prompt_sha,
+        "prompt": prompt,
         "text": record.text,
         "peak_bytes": record.peak_bytes,
         "finish": completion.finish,
@@ -57,10 +70,9 @@ def to_json(record: TurnRecord) -> dict[str, Any]:
     }
 
 
-def from_json(entry: dict[str, Any]) -> TurnRecord:
-    """Undo `to_json`; KeyError, TypeError or ValueError if `entry` is not one of its."""
+def _from_entry(entry: dict[str, Any], prompt: tuple[int, ...]) -> TurnRecord:
     completion = Completion(
-        prompt_tokens=entry["prompt_tokens"],
+        prompt_tokens=len(prompt),
         ids=list(entry["ids"]),
         prefill_seconds=entry["prefill_seconds"],
         cycles=[_unpack(*numbers) for numbers in entry["cycles"]],
@@ -72,8 +84,7 @@ def from_json(entry: dict[str, Any]) -> TurnRecord:
         turn=entry["turn"],
         method=entry["method"],
         repeat=entry["repeat"],
-        prompt_tokens=entry["prompt_tokens"],
-        prompt_sha=entry["prompt_sha"],
+        prompt=prompt,
         completion=completion,
         text=entry["text"],
         peak_bytes=entry.get("peak_bytes"),
@@ -104,7 +115,7 @@ class RecordLog:
         """
         if len({record.question_id for record in records}) != 1:
             raise ValueError("a line holds the records of exactly one question")
-        line = json.dumps([to_json(record) for record in records], separators=(",", ":"))
+        line = json.dumps(to_json(records), separators=(",", ":"))
         try:
             append_line(self.path, line)
         except OSError as error:
@@ -127,8 +138,9 @@ class RecordLog:
 
     def _parse(self, line: bytes, number: int) -> list[TurnRecord]:
         try:
-            return [from_json(entry) for entry in json.loads(line)]
-        except (KeyError, TypeError, ValueError) as error:
+            return from_json(json.loads(line))
+        except (KeyError, TypeError, IndexError, ValueError) as error:
             raise FalconError(
-                f"{self.path}, line {number}: not a question's records; delete that line or start a new --out folder"
+                f"{self.path}, line {number}: not a question's records, or an earlier version's; delete that line or "
+                "start a new --out folder"
             ) from error

@@ -4,19 +4,17 @@ Question by question, repeat by repeat, the methods take their turns in an order
 machine that slows down slows them all. A question's records are written as soon as all its answers are in.
 """
 
-import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from random import Random
-from typing import Any
 
 from falcon_cli.bench.figures.records import TurnRecord
 from falcon_cli.bench.measuring.memory import with_peak_memory
 from falcon_cli.bench.measuring.peers import AnswerFunction
 from falcon_cli.core import Drafter
-from falcon_cli.data.chat import render
-from falcon_cli.data.prompts import Message, Question
+from falcon_cli.data.chat import ChatTemplate
+from falcon_cli.data.prompts import Question
 from falcon_cli.decode.loop import complete
 from falcon_cli.decode.stop import Stop
 from falcon_cli.errors import FalconError
@@ -28,16 +26,16 @@ class BenchmarkSession:
     """One benchmark run: what all methods share, and how each answers."""
 
     target: LoadedTarget
+    chat: ChatTemplate
     answers: dict[str, AnswerFunction]
     """Method or peer → how it answers."""
     max_new_tokens: int
     repeats: int = 1
     seed: int = 0
-    template: str | None = None
 
     def prompt(self, question: Question, turn: int, earlier: Iterable[str]) -> list[int]:
         """Token ids of a question's turn, after the method's own earlier answers."""
-        return turn_prompt(self.target.tokenizer, self.template, question, turn, earlier)
+        return self.chat.prompt(question.messages(turn, earlier), question.tools)
 
     def check(self, question: Question) -> None:
         """Refuse a question that may outgrow the context, before anything is run.
@@ -80,34 +78,13 @@ class BenchmarkSession:
                 turn=turn,
                 method=method,
                 repeat=repeat,
-                prompt_tokens=len(prompt),
-                prompt_sha=digest(prompt),
+                prompt=tuple(prompt),
                 completion=completion,
                 text=texts[-1],
                 peak_bytes=peak,
             )
 
 
-def turn_prompt(
-    tokenizer: Any, template: str | None, question: Question, turn: int = 0, earlier: Iterable[str] = ()
-) -> list[int]:
-    """Token ids of a question's turn, after earlier answers.
-
-    Raises:
-        FalconError: The chat template does not take it.
-    """
-    messages: list[Message] = list(question.context)
-    for said, answered in zip(question.turns, earlier, strict=False):
-        messages += [{"role": "user", "content": said}, {"role": "assistant", "content": answered}]
-    messages.append({"role": "user", "content": question.turns[turn]})
-    return render(tokenizer, messages, template)
-
-
 def method_answer(target: LoadedTarget, drafter: Drafter) -> AnswerFunction:
     """How one of our methods answers."""
     return lambda prompt, limit: complete(target.model, drafter, prompt, Stop(target.stop_ids, limit))
-
-
-def digest(ids: list[int]) -> str:
-    """Short fingerprint of token ids."""
-    return hashlib.sha256(",".join(map(str, ids)).encode()).hexdigest()[:16]

@@ -1,7 +1,7 @@
 """Reads dialogues from files of several forms, and from the hub.
 
     ShareGPT's JSON    [{"id": ..., "conversations": [{"from": "human", "value": ...}, ...]}, ...]
-    JSON lines         {"messages": [{"role": "user", "content": ...}, ...]}
+    JSON lines         {"messages": [{"role": "user", "content": ...}, ...]}       (`data/messages.py`: all forms)
                        {"conversations": [...]}
                        {"id": ..., "prompt_ids": [...], "response_ids": [...]}     token ids of the target's tokenizer
     Parquet, hub       rows with one of the same columns
@@ -17,19 +17,18 @@ import os
 import zlib
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 from falcon_cli.console import warn
 from falcon_cli.data import sharegpt
-from falcon_cli.data.prompts import ROLES, Message
+from falcon_cli.data.messages import Messages, messages_of
 from falcon_cli.errors import FalconError, first_line
 from falcon_cli.recipe.distill import CorpusRecipe
 
 _FORMS = '"messages", "conversations", or "prompt_ids" with "response_ids"'
-_SPEAKERS = {"human": "user", "gpt": "assistant", **{role: role for role in ROLES}}
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class Dialogue:
     """One dialogue: messages, or a prompt and its answer in token ids."""
 
     id: str
-    messages: tuple[Message, ...] = ()
+    talk: Messages = field(default_factory=lambda: Messages(()))
     prompt_ids: tuple[int, ...] = ()
     response_ids: tuple[int, ...] = ()
 
@@ -83,8 +82,8 @@ def _file(path: Path) -> Iterator[Dialogue]:
 
 
 def _sharegpt(path: Path) -> Iterator[Dialogue]:
-    for conversation in sharegpt.read_conversations(path):
-        yield Dialogue(conversation.id.replace("/", "_"), conversation.messages)
+    for name, talk in sharegpt.read_conversations(path):
+        yield Dialogue(name.replace("/", "_"), talk)
 
 
 def _rows(name: str, kind: str, options: dict[str, Any]) -> Iterator[Dialogue]:
@@ -142,25 +141,18 @@ def _dialogue(record: Any, source: str, number: int) -> Dialogue:
     where = f"{source}:{number}"
     if not isinstance(record, dict):
         raise FalconError(f"{where}: a dialogue is an object with {_FORMS}")
-    name = str(record.get("id", f"{Path(source).name}-{number}"))
+    given = record.get("id")
+    name = str(f"{Path(source).name}-{number}" if given is None else given)
     if "prompt_ids" in record and "response_ids" in record:
-        return Dialogue(name, (), _ids(record["prompt_ids"], where), _ids(record["response_ids"], where))
-    for field, speaker, text in (("messages", "role", "content"), ("conversations", "from", "value")):
-        if field in record:  # a slash marks a turn, but HumanEval/12 is not a turn of "HumanEval"
-            return Dialogue(name.replace("/", "_"), tuple(_messages(record[field], field, speaker, text, where)))
+        return Dialogue(name, Messages(()), _ids(record["prompt_ids"], where), _ids(record["response_ids"], where))
+    try:
+        talk = messages_of(record)
+    except ValueError as error:
+        raise FalconError(f"{where}: {error}") from error
+    if talk is not None:
+        return Dialogue(name.replace("/", "_"), talk)  # a slash marks a turn: HumanEval/12 is no turn of "HumanEval"
     fields = ", ".join(f'"{field}"' for field in list(record)[:8]) or "none"
     raise FalconError(f"{where}: it has the fields {fields}; a dialogue needs {_FORMS}")
-
-
-def _messages(value: Any, field: str, speaker: str, text: str, where: str) -> Iterator[Message]:
-    if not isinstance(value, (list, tuple)):
-        raise FalconError(f'{where}: "{field}" must be a list of messages')
-    for place, message in enumerate(value, start=1):
-        if not isinstance(message, dict) or not isinstance(message.get(speaker), str) or text not in message:
-            raise FalconError(f'{where}: message {place} of "{field}" must have "{speaker}" and "{text}"')
-        role = _SPEAKERS.get(message[speaker])
-        if role is not None and isinstance(message[text], str):
-            yield {"role": role, "content": message[text]}
 
 
 def _ids(value: Any, where: str) -> tuple[int, ...]:

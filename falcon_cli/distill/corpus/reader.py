@@ -1,24 +1,27 @@
 """Turns dialogues into samples: filters, renders and cuts them, and counts what is left out by reason.
 
 A sample is what the target would read in a conversation: the chat template's prompt before an answer, the answer, the
-end-of-turn token, the template's text up to the next answer, and so on. Only answers bear a loss. If a template renders
-an earlier turn differently from how it was read, the sample ends before that turn.
+end-of-turn token, the template's text up to the next answer, and so on. Only answers bear a loss, a call of a function
+among them. If a template renders an earlier turn differently from how it was read, the sample ends before that turn.
 """
 
 import hashlib
+import json
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import groupby
 from typing import Any
 
-from falcon_cli.data.chat import render
+from falcon_cli.data.chat import ChatTemplate
 from falcon_cli.data.loops import loop_start
-from falcon_cli.data.prompts import Message
+from falcon_cli.data.messages import Message, Messages
 from falcon_cli.distill.corpus.contamination import BenchPrompts
 from falcon_cli.distill.corpus.dialogues import Dialogue, read_dialogues
 from falcon_cli.distill.corpus.sample import Sample
+from falcon_cli.distill.corpus.tally import Tally
 from falcon_cli.errors import FalconError
 from falcon_cli.recipe.distill import CorpusRecipe
 
@@ -34,6 +37,15 @@ class CorpusPrompt:
     """Dialogue and turn: `dialogue/0`."""
     tokens: tuple[int, ...]
 
+    def to_json(self) -> dict[str, Any]:
+        """The prompt as JSON types."""
+        return {"id": self.id, "tokens": self.tokens}
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> "CorpusPrompt":
+        """Undo `to_json`; KeyError, TypeError or ValueError where it is something else."""
+        return cls(entry["id"], tuple(entry["tokens"]))
+
 
 @dataclass
 class CorpusReader:
@@ -41,49 +53,34 @@ class CorpusReader:
 
     Args:
         recipe: Filters and cuts.
-        tokenizer: The target's.
+        chat: The target's chat template.
         stop_ids: Tokens that end an answer.
         bench: Prompts of benchmarks, which must not be trained on.
     """
 
     recipe: CorpusRecipe
-    tokenizer: Any
+    chat: ChatTemplate
     stop_ids: frozenset[int]
     bench: BenchPrompts
-    counts: Counter[str] = field(default_factory=Counter)
+    tally: Tally = field(default_factory=Tally)
+    _cuts: list[str] = field(default_factory=list)
+    """Why the dialogue at hand is cut."""
 
     def texts(self) -> Iterator[Sample]:
         """The dialogues with the corpus' answers."""
         for dialogue in self._dialogues():
-            if dialogue.prompt_ids:
-                yield from self._from_ids(dialogue)
-                continue
-            tokens: list[int] = []
-            answer: list[bool] = []
-            asked = 0
-            for prompt, text in self._turns(dialogue):
-                if prompt[: len(tokens)] != tokens:
-                    if prompt[:asked] != tokens[:asked]:
-                        self.counts["cut where the template rewrites earlier turns"] += 1
-                        break
-                    end = self._end_of_turn(prompt, asked)  # the template renders the answer differently: use that
-                    tokens, answer = prompt[:end], answer[:asked] + [True] * (end - asked)
-                answer += [False] * (len(prompt) - len(tokens))
-                asked = len(prompt)
-                reply, looped = self._reply(text)
-                tokens = prompt + reply
-                answer += [True] * len(reply)
-                if looped:
-                    break
-            yield from self._sample(dialogue.id, tokens, answer)
+            self._cuts = []
+            texts = list(self._from_ids(dialogue) if dialogue.prompt_ids else self._from_turns(dialogue))
+            self.tally.count(len(texts), self._cuts)
+            yield from texts
 
     def prompts(self) -> Iterator[CorpusPrompt]:
         """The prompt before each answer, with the corpus' earlier answers."""
         for dialogue in self._dialogues():
-            if dialogue.prompt_ids:
-                yield CorpusPrompt(f"{dialogue.id}/0", dialogue.prompt_ids)
-                continue
-            for turn, (prompt, _) in enumerate(self._turns(dialogue)):
+            self._cuts = []
+            asked = [dialogue.prompt_ids] if dialogue.prompt_ids else [turn[0] for turn in self._turns(dialogue)]
+            self.tally.count(len(asked), self._cuts)
+            for turn, prompt in enumerate(asked):
                 yield CorpusPrompt(f"{dialogue.id}/{turn}", tuple(prompt))
 
     def answered(self, prompts: Iterable[CorpusPrompt], answers: Mapping[str, Sequence[int]]) -> Iterator[Sample]:
@@ -98,7 +95,9 @@ class CorpusReader:
                     f"the target's answer to {prompt.id} is missing: all processes must write into the same run "
                     "folder; go on with --resume"
                 )
-            yield from self._from_ids(Dialogue(prompt.id, (), prompt.tokens, tuple(answers[prompt.id])))
+            self._cuts = []
+            yield from self._from_ids(Dialogue(prompt.id, Messages(()), prompt.tokens, tuple(answers[prompt.id])))
+            self.tally.answers.update(self._cuts)
 
     def _dialogues(self) -> Iterator[Dialogue]:
         """Dialogues that pass the text filters, after those to skip, up to the limit."""
@@ -109,13 +108,13 @@ class CorpusReader:
             key = hashlib.sha256(repr(messages).encode("utf-8", "surrogatepass")).digest()
             if reason is None and key in seen:
                 reason = "doubled"
+            self.tally.read += 1
+            if reason is None:
+                seen.add(key)
+                taken += 1
+                reason = "skipped" if taken <= 0 else None
             if reason is not None:
-                self.counts[reason] += 1
-                continue
-            seen.add(key)
-            taken += 1
-            if taken <= 0:
-                self.counts["skipped"] += 1
+                self.tally.left_out[reason] += 1
                 continue
             yield dialogue
             if taken == self.recipe.limit:
@@ -125,7 +124,7 @@ class CorpusReader:
         """The user's messages."""
         if dialogue.prompt_ids:
             return self._decoded(dialogue)
-        return [message["content"] for message in dialogue.messages if message["role"] == "user"]
+        return [message["content"] for message in dialogue.talk.messages if message["role"] == "user"]
 
     def _decoded(self, dialogue: Dialogue) -> list[str]:
         """The text between a prompt's special tokens, with and without the line that names the speaker.
@@ -133,15 +132,15 @@ class CorpusReader:
         Raises:
             FalconError: The token ids are not this tokenizer's.
         """
-        largest, vocab_size = max(dialogue.prompt_ids + dialogue.response_ids), len(self.tokenizer)
+        largest, vocab_size = max(dialogue.prompt_ids + dialogue.response_ids), len(self.chat.tokenizer)
         if largest >= vocab_size:
             raise FalconError(
                 f"dialogue {dialogue.id} has the token id {largest}, the target's tokenizer only {vocab_size} tokens: "
                 "give a corpus made with this target, or one of messages"
             )
-        special = set(self.tokenizer.all_special_ids)
+        special = set(self.chat.tokenizer.all_special_ids)
         runs = groupby(dialogue.prompt_ids, key=special.__contains__)
-        texts = [self.tokenizer.decode(list(run)) for is_special, run in runs if not is_special]
+        texts = [str(self.chat.tokenizer.decode(list(run))) for is_special, run in runs if not is_special]
         return texts + [text.partition("\n")[2] for text in texts]
 
     def _refusal(self, dialogue: Dialogue, user_messages: Sequence[str]) -> str | None:
@@ -151,58 +150,111 @@ class CorpusReader:
             return "without a user's word"
         if len(dialogue.prompt_ids) > self.recipe.max_prompt_tokens:
             return "with a prompt that is too long"
-        if any(_HALF.search(message["content"]) for message in dialogue.messages):
+        if _HALF.search(json.dumps(dialogue.talk.messages, ensure_ascii=False)):
             return "with broken characters"
         plain = sum(letter.isascii() for letter in text)
         if plain < self.recipe.ascii_share * len(text):
             return "not in ASCII"
-        all_messages = [*user_messages, *(message["content"] for message in dialogue.messages)]
+        all_messages = [*user_messages, *(message["content"] for message in dialogue.talk.messages)]
         if not any(re.search(self.recipe.match, text, re.IGNORECASE) for text in all_messages):
             return "about something else"
         return "with a benchmark's prompt" if self.bench.match(user_messages) else None
 
-    def _turns(self, dialogue: Dialogue) -> Iterator[tuple[list[int], str]]:
-        """(prompt's tokens, answer's text) of each turn, up to the first that cannot be used."""
-        messages = _from_first_user(dialogue.messages)
+    def _from_turns(self, dialogue: Dialogue) -> Iterator[Sample]:
+        """All turns of a dialogue as one text."""
+        tokens: list[int] = []
+        answer: list[bool] = []
+        asked = 0
+        for prompt, reply in self._turns(dialogue):
+            if prompt[: len(tokens)] != tokens:
+                if prompt[:asked] != tokens[:asked]:
+                    self._cuts.append("where the template rewrites earlier turns")
+                    break
+                end = self._end_of_turn(prompt, asked)  # the template renders the answer differently: use that
+                tokens, answer = prompt[:end], answer[:asked] + [True] * (end - asked)
+            answer += [False] * (len(prompt) - len(tokens))
+            asked = len(prompt)
+            said, looped = self._unlooped(reply)
+            tokens = prompt + said
+            answer += [True] * len(said)
+            if looped:
+                break
+        if tokens:
+            yield from self._sample(dialogue.id, tokens, answer)
+
+    def _turns(self, dialogue: Dialogue) -> Iterator[tuple[list[int], list[int]]]:
+        """Token ids of (prompt, answer) of each turn, up to the first that cannot be used."""
+        messages, tools = self._from_first_question(dialogue.talk.messages), dialogue.talk.tools
+        if tools and not self.chat.knows_tools:
+            self._cuts.append("without its tools, which the template does not know")
         turns = 0
         for place, message in enumerate(messages):
+            if unknown := self.chat.unknown(message):
+                self._cuts.append(f"at {unknown}, which the template does not know")
+                return
             if message["role"] != "assistant":
                 continue
             before = messages[:place]
-            if not message["content"] or not before or not _asks(before[-1]):
-                self.counts["cut at a turn without words"] += 1
+            if not (message["content"] or message.get("tool_calls")) or not before or not _asks(before[-1]):
+                self._cuts.append("at a turn without words")
                 return
-            prompt = self._render(before)
-            if prompt is None:
+            prompt = self._render(before, tools)
+            reply = None if prompt is None else self._reply(prompt, messages[: place + 1], tools)
+            if prompt is None or reply is None:
                 return
-            yield prompt, message["content"]
+            yield prompt, reply
             turns += 1
             if turns == self.recipe.turns:
                 return
+        if dialogue.talk.ended is not None:
+            self._cuts.append(f"at {dialogue.talk.ended}")
 
-    def _render(self, messages: Sequence[Message]) -> list[int] | None:
+    def _from_first_question(self, messages: Sequence[Message]) -> list[Message]:
+        """The messages from the first that is not the assistant's, with white space stripped from answers.
+
+        Otherwise a sample would contain the stripped answer, and the next prompt the recorded one.
+        """
+        first = next((place for place, message in enumerate(messages) if message["role"] != "assistant"), len(messages))
+        if first:
+            self._cuts.append("before its first question")
+        return [
+            {**message, "content": message["content"].strip()} if message["role"] == "assistant" else message
+            for message in messages[first:]
+        ]
+
+    def _render(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]]) -> list[int] | None:
         try:
-            prompt = render(self.tokenizer, messages, self.recipe.template)
+            prompt = self.chat.prompt(messages, tools)
         except FalconError:
             if len(messages) == 1:
                 raise  # the template is missing or takes no user message: no dialogue would do
-            self.counts["cut where the template takes no more"] += 1
+            self._cuts.append("where the template takes no more")
             return None
         if len(prompt) > self.recipe.max_prompt_tokens:
-            self.counts["cut at a prompt that is too long"] += 1
+            self._cuts.append("at a prompt that is too long")
             return None
         return prompt
 
-    def _reply(self, text: str) -> tuple[list[int], bool]:
-        """An answer's tokens with the end of turn, and whether it was cut where it begins to loop."""
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return self._unlooped([*ids, *self._end()])
+    def _reply(
+        self, prompt: list[int], messages: Sequence[Message], tools: Sequence[dict[str, Any]]
+    ) -> list[int] | None:
+        """The tokens of the last message, an answer to the prompt, with the end of turn that the template writes."""
+        with suppress(FalconError):
+            whole = self.chat.dialogue(messages, tools)
+            end = self._end_of_turn(whole, len(prompt))
+            if whole[: len(prompt)] == prompt and end > len(prompt):
+                return whole[len(prompt) : end]
+        if messages[-1].get("tool_calls"):
+            self._cuts.append("at a function call, which the template rewrites")
+            return None
+        # The template writes an answer otherwise once it is given, or no stop token behind it.
+        return [*self.chat.encode(messages[-1]["content"]), *self._ending]
 
     def _unlooped(self, ids: list[int]) -> tuple[list[int], bool]:
         start = loop_start(ids) if self.recipe.drop_loops else None
         if start is None:
             return ids, False
-        self.counts["cut where the answer loops"] += 1
+        self._cuts.append("where the answer loops")
         return ids[:start], True
 
     def _end_of_turn(self, prompt: Sequence[int], begin: int) -> int:
@@ -210,8 +262,16 @@ class CorpusReader:
         ends = (place + 1 for place in range(begin, len(prompt)) if prompt[place] in self.stop_ids)
         return next(ends, begin)
 
-    def _end(self) -> list[int]:
-        eos = self.tokenizer.eos_token_id
+    @cached_property
+    def _ending(self) -> list[int]:
+        """What ends a turn: the template's first stop token behind an answer, or the tokenizer's end of text."""
+        turn = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
+        with suppress(FalconError):
+            written = [token for token in self.chat.dialogue(turn) if token in self.stop_ids]
+            asked = [token for token in self.chat.prompt(turn[:1]) if token in self.stop_ids]
+            if len(written) > len(asked):
+                return [written[len(asked)]]
+        eos = self.chat.tokenizer.eos_token_id
         return [eos if eos in self.stop_ids else min(self.stop_ids)] if self.stop_ids else []
 
     def _from_ids(self, dialogue: Dialogue) -> Iterator[Sample]:
@@ -223,26 +283,14 @@ class CorpusReader:
     def _sample(self, name: str, tokens: list[int], answer: list[bool]) -> Iterator[Sample]:
         limit = self.recipe.max_tokens
         if len(tokens) > limit:
-            self.counts["cut at max_tokens"] += 1
+            self._cuts.append("at max_tokens")
         sample = Sample(name, tuple(tokens[:limit]), tuple(answer[:limit]))
         if sample.answer_tokens < self.recipe.min_answer_tokens:
-            self.counts["with too short an answer"] += 1
+            self._cuts.insert(0, "with too short an answer")
             return
         yield sample
 
 
-def _from_first_user(messages: Sequence[Message]) -> list[Message]:
-    """The messages from the first that is not the assistant's, with white space stripped from answers.
-
-    Otherwise a sample would contain the stripped answer, and the next prompt the recorded one.
-    """
-    first = next((place for place, message in enumerate(messages) if message["role"] != "assistant"), len(messages))
-    return [
-        {**message, "content": message["content"].strip()} if message["role"] == "assistant" else message
-        for message in messages[first:]
-    ]
-
-
 def _asks(message: Message) -> bool:
-    """Whether the message is the user's and not empty."""
-    return message["role"] == "user" and bool(message["content"].strip())
+    """Whether the message asks the assistant: a user's words, or what a function has returned."""
+    return message["role"] == "tool" or (message["role"] == "user" and bool(message["content"].strip()))

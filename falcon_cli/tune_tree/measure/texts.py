@@ -8,12 +8,12 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from falcon_cli.core import Drafter
-from falcon_cli.data.chat import render
+from falcon_cli.data.chat import ChatTemplate
 from falcon_cli.data.datasets import load
-from falcon_cli.data.prompts import Message, Question
 from falcon_cli.decode.loop import complete
 from falcon_cli.decode.stop import Stop
 from falcon_cli.errors import FalconError
@@ -38,8 +38,8 @@ class GreedyText:
     answer: tuple[int, ...]
 
 
-def prompts_of(recipe: TuneTreeRecipe, target: LoadedTarget) -> list[CalibrationPrompt]:
-    """Prompts to calibrate on, followed by those for validation.
+def prompts_of(recipe: TuneTreeRecipe, target: LoadedTarget, date: datetime | None = None) -> list[CalibrationPrompt]:
+    """Prompts to calibrate on, followed by those for validation; a template that writes the date is told this one.
 
     Raises:
         FalconError: There are too few.
@@ -48,9 +48,10 @@ def prompts_of(recipe: TuneTreeRecipe, target: LoadedTarget) -> list[Calibration
         load(recipe.dataset).questions, key=lambda question: hashlib.sha256(question.id.encode()).digest()
     )
     wanted = recipe.prompts + recipe.validation_prompts
+    chat = ChatTemplate.of(recipe, target.tokenizer, date)
     prompts = []
     for question in questions:
-        ids = _ids(question, target, recipe.template)
+        ids = chat.prompt(question.messages(), question.tools)
         room = target.model.context_limit - recipe.max_new_tokens
         if len(ids) <= min(recipe.max_prompt_tokens, room) and _is_plain(question.turns[0]):
             prompts.append(CalibrationPrompt(question.id, tuple(ids)))
@@ -103,11 +104,6 @@ def _logged(log: Path) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
     for line in whole_lines(log):
         entry = json.loads(line)
         yield tuple(entry["prompt_ids"]), tuple(entry["response_ids"])
-
-
-def _ids(question: Question, target: LoadedTarget, template: str | None) -> list[int]:
-    messages: list[Message] = [*question.context, {"role": "user", "content": question.turns[0]}]
-    return render(target.tokenizer, messages, template)
 
 
 def _is_plain(text: str) -> bool:

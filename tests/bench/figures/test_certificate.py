@@ -35,12 +35,12 @@ def greedy(target, prompt, tokens=8):
 
 
 def record(method, ids, question="q", repeat=0, turn=0):
-    return TurnRecord(question, "", turn, method, repeat, len(PROMPT), "", Completion(len(PROMPT), ids), "")
+    return TurnRecord(question, "", turn, method, repeat, tuple(PROMPT), Completion(len(PROMPT), ids), "")
 
 
 def verdicts(target, records, dtype="fp32", plain=None):
     reference = plain or greedy(target, PROMPT)
-    return certify(records, target, dtype, prompt_of=lambda record: PROMPT, reference=lambda prompt: reference)
+    return certify(records, target, dtype, reference=lambda prompt: reference)
 
 
 @pytest.mark.parametrize(

@@ -22,21 +22,23 @@ completions = st.builds(
 )
 small = st.integers(0, 3)
 words = st.text(max_size=8)
-turns = st.builds(TurnRecord, words, words, small, words, small, small, words, completions, words)
+prompts = st.lists(st.integers(0, 200_000), min_size=1, max_size=5).map(tuple)
+turns = st.builds(TurnRecord, words, words, small, words, small, prompts, completions, words)
 
 
 def record(question: str, text: str = "hello", method: str = "ar") -> TurnRecord:
     completion = Completion(7, [1, 2, 3], 0.25, [Cycle(2, 5, 0.01, 0.02, 0.04)], "stop")
-    return TurnRecord(question, "math", 0, method, 0, 7, "abc", completion, text)
+    return TurnRecord(question, "math", 0, method, 0, (5, 6, 7, 8, 9, 1, 2), completion, text)
 
 
 @given(turns)
 def test_json_keeps_everything_but_fractions_of_a_microsecond(original):
-    read = from_json(json.loads(json.dumps(to_json(original))))
-    assert to_json(read) == to_json(original)
-    assert (read.question_id, read.text, read.completion.ids) == (
+    (read,) = from_json(json.loads(json.dumps(to_json([original]))))
+    assert to_json([read]) == to_json([original])
+    assert (read.question_id, read.text, read.prompt, read.completion.ids) == (
         original.question_id,
         original.text,
+        original.prompt,
         original.completion.ids,
     )
     assert read.completion.prefill_seconds == pytest.approx(original.completion.prefill_seconds, abs=1e-6)
@@ -48,12 +50,20 @@ def test_json_keeps_everything_but_fractions_of_a_microsecond(original):
 
 
 def test_microsecond_times_come_back_exactly():
-    assert from_json(to_json(record("1"))) == record("1")
+    assert from_json(to_json([record("1")])) == [record("1")]
 
 
 def test_a_cycle_is_five_numbers():
-    entry = to_json(TurnRecord("1", "c", 0, "m", 0, 1, "s", Completion(1, [1, 2], 0.1, [Cycle(1, 4, 1 / 3, 0, 2)]), ""))
-    assert entry["cycles"] == [[1, 4, 0.333333, 0, 2]]
+    line = to_json([TurnRecord("1", "c", 0, "m", 0, (4,), Completion(1, [1, 2], 0.1, [Cycle(1, 4, 1 / 3, 0, 2)]), "")])
+    assert line["records"][0]["cycles"] == [[1, 4, 0.333333, 0, 2]]
+
+
+def test_a_prompt_that_methods_share_is_written_once():
+    shared = [record("1"), record("1", method="falcon")]
+    other = TurnRecord("1", "math", 1, "falcon", 0, (5, 6), Completion(2, [1], 0.1, [], "stop"), "")
+    line = to_json([*shared, other])
+    assert line["prompts"] == [[5, 6, 7, 8, 9, 1, 2], [5, 6]]
+    assert from_json(json.loads(json.dumps(line))) == [*shared, other]
 
 
 def test_one_line_per_question_in_order(tmp_path):
@@ -85,7 +95,17 @@ def test_a_file_with_nothing_but_a_torn_line(tmp_path):
     assert log.read() == [[record("1")]]
 
 
-@pytest.mark.parametrize("damage", [b"not json\n", b"{}\n5\n", b'[{"question_id": "1"}]\n', b"\xff\n", b"\n"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"not json\n",
+        b"{}\n5\n",
+        b'[{"question_id": "1"}]\n',
+        b'{"prompts": [], "records": [{"prompt": 3}]}\n',
+        b"\xff\n",
+        b"\n",
+    ],
+)
 def test_a_malformed_whole_line_names_file_and_line(tmp_path, damage):
     log = RecordLog(tmp_path / "log.jsonl")
     log.append([record("1")])
@@ -96,10 +116,10 @@ def test_a_malformed_whole_line_names_file_and_line(tmp_path, damage):
 
 
 def test_a_cycle_of_another_length_is_malformed(tmp_path):
-    entry = to_json(record("1"))
-    entry["cycles"] = [[1, 2, 3]]
+    line = to_json([record("1")])
+    line["records"][0]["cycles"] = [[1, 2, 3]]
     log = RecordLog(tmp_path / "log.jsonl")
-    log.path.write_text(json.dumps([entry]) + "\n")
+    log.path.write_text(json.dumps(line) + "\n")
     with pytest.raises(FalconError, match="line 1"):
         log.read()
 

@@ -16,7 +16,7 @@ def record(method: str, ids: list[int], emitted: int, question: str = "1", **oth
     counts = [min(emitted, left - at) for at in range(0, left, emitted)]
     completion = Completion(5, ids, 0.5, [Cycle(count, 4, 0.25, 0.5, 1.0) for count in counts])
     place = {"question_id": question, "category": "c", "turn": 0, "repeat": 0, **other}
-    return TurnRecord(**place, method=method, prompt_tokens=5, prompt_sha="", completion=completion, text="")
+    return TurnRecord(**place, method=method, prompt=(1, 2, 3, 4, 5), completion=completion, text="")
 
 
 def test_figures_by_hand():

@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from falcon_cli.data.messages import Messages
 from falcon_cli.distill.corpus.dialogues import Dialogue, read_dialogues
 from falcon_cli.errors import FalconError
 from falcon_cli.recipe.distill import CorpusRecipe
@@ -35,9 +36,9 @@ def test_json_lines_hold_messages_conversations_or_token_ids(tmp_path, name):
         {"id": 7, "prompt_ids": [1, 2], "response_ids": [3]},
     )
     messages, conversation, ids = read(path)
-    assert messages == Dialogue("m", tuple(HELLO))
-    assert (conversation.id, conversation.messages) == (f"{name}-2", tuple(HELLO))
-    assert ids == Dialogue("7", (), (1, 2), (3,))
+    assert messages == Dialogue("m", Messages(tuple(HELLO)))
+    assert (conversation.id, conversation.talk.messages) == (f"{name}-2", tuple(HELLO))
+    assert ids == Dialogue("7", Messages(()), (1, 2), (3,))
 
 
 def test_sharegpt_s_json_is_read_and_kept_as_far_as_it_is_whole(tmp_path, capsys):
@@ -52,7 +53,7 @@ def test_parquet_is_read_by_datasets(tmp_path):
 
     path = tmp_path / "a.parquet"
     Dataset.from_list([{"id": "p", "messages": HELLO}]).to_parquet(str(path))
-    assert read(path) == [Dialogue("p", tuple(HELLO))]
+    assert read(path) == [Dialogue("p", Messages(tuple(HELLO)))]
 
 
 def test_rows_that_cannot_be_read_end_in_one_line(tmp_path):
@@ -98,10 +99,10 @@ def test_a_compressed_file_cut_short_gives_its_whole_lines(tmp_path, capsys):
     [
         ({"text": "hello", "n": 1}, r'a.jsonl:2: it has the fields "text", "n"; a dialogue needs "messages"'),
         ({"messages": "hello"}, r'a.jsonl:2: "messages" must be a list'),
-        ({"messages": [{"from": "human", "value": "x"}]}, r'a.jsonl:2: message 1 of "messages" must have "role"'),
+        ({"messages": [{"name": "x"}]}, r'a.jsonl:2: message 1 of "messages" must have "role" and "content"'),
         (
             {"conversations": [{"from": "human"}]},
-            r'a.jsonl:2: message 1 of "conversations" must have "from" and "value"',
+            r'a.jsonl:2: message 1 of "conversations" must have "role" and "content", or "from" and "value"',
         ),
         ({"prompt_ids": [1], "response_ids": ["x"]}, r"a.jsonl:2: .* must be lists of token ids"),
         ([1], r"a.jsonl:2: a dialogue is an object"),

@@ -7,6 +7,7 @@ from falcon_cli.decode.loop import complete
 from falcon_cli.decode.stop import Stop
 from falcon_cli.distill.corpus.sample import Sample
 from falcon_cli.distill.corpus.split import split
+from falcon_cli.distill.corpus.tally import Tally
 from falcon_cli.drafters.rivals.autoregressive import Autoregressive
 from falcon_cli.errors import FalconError
 from falcon_cli.recipe.distill import CorpusRecipe
@@ -52,7 +53,7 @@ def test_prompts_come_in_the_order_of_their_names_hash(target, dataset):
 def test_the_first_prompts_are_those_that_distilling_holds_out(target, dataset):
     found = prompts_of(TuneTreeRecipe(dataset=dataset(MANY), prompts=3, validation_prompts=2), target)
     samples = [Sample(f"{name}/0", (5, 6, 7), (False, True, True)) for name in MANY]
-    held_out = split(samples, CorpusRecipe(held_out=5), {}).held_out
+    held_out = split(samples, CorpusRecipe(held_out=5), Tally()).held_out
     assert {one.id for one in held_out} == {f"{one.id}/0" for one in found}
 
 
