@@ -44,8 +44,8 @@ class ChatTemplate:
 
     Args:
         tokenizer: the target's.
-        template: a name in `templates.TEMPLATES` or a Jinja file; by default the tokenizer's own chat template, else one
-            of ours when the tokenizer's name says Vicuna or LLaMA-2.
+        template: a name in `templates.TEMPLATES` or a Jinja file; by default the tokenizer's own chat template, else
+            one of ours when the tokenizer's name says Vicuna or LLaMA-2.
         parse_special: control tokens in a person's words are control tokens, as in the template's text alone.
         date: what a template that writes the date or the time is told; by default now. It stays the same, so that
             a prompt is the same whenever it is rendered.

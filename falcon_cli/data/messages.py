@@ -75,7 +75,7 @@ def messages_of(record: Mapping[str, Any]) -> Messages | None:
     system = record.get("system")
     if isinstance(system, str) and system.strip():
         messages.append({"role": "system", "content": system})
-    tools = _tools(record.get("tools"))
+    tools = _tools(record.get("tools") or record.get("functions"))
     if tools is None:
         return Messages((), ended="tools that are no list of functions")
     ended = None

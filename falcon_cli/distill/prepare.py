@@ -10,9 +10,9 @@ from falcon_cli.console import duration, progress, say
 from falcon_cli.data.chat import ChatTemplate
 from falcon_cli.distill.corpus.answers import greedy_answers, read_answers, target_answers
 from falcon_cli.distill.corpus.contamination import BenchPrompts
-from falcon_cli.distill.corpus.kept import Text, keep, kept
-from falcon_cli.distill.corpus.reader import CorpusPrompt, CorpusReader
-from falcon_cli.distill.corpus.sample import Sample
+from falcon_cli.distill.corpus.kept import Kept, keep, kept
+from falcon_cli.distill.corpus.reader import CorpusReader
+from falcon_cli.distill.corpus.sample import CorpusPrompt, Sample
 from falcon_cli.distill.corpus.split import Corpus, split
 from falcon_cli.distill.folder import DistillFolder
 from falcon_cli.errors import FalconError
@@ -52,11 +52,11 @@ def prepare(
 
 def _rendered(
     reader: CorpusReader,
-    from_json: Callable[[dict[str, Any]], Text],
-    texts: Iterator[Text],
+    from_json: Callable[[dict[str, Any]], Kept],
+    texts: Iterator[Kept],
     folder: DistillFolder | None,
     accelerator: Accelerator,
-) -> list[Text]:
+) -> list[Kept]:
     """All texts, as the run's folder keeps them or read now; of several processes the first reads and keeps them."""
     if folder is None:
         return _counted(reader, texts)
@@ -71,7 +71,7 @@ def _rendered(
     return read
 
 
-def _counted(reader: CorpusReader, texts: Iterator[Text]) -> list[Text]:
+def _counted(reader: CorpusReader, texts: Iterator[Kept]) -> list[Kept]:
     """All texts, read with a progress bar."""
     read = []
     with progress("reading dialogues", reader.recipe.limit, "texts") as bar:

@@ -73,7 +73,7 @@ def _distilled(
     for line in plan.lines():
         say(line)
     if folder is None:
-        return {"dry_run": True, **plan.to_json()}
+        return {"dry_run": True, "corpus": corpus.tally.to_json(), **plan.to_json()}
     return job.run(folder, argv)
 
 
@@ -184,6 +184,7 @@ class Job:
             "method": self.recipe.method,
             "drafter": str(saved),
             "steps": self.steps,
+            "corpus": self.corpus.tally.to_json(),
             "loss": steps[-1]["loss"] if steps else None,
             "held_out": evaluations[-1] if evaluations else None,
             "tokens_per_second": round(rate, 1),

@@ -41,7 +41,7 @@ def bench(falcon, chat_target, questions):
 
 def ids_of(folder):
     """(question, turn, method) → ids."""
-    records = [record for line in (folder / "records.jsonl").open() for record in json.loads(line)]
+    records = [record for line in (folder / "records.jsonl").open() for record in json.loads(line)["records"]]
     return {(record["question_id"], record["turn"], record["method"]): record["ids"] for record in records}
 
 

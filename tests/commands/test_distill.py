@@ -110,7 +110,15 @@ def test_from_dialogues_to_a_drafter_that_is_benchmarked_exact(
 
 def test_the_screen_tells_the_corpus_the_plan_and_what_came_of_it(falcon, words):
     done = falcon(*words())
-    corpus = ("corpus: 8 texts", "2 held out", "plan: ", "parameters to learn", "covers", "features: ")
+    corpus = (
+        "corpus: 10 dialogues read: 10 used",
+        "8 texts with",
+        "2 held out",
+        "plan: ",
+        "parameters to learn",
+        "covers",
+        "features: ",
+    )
     training = ("held-out top-1", "tokens per cycle", "peak memory", "the drafter is in")
     for told in (*corpus, *training):
         assert told in done.err
@@ -153,7 +161,10 @@ def test_lora_adapts_the_drafter_that_came_of_it(falcon, words, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (("corpus.min_answer_tokens=999",), "nothing is left to train on (10 with too short an answer)"),
+        (
+            ("corpus.min_answer_tokens=999",),
+            "nothing is left to train on (10 dialogues read: 0 used, 10 left out (10 with too short an answer))",
+        ),
         (("corpus.sources=[none.jsonl]",), "no such file: none.jsonl"),
         (("network.draft_vocab_size=99999",), "network.draft_vocab_size is 99999"),
         (("cache.max_gb=0.00001",), "cache.max_gb allows 1e-05: raise it"),

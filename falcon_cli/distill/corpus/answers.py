@@ -28,7 +28,7 @@ from torch.nn.functional import pad
 from transformers import DynamicCache
 
 from falcon_cli.console import progress, say
-from falcon_cli.distill.corpus.reader import CorpusPrompt
+from falcon_cli.distill.corpus.sample import CorpusPrompt
 from falcon_cli.kv_cache import cache_argument
 from falcon_cli.recipe.distill import AnswersRecipe
 from falcon_cli.sources import append_line, disk_errors, json_lines

@@ -12,16 +12,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from falcon_cli.distill.corpus.reader import CorpusPrompt
-from falcon_cli.distill.corpus.sample import Sample
+from falcon_cli.distill.corpus.sample import CorpusPrompt, Sample
 from falcon_cli.distill.corpus.tally import Tally
 from falcon_cli.errors import FalconError
 from falcon_cli.sources import atomic_file, disk_errors
 
-Text = TypeVar("Text", Sample, CorpusPrompt)
+Kept = TypeVar("Kept", Sample, CorpusPrompt)
 
 
-def keep(path: Path, tally: Tally, texts: Sequence[Text]) -> None:
+def keep(path: Path, tally: Tally, texts: Sequence[Kept]) -> None:
     """Write all texts, whole or not at all.
 
     Raises:
@@ -33,7 +32,7 @@ def keep(path: Path, tally: Tally, texts: Sequence[Text]) -> None:
             file.write(json.dumps(text.to_json(), separators=(",", ":")) + "\n")
 
 
-def kept(path: Path, from_json: Callable[[dict[str, Any]], Text]) -> tuple[Tally, list[Text]] | None:
+def kept(path: Path, from_json: Callable[[dict[str, Any]], Kept]) -> tuple[Tally, list[Kept]] | None:
     """The texts that were kept, each made of its line; None where there are none yet.
 
     Raises:

@@ -9,42 +9,23 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import groupby
-from typing import Any
 
 from falcon_cli.data.chat import ChatTemplate
 from falcon_cli.data.loops import loop_start
-from falcon_cli.data.messages import Message, Messages
+from falcon_cli.data.messages import Messages
 from falcon_cli.distill.corpus.contamination import BenchPrompts
 from falcon_cli.distill.corpus.dialogues import Dialogue, read_dialogues
-from falcon_cli.distill.corpus.sample import Sample
+from falcon_cli.distill.corpus.sample import CorpusPrompt, Sample
 from falcon_cli.distill.corpus.tally import Tally
+from falcon_cli.distill.corpus.turns import TurnReader
 from falcon_cli.errors import FalconError
 from falcon_cli.recipe.distill import CorpusRecipe
 
 _HALF = re.compile("[\ud800-\udfff]")
 """Half a character (a lone surrogate): no tokenizer takes it."""
-
-
-@dataclass(frozen=True)
-class CorpusPrompt:
-    """A prompt for the target to answer."""
-
-    id: str
-    """Dialogue and turn: `dialogue/0`."""
-    tokens: tuple[int, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """The prompt as JSON types."""
-        return {"id": self.id, "tokens": self.tokens}
-
-    @classmethod
-    def from_json(cls, entry: Mapping[str, Any]) -> "CorpusPrompt":
-        """Undo `to_json`; KeyError, TypeError or ValueError where it is something else."""
-        return cls(entry["id"], tuple(entry["tokens"]))
 
 
 @dataclass
@@ -66,6 +47,10 @@ class CorpusReader:
     _cuts: list[str] = field(default_factory=list)
     """Why the dialogue at hand is cut."""
 
+    @cached_property
+    def _turns(self) -> TurnReader:
+        return TurnReader(self.recipe, self.chat, self.stop_ids)
+
     def texts(self) -> Iterator[Sample]:
         """The dialogues with the corpus' answers."""
         for dialogue in self._dialogues():
@@ -78,7 +63,8 @@ class CorpusReader:
         """The prompt before each answer, with the corpus' earlier answers."""
         for dialogue in self._dialogues():
             self._cuts = []
-            asked = [dialogue.prompt_ids] if dialogue.prompt_ids else [turn[0] for turn in self._turns(dialogue)]
+            turns = self._turns.turns(dialogue.talk, self._cuts)
+            asked = [dialogue.prompt_ids] if dialogue.prompt_ids else [prompt for prompt, _ in turns]
             self.tally.count(len(asked), self._cuts)
             for turn, prompt in enumerate(asked):
                 yield CorpusPrompt(f"{dialogue.id}/{turn}", tuple(prompt))
@@ -147,7 +133,7 @@ class CorpusReader:
         """Why the dialogue is left out; None if it is not."""
         text = "".join(user_messages)
         if not text.strip():
-            return "without a user's word"
+            return "without a user's word" if dialogue.talk.ended is None else f"at {dialogue.talk.ended}"
         if len(dialogue.prompt_ids) > self.recipe.max_prompt_tokens:
             return "with a prompt that is too long"
         if _HALF.search(json.dumps(dialogue.talk.messages, ensure_ascii=False)):
@@ -165,12 +151,12 @@ class CorpusReader:
         tokens: list[int] = []
         answer: list[bool] = []
         asked = 0
-        for prompt, reply in self._turns(dialogue):
+        for prompt, reply in self._turns.turns(dialogue.talk, self._cuts):
             if prompt[: len(tokens)] != tokens:
                 if prompt[:asked] != tokens[:asked]:
                     self._cuts.append("where the template rewrites earlier turns")
                     break
-                end = self._end_of_turn(prompt, asked)  # the template renders the answer differently: use that
+                end = self._turns.end_of_turn(prompt, asked)  # the template renders the answer differently: use that
                 tokens, answer = prompt[:end], answer[:asked] + [True] * (end - asked)
             answer += [False] * (len(prompt) - len(tokens))
             asked = len(prompt)
@@ -182,97 +168,12 @@ class CorpusReader:
         if tokens:
             yield from self._sample(dialogue.id, tokens, answer)
 
-    def _turns(self, dialogue: Dialogue) -> Iterator[tuple[list[int], list[int]]]:
-        """Token ids of (prompt, answer) of each turn, up to the first that cannot be used."""
-        messages, tools = self._from_first_question(dialogue.talk.messages), dialogue.talk.tools
-        if tools and not self.chat.knows_tools:
-            self._cuts.append("without its tools, which the template does not know")
-        turns = 0
-        for place, message in enumerate(messages):
-            if unknown := self.chat.unknown(message):
-                self._cuts.append(f"at {unknown}, which the template does not know")
-                return
-            if message["role"] != "assistant":
-                continue
-            before = messages[:place]
-            if not (message["content"] or message.get("tool_calls")) or not before or not _asks(before[-1]):
-                self._cuts.append("at a turn without words")
-                return
-            prompt = self._render(before, tools)
-            reply = None if prompt is None else self._reply(prompt, messages[: place + 1], tools)
-            if prompt is None or reply is None:
-                return
-            yield prompt, reply
-            turns += 1
-            if turns == self.recipe.turns:
-                return
-        if dialogue.talk.ended is not None:
-            self._cuts.append(f"at {dialogue.talk.ended}")
-
-    def _from_first_question(self, messages: Sequence[Message]) -> list[Message]:
-        """The messages from the first that is not the assistant's, with white space stripped from answers.
-
-        Otherwise a sample would contain the stripped answer, and the next prompt the recorded one.
-        """
-        first = next((place for place, message in enumerate(messages) if message["role"] != "assistant"), len(messages))
-        if first:
-            self._cuts.append("before its first question")
-        return [
-            {**message, "content": message["content"].strip()} if message["role"] == "assistant" else message
-            for message in messages[first:]
-        ]
-
-    def _render(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]]) -> list[int] | None:
-        try:
-            prompt = self.chat.prompt(messages, tools)
-        except FalconError:
-            if len(messages) == 1:
-                raise  # the template is missing or takes no user message: no dialogue would do
-            self._cuts.append("where the template takes no more")
-            return None
-        if len(prompt) > self.recipe.max_prompt_tokens:
-            self._cuts.append("at a prompt that is too long")
-            return None
-        return prompt
-
-    def _reply(
-        self, prompt: list[int], messages: Sequence[Message], tools: Sequence[dict[str, Any]]
-    ) -> list[int] | None:
-        """The tokens of the last message, an answer to the prompt, with the end of turn that the template writes."""
-        with suppress(FalconError):
-            whole = self.chat.dialogue(messages, tools)
-            end = self._end_of_turn(whole, len(prompt))
-            if whole[: len(prompt)] == prompt and end > len(prompt):
-                return whole[len(prompt) : end]
-        if messages[-1].get("tool_calls"):
-            self._cuts.append("at a function call, which the template rewrites")
-            return None
-        # The template writes an answer otherwise once it is given, or no stop token behind it.
-        return [*self.chat.encode(messages[-1]["content"]), *self._ending]
-
     def _unlooped(self, ids: list[int]) -> tuple[list[int], bool]:
         start = loop_start(ids) if self.recipe.drop_loops else None
         if start is None:
             return ids, False
         self._cuts.append("where the answer loops")
         return ids[:start], True
-
-    def _end_of_turn(self, prompt: Sequence[int], begin: int) -> int:
-        """The place after the first stop token from `begin` on; `begin` if there is none."""
-        ends = (place + 1 for place in range(begin, len(prompt)) if prompt[place] in self.stop_ids)
-        return next(ends, begin)
-
-    @cached_property
-    def _ending(self) -> list[int]:
-        """What ends a turn: the template's first stop token behind an answer, or the tokenizer's end of text."""
-        turn = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
-        with suppress(FalconError):
-            written = [token for token in self.chat.dialogue(turn) if token in self.stop_ids]
-            asked = [token for token in self.chat.prompt(turn[:1]) if token in self.stop_ids]
-            if len(written) > len(asked):
-                return [written[len(asked)]]
-        eos = self.chat.tokenizer.eos_token_id
-        return [eos if eos in self.stop_ids else min(self.stop_ids)] if self.stop_ids else []
 
     def _from_ids(self, dialogue: Dialogue) -> Iterator[Sample]:
         """A prompt and an answer in token ids."""
@@ -286,11 +187,6 @@ class CorpusReader:
             self._cuts.append("at max_tokens")
         sample = Sample(name, tuple(tokens[:limit]), tuple(answer[:limit]))
         if sample.answer_tokens < self.recipe.min_answer_tokens:
-            self._cuts.insert(0, "with too short an answer")
+            self._cuts.append("with too short an answer")
             return
         yield sample
-
-
-def _asks(message: Message) -> bool:
-    """Whether the message asks the assistant: a user's words, or what a function has returned."""
-    return message["role"] == "tool" or (message["role"] == "user" and bool(message["content"].strip()))

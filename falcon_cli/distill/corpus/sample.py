@@ -1,4 +1,4 @@
-"""One dialogue as the target reads it: token ids, and which of them belong to answers."""
+"""One dialogue as the target reads it: token ids, and which of them belong to answers; or a prompt to be answered."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -43,3 +43,21 @@ class Sample:
         for begin, end in entry["answers"]:
             answer[begin:end] = [True] * (end - begin)
         return cls(entry["id"], tuple(entry["tokens"]), tuple(answer))
+
+
+@dataclass(frozen=True)
+class CorpusPrompt:
+    """A prompt for the target to answer."""
+
+    id: str
+    """Dialogue and turn: `dialogue/0`."""
+    tokens: tuple[int, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The prompt as JSON types."""
+        return {"id": self.id, "tokens": self.tokens}
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> "CorpusPrompt":
+        """Undo `to_json`; KeyError, TypeError or ValueError where it is something else."""
+        return cls(entry["id"], tuple(entry["tokens"]))

@@ -20,12 +20,12 @@ class Tally:
     """Reason → answers of the target's that are left out or cut."""
 
     def count(self, texts: int, reasons: Sequence[str]) -> None:
-        """Count a dialogue that gave so many texts, and was cut for these reasons."""
+        """Count a dialogue that gave so many texts, and was cut for these reasons, the last of which ended it."""
         self.used += texts > 0
         if texts:
             self.cut.update(set(reasons))
         else:
-            self.left_out[reasons[0] if reasons else "without an answer"] += 1
+            self.left_out[reasons[-1] if reasons else "without an answer"] += 1
 
     def lines(self) -> list[str]:
         """Lines for the terminal."""

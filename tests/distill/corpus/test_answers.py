@@ -10,7 +10,7 @@ from falcon_cli.decode.stop import Stop
 from falcon_cli.distill.corpus import answers
 from falcon_cli.distill.corpus.answers import greedy_answers, read_answers, target_answers
 from falcon_cli.distill.corpus.dialogues import read_dialogues
-from falcon_cli.distill.corpus.reader import CorpusPrompt
+from falcon_cli.distill.corpus.sample import CorpusPrompt
 from falcon_cli.drafters.rivals.autoregressive import Autoregressive
 from falcon_cli.recipe.distill import AnswersRecipe, CorpusRecipe
 from falcon_cli.target.load import LoadedTarget

@@ -5,8 +5,7 @@ from collections import Counter
 import pytest
 
 from falcon_cli.distill.corpus.kept import keep, kept
-from falcon_cli.distill.corpus.reader import CorpusPrompt
-from falcon_cli.distill.corpus.sample import Sample
+from falcon_cli.distill.corpus.sample import CorpusPrompt, Sample
 from falcon_cli.distill.corpus.tally import Tally
 from falcon_cli.errors import FalconError
 

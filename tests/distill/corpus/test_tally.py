@@ -6,11 +6,11 @@ from collections import Counter
 from falcon_cli.distill.corpus.tally import Tally
 
 
-def test_a_dialogue_is_used_and_cut_or_left_out_for_its_first_reason():
+def test_a_dialogue_is_used_and_cut_or_left_out_for_its_last_reason():
     tally = Tally(read=4)
     tally.count(1, [])
     tally.count(2, ["at max_tokens", "at max_tokens", "where the answer loops"])
-    tally.count(0, ["at a function call", "before its first question"])
+    tally.count(0, ["before its first question", "at a function call"])
     tally.count(0, [])
     assert tally == Tally(
         4,
