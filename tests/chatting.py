@@ -1,6 +1,7 @@
 """Chat templates and tokenizers for tests, and a tiny model that chats."""
 
 import copy
+import sys
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -91,14 +92,15 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Set the clock, falcon's and the one that transformers gives to templates: `clock("2026-02-28 23:59:58")`."""
     from transformers.utils import chat_template_utils
 
-    from falcon_cli.data import chat
     from falcon_cli.recipe import provenance
+
+    ours = [module for module in list(sys.modules.values()) if getattr(module, "now", None) is provenance.now]
 
     def set_to(time: str) -> None:
         moment = datetime.fromisoformat(time).astimezone()
         frozen = type("Frozen", (datetime,), {"now": classmethod(lambda cls, tz=None: moment)})
         monkeypatch.setattr(chat_template_utils, "datetime", frozen)
-        for module in (provenance, chat):
+        for module in ours:
             monkeypatch.setattr(module, "now", lambda: moment)
 
     return set_to

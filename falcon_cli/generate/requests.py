@@ -109,19 +109,14 @@ def prompt_ids(request: Request, recipe: GenerateRecipe, chat: ChatTemplate) -> 
     """Token ids of a request's prompt.
 
     Raises:
-        FalconError: The chat template does not take it; the message names the request's line.
+        FalconError: The chat template does not take it.
     """
     question = request.question
-    try:
-        if recipe.raw:
-            if question.context or question.last is not None:
-                raise FalconError('raw takes plain text: give "prompt" instead of "messages"')
-            return render_raw(chat.tokenizer, question.turns[0])
-        messages = question.messages()
-        if recipe.system is not None and messages[0]["role"] not in ("system", "developer"):
-            messages.insert(0, {"role": "system", "content": recipe.system})
-        return chat.prompt(messages, question.tools)
-    except FalconError as error:
-        if request.place is None or isinstance(error, UsageError):
-            raise
-        raise FalconError(f"{request.place}: {error}") from error
+    if recipe.raw:
+        if question.context or question.last is not None:
+            raise FalconError('raw takes plain text: give "prompt" instead of "messages"')
+        return render_raw(chat.tokenizer, question.turns[0])
+    messages = question.messages()
+    if recipe.system is not None and messages[0]["role"] not in ("system", "developer"):
+        messages.insert(0, {"role": "system", "content": recipe.system})
+    return chat.prompt(messages, question.tools)

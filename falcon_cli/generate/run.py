@@ -88,8 +88,14 @@ class Generator:
             yield answer
 
     def _prompt(self, request: Request) -> list[int]:
-        prompt = prompt_ids(request, self.recipe, self._chat)
-        self.target.model.check_room(len(prompt), self.recipe.max_new_tokens)
+        """A request's token ids; what is wrong with them names the request's line."""
+        try:
+            prompt = prompt_ids(request, self.recipe, self._chat)
+            self.target.model.check_room(len(prompt), self.recipe.max_new_tokens)
+        except FalconError as error:
+            if request.place is None or isinstance(error, UsageError):
+                raise
+            raise FalconError(f"{request.place}: {error}") from error
         return prompt
 
     def _answer(self, request: Request, prompt: list[int], listen: Listener) -> Answer:

@@ -16,6 +16,7 @@ def test_it_tells_versions_machine_and_time():
     assert 1 <= told["cores"] <= (os.cpu_count() or 1)
     assert told["packages"]["torch"].startswith("2.")
     assert abs((datetime.now(timezone.utc) - datetime.fromisoformat(told["date"])).total_seconds()) < 60
+    assert datetime.fromisoformat(told["date"]).tzinfo is not None
     assert json.loads(json.dumps(told)) == told
 
 

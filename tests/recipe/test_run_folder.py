@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import ClassVar
 
 import pytest
@@ -58,6 +59,18 @@ def test_an_empty_folder_holds_none_and_resume_begins(tmp_path):
     assert not folder.holds_run(Whole(), resume=True)
     folder.enter(Whole(), ["falcon"], resume=True)
     assert folder.holds_run(Whole(), resume=True)
+
+
+def test_its_date_is_that_of_its_beginning(folder, clock):
+    before = folder.date
+    assert before.tzinfo is not None
+    assert abs((before - datetime.now().astimezone()).total_seconds()) < 60
+    clock("2031-01-01 00:00:00")
+    folder.enter(Whole(), ["falcon"], resume=True)
+    assert folder.date == before
+    (folder.path / "provenance.json").write_text("{}")
+    with pytest.raises(FalconError, match=r"provenance\.json does not tell the date of the run: name another --out"):
+        _ = folder.date
 
 
 def test_a_file_in_its_place_is_one_line(tmp_path):
