@@ -131,7 +131,7 @@ def test_what_the_template_does_not_take_is_named_with_its_line_or_skipped(gener
     assert went_on.code == 0
     assert [json.loads(line)["prompt"] for line in went_on.out.splitlines()] == ["one", "two"]
     assert "skipped: stdin:2: " in went_on.err
-    assert "shorten the prompt" in went_on.err
+    assert "skipped: stdin:3: " in went_on.err
 
 
 def test_a_user_s_words_end_no_turn(generate):
