@@ -30,6 +30,7 @@ from falcon_cli.distill.training.log import read_log
 from falcon_cli.distill.training.optimizer import make_optimizers
 from falcon_cli.distill.training.session import TrainingSession
 from falcon_cli.distill.training.trainer import FeatureSource, Trainer, TrainingTask
+from falcon_cli.distill.trial import try_student
 from falcon_cli.errors import UsageError
 from falcon_cli.recipe.distill import DistillRecipe
 from falcon_cli.recipe.provenance import provenance
@@ -61,8 +62,12 @@ def _distilled(
     spread = is_spread(accelerator)
     if spread:
         check_sharded(recipe)
-    folder = None if dry_run else _run_folder(recipe, argv, resume, accelerator)
+    if not dry_run:
+        DistillFolder(Path(recipe.out)).holds_run(recipe, resume)
     target = load_target(_on_this_process(recipe, accelerator))
+    for line in try_student(recipe, target):
+        say(line)
+    folder = None if dry_run else _run_folder(recipe, argv, resume, accelerator)
     corpus = prepare(recipe, target, folder, accelerator)
     student = make_student(recipe, target, corpus.train)
     say(student.describe(corpus.held_out))

@@ -48,8 +48,8 @@ class FalconStudent(Student):
         if recipe.init_from is not None:
             network, vocabulary_W = _initial(recipe, target)
         else:
-            network = DrafterNetwork(recipe.network, model.decoder)
-            network.initialise(model.decoder, generator_of(recipe.seed, "weights"))
+            network = DrafterNetwork(recipe.network, model.outline)
+            network.initialise(model.outline, generator_of(recipe.seed, "weights"))
             vocabulary_W = vocabulary_of(recipe.network.draft_vocab_size, target, train)
         network = in_training(network, model.device)
         if recipe.lora is not None:
@@ -67,6 +67,15 @@ class FalconStudent(Student):
     def ranks(self, texts: Sequence[TextFeatures]) -> Tensor:
         """See `Student`."""
         return draft_ranks(self.snapshot(), self.weights, texts, passes=-(-_DEPTH // self.k))
+
+    def form(self) -> list[str]:
+        """See `Student`."""
+        layer, (heads, size) = self.network.layer, self.network.layer.kv_shape
+        config = layer.self_attn.config
+        return [
+            f"student: {self._size()}, k = {self.k}; a {layer.family.__name__} of {config.hidden_size:,} wide, "
+            f"{config.num_attention_heads} heads of {size}, {heads} kv heads, MLP {config.intermediate_size:,}"
+        ]
 
     def snapshot(self) -> DrafterNetwork:
         """See `Student`: low-rank changes are merged."""
@@ -86,8 +95,8 @@ def _initial(recipe: DistillRecipe, target: LoadedTarget) -> tuple[Any, Tensor |
     wanted, saved_settings = vars(recipe.network), vars(saved.network.recipe)
     if differing := [f"network.{key}={saved_settings[key]}" for key in _COMMON if wanted[key] != saved_settings[key]]:
         raise FalconError(f"init_from {recipe.init_from} has another form than the recipe: set {', '.join(differing)}")
-    network = DrafterNetwork(recipe.network, target.model.decoder)
-    network.initialise(target.model.decoder, generator_of(recipe.seed, "weights"))
+    network = DrafterNetwork(recipe.network, target.model.outline)
+    network.initialise(target.model.outline, generator_of(recipe.seed, "weights"))
     fresh = take_over(network, saved.network)
     say(f"continuing from {recipe.init_from}" + (f"; newly initialised: {', '.join(fresh)}" if fresh else ""))
     return network, saved.vocabulary_W

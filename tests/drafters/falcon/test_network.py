@@ -4,9 +4,15 @@ import torch
 from falcon_cli.drafters.falcon.blocks import Blocks
 from falcon_cli.drafters.falcon.network import DrafterNetwork
 from falcon_cli.recipe.distill import NetworkRecipe
+from falcon_cli.target.outline import TargetOutline
 
 MIXERS = ("time", "position", "linear")
 LENGTH, HIDDEN = 9, 32
+
+
+@pytest.fixture
+def outline(decoder):
+    return TargetOutline.of_decoder(decoder)
 
 
 @pytest.fixture(scope="module")
@@ -39,10 +45,10 @@ def test_an_output_depends_on_its_block_and_all_before_and_on_nothing_after(
         assert moved_L.tolist() == [other // 3 >= place // 3 for other in range(LENGTH)]
 
 
-def test_initialised_from_the_target_it_passes_true_features_through(decoder, tiny_model):
+def test_initialised_from_the_target_it_passes_true_features_through(decoder, outline):
     """Features are of unit size times the final norm's weight; so is the output, from the start."""
-    network = DrafterNetwork(NetworkRecipe(k=2, mixer="linear"), decoder)
-    network.initialise(decoder, torch.Generator().manual_seed(0))
+    network = DrafterNetwork(NetworkRecipe(k=2, mixer="linear"), outline)
+    network.initialise(outline, torch.Generator().manual_seed(0))
     network = network.double()
     with torch.no_grad():
         features_BLD = decoder(torch.arange(LENGTH)[None]).last_hidden_state
@@ -114,9 +120,9 @@ def test_a_targets_sliding_window_is_left_out(tiny_network, tiny_model, inputs):
     assert tiny_model("mistral-window").config.sliding_window == 7
 
 
-def test_chained_slots_read_the_token_before_theirs_and_first_slots_do_not(decoder, inputs):
-    network = DrafterNetwork(NetworkRecipe(k=2, mixer="linear"), decoder)
-    network.initialise(decoder, torch.Generator().manual_seed(0))
+def test_chained_slots_read_the_token_before_theirs_and_first_slots_do_not(outline, inputs):
+    network = DrafterNetwork(NetworkRecipe(k=2, mixer="linear"), outline)
+    network.initialise(outline, torch.Generator().manual_seed(0))
     for parameter in network.chain.parameters():
         parameter.data += 0.3
     network = network.double()
@@ -127,10 +133,10 @@ def test_chained_slots_read_the_token_before_theirs_and_first_slots_do_not(decod
 
 
 @pytest.mark.parametrize(("form", "moved"), [({"start": "own"}, False), ({"start": "block"}, True)])
-def test_outputs_start_from_the_newest_input_of_their_block(decoder, inputs, form, moved):
+def test_outputs_start_from_the_newest_input_of_their_block(decoder, outline, inputs, form, moved):
     """With the layer silenced, an output is what it starts from."""
-    network = DrafterNetwork(NetworkRecipe(k=2, mixer="linear", chained=False, **form), decoder)
-    network.initialise(decoder, torch.Generator().manual_seed(0))
+    network = DrafterNetwork(NetworkRecipe(k=2, mixer="linear", chained=False, **form), outline)
+    network.initialise(outline, torch.Generator().manual_seed(0))
     network.layer.copy(decoder.layers[-1], 0.0)
     network = network.double()
     changed = inputs.clone()

@@ -62,8 +62,8 @@ def test_it_runs_one_pass_whatever_is_wanted(target, tiny_heads):
 
 
 def test_new_heads_say_what_the_lm_head_says(target):
-    network = MedusaNetwork(MedusaRecipe(k=2), target.decoder)
-    network.initialise(target.decoder)
+    network = MedusaNetwork(MedusaRecipe(k=2), target.outline)
+    network.initialise(target.outline)
     features_LD = target.prefill(torch.tensor([5, 6, 7, 8])).features_TD.float()  # as the final norm leaves them
     expected = features_LD[:, None].expand(4, 2, 32)
     torch.testing.assert_close(network(features_LD), expected, rtol=1e-3, atol=1e-4)
