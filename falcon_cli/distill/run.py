@@ -24,7 +24,6 @@ from falcon_cli.distill.features.source import (
 from falcon_cli.distill.folder import DistillFolder
 from falcon_cli.distill.prepare import prepare
 from falcon_cli.distill.students.student import Student
-from falcon_cli.distill.students.table import make_student
 from falcon_cli.distill.training.evaluator import Evaluation, HeldOutEvaluator
 from falcon_cli.distill.training.log import read_log
 from falcon_cli.distill.training.optimizer import make_optimizers
@@ -65,11 +64,10 @@ def _distilled(
     if not dry_run:
         DistillFolder(Path(recipe.out)).holds_run(recipe, resume)
     target = load_target(_on_this_process(recipe, accelerator))
-    for line in try_student(recipe, target):
-        say(line)
+    student = try_student(recipe, target)
     folder = None if dry_run else _run_folder(recipe, argv, resume, accelerator)
     corpus = prepare(recipe, target, folder, accelerator)
-    student = make_student(recipe, target, corpus.train)
+    student = student.with_vocabulary_of(target, corpus.train)
     say(student.describe(corpus.held_out))
     if spread:
         target, student = sharded(target, accelerator.device, accelerator.num_processes), student.on(accelerator.device)

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from falcon_cli.console import say
 from falcon_cli.decode.loop import complete
 from falcon_cli.decode.stop import Stop
 from falcon_cli.distill.corpus.answers import reads_padded
@@ -31,8 +32,10 @@ _NEW = 8
 """Tokens decoded with a draft."""
 
 
-def try_student(recipe: DistillRecipe, target: LoadedTarget) -> list[str]:
-    """Take a student the whole way once; returns lines that tell what it is and how it reads its target.
+def try_student(recipe: DistillRecipe, target: LoadedTarget) -> Student:
+    """Build the student, take it the whole way once, and tell what it is and how it reads its target.
+
+    Its draft vocabulary is that of the made-up texts until `with_vocabulary_of`.
 
     Raises:
         FalconError: The target, or the recipe's student, cannot be distilled.
@@ -47,14 +50,15 @@ def try_student(recipe: DistillRecipe, target: LoadedTarget) -> list[str]:
         raise _refusal(recipe, target, "its log-probabilities in a padded batch are not those of its own forward")
     with _faults(recipe, target, "building the student"):
         student = make_student(recipe, target, samples)
-        lines = [*student.form(), *_reading(recipe, target)]
     with _faults(recipe, target, "a loss"):
         _learn(recipe, target, student, features)
     with _faults(recipe, target, "a draft"):
         _draft(recipe, target, student, samples[-1])
     with _faults(recipe, target, "weights saved and loaded"):
         student.check_saved(target)
-    return lines
+    for line in (student.form(), *_reading(recipe, target)):
+        say(line)
+    return student
 
 
 def made_up(recipe: DistillRecipe, target: LoadedTarget) -> list[Sample]:

@@ -23,7 +23,7 @@ from falcon_cli.target.forward.graphs import FixedReader
 from falcon_cli.target.forward.logits import PLAIN, LogitForm, fitted, outputs_to_ask
 from falcon_cli.target.forward.longrope import LongRope, boundary_of
 from falcon_cli.target.forward.norm import FinalNorm, final_norm
-from falcon_cli.target.forward.own import CausalForward
+from falcon_cli.target.forward.own import CausalForward, HeadInput
 from falcon_cli.target.outline import TargetOutline, epsilon_of
 
 
@@ -71,8 +71,7 @@ class TargetModel:
         self._scored = torch.empty(0)
         self.context_limit: int = context_of(self.config)
         self.vocab_size, self.hidden_size = self.head.weight.shape
-        self._last: tuple[Any, Tensor | None] = getattr(self.decoder, "norm", None), None
-        """The module whose output the head reads, and some of that output."""
+        self._head_input = HeadInput(getattr(self.decoder, "norm", None))
         self.cache: SlotCache = self._empty_cache()
         self.outline = TargetOutline(self.hidden_size, self.config, self.decoder, self._final_norm)
         """What a drafter is built on."""
@@ -232,8 +231,8 @@ class TargetModel:
         return None if self.branches else View(0, torch.arange(2, device=self.device), None)
 
     def _final_norm(self) -> FinalNorm:
-        module, features = self._last
-        return final_norm(module, self.hidden_size, epsilon_of(self.config), features)
+        read = self._head_input
+        return final_norm(read.module, self.hidden_size, epsilon_of(self.config), read.factor, read.rows)
 
     def _empty_cache(self) -> SlotCache:
         """One buffer for all layers where two tokens show that they are alike, else tensors of each layer's own."""
@@ -243,7 +242,7 @@ class TargetModel:
             learned = LayerCache(limit, capacity=2)
             with torch.no_grad():  # inference tensors would not do for layers that are spread (FSDP)
                 tokens_T = torch.zeros(2, dtype=torch.long, device=self.device)
-                self._last = self.forward.look(tokens_T, learned, self._two_rows())
+                self._head_input = self.forward.look(tokens_T, learned, self._two_rows())
             if not learned.tensors():
                 raise TypeError("its forward keeps no keys and values")
             shape = learned.uniform()

@@ -56,15 +56,27 @@ class TargetOutline:
     @property
     def mlp_size(self) -> int:
         """Width of an MLP: the target's where it has one, else 8/3 of the hidden size, as Llama's."""
-        size = getattr(self.config, "intermediate_size", None)
-        return size if isinstance(size, int) and size > 0 else -(-8 * self.hidden_size // 3 // 8) * 8
+        return self.count("intermediate_size") or -(-8 * self.hidden_size // 3 // 8) * 8
+
+    def count(self, name: str) -> int | None:
+        """A whole number above 0 of the configuration; None where there is no such, or it varies from layer to layer."""
+        try:
+            value = getattr(self.config, name, None)
+        except (RuntimeError, ValueError):  # what a configuration of unlike layers says to a layer's attribute
+            return None
+        return value if isinstance(value, int) and value > 0 else None
 
 
 def layer_list(decoder: Any) -> "nn.ModuleList | None":
     """The decoder layers of a model, whatever it calls them; None where they cannot be told."""
-    count = getattr(decoder.config.get_text_config(decoder=True), "num_hidden_layers", None)
-    lists = [module for module in decoder.children() if isinstance(module, nn.ModuleList) and len(module) == count]
-    return lists[0] if len(lists) == 1 else None
+    config = getattr(decoder, "config", None)
+    count = None if config is None else getattr(config.get_text_config(decoder=True), "num_hidden_layers", None)
+    lists: dict[int, list[nn.ModuleList]] = {}
+    for name, module in decoder.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module) == count:
+            lists.setdefault(name.count("."), []).append(module)
+    outermost = lists[min(lists)] if lists else []  # a layer's experts may be as many as there are layers
+    return outermost[0] if len(outermost) == 1 else None
 
 
 def epsilon_of(config: Any) -> float:

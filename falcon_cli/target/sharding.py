@@ -25,7 +25,7 @@ def sharded(target: LoadedTarget, device: torch.device, processes: int) -> Loade
     Raises:
         FalconError: It has no list of layers.
     """
-    layers = layer_list(target.model.decoder)
+    layers = layer_list(target.model.model)
     if layers is None:
         raise FalconError(f"{target.name}: its layers cannot be told, so it cannot be spread over processes (FSDP)")
     mesh = init_device_mesh(device.type, (processes,))

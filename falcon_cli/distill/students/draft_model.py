@@ -29,6 +29,7 @@ from falcon_cli.drafters.rivals.sps import SpeculativeSampling, SpsOptions
 from falcon_cli.errors import FalconError, first_line
 from falcon_cli.recipe.distill import DistillRecipe
 from falcon_cli.sources import atomic_folder
+from falcon_cli.target.forward.own import features_of
 from falcon_cli.target.load import LoadedTarget
 from falcon_cli.target.model import TargetModel
 from falcon_cli.target.outline import layer_list
@@ -37,22 +38,22 @@ from falcon_cli.tree.store import StoredTree
 
 
 class DraftModelNetwork(nn.Module):
-    """A causal LM of a few layers, which returns its last hidden states.
+    """A causal LM of a few layers, which returns what its LM head reads.
 
     Args:
         causal: A transformers model.
+        by_head: Whether that is something else than its decoder's output.
     """
 
     k = 1
 
-    def __init__(self, causal: Any):
+    def __init__(self, causal: Any, by_head: bool = False):
         super().__init__()
-        self.causal = causal
+        self.causal, self.by_head = causal, by_head
 
     def forward(self, tokens_BL: Tensor) -> Tensor:
         """Features [B, L, D]."""
-        features_BLD: Tensor = self.causal.get_decoder()(input_ids=tokens_BL, use_cache=False).last_hidden_state
-        return features_BLD
+        return features_of(self.causal, self.by_head, tokens_BL, use_cache=False)
 
 
 @dataclass(frozen=True)
@@ -66,14 +67,9 @@ class DraftModelStudent(Student):
         Raises:
             FalconError: The target has no such layer, or its class cannot be cut.
         """
-        if target.model.forward.by_head:
-            raise FalconError(
-                f"a draft model cannot be cut from a {type(target.model.model).__name__}: its LM head reads something "
-                "else than its decoder's output; distill another method"
-            )
         causal = shortened(target.model.model, recipe.draft_model.layers).to(target.model.device, torch.float32)
         causal.set_attn_implementation(target.model.own_attention)
-        network = DraftModelNetwork(causal.eval().requires_grad_(True))  # dropout would draw from torch's global state
+        network = DraftModelNetwork(causal.eval().requires_grad_(True), target.model.forward.by_head)  # eval: no dropout
         for shared in (causal.get_input_embeddings(), causal.get_output_embeddings()):
             shared.requires_grad_(False)
         return cls(recipe, network, None, target_weights(target, None))
@@ -125,10 +121,10 @@ class DraftModelStudent(Student):
                 encoding="utf-8",
             )
 
-    def form(self) -> list[str]:
+    def form(self) -> str:
         """See `Student`."""
         causal, layers = self.network.causal, list(self.recipe.draft_model.layers)
-        return [f"student: {self._size()}, a {type(causal).__name__} of the target's layers {layers}"]
+        return f"student: {self._size()}, a {type(causal).__name__} of the target's layers {layers}"
 
     def check_saved(self, target: LoadedTarget) -> None:
         """See `Student`: the configuration is written down and read again."""
@@ -155,7 +151,7 @@ def shortened(model: Any, layers: Sequence[int]) -> Any:
     if wrong := [layer for layer in layers if not -whole <= layer < whole]:
         raise FalconError(f"draft_model.layers: the target has {whole} layers, there is no {wrong[0]}")
     chosen = [layer % whole for layer in layers]
-    stack = layer_list(model.get_decoder())
+    stack = layer_list(model)
     if stack is None:
         raise FalconError(f"a draft model cannot be cut from a {type(model).__name__}: its layers cannot be told")
     try:
@@ -189,7 +185,11 @@ def _chosen_weights(
     """The weights of the chosen layers, under their new numbers, and all others."""
     prefix = next(name for name, module in model.named_modules() if module is stack)
     numbered, weights = re.compile(rf"{re.escape(prefix)}\.(\d+)\."), model.state_dict()
-    return {name: weights[numbered.sub(lambda found: f"{prefix}.{chosen[int(found[1])]}.", name)] for name in wanted}
+    found = {name: numbered.sub(lambda place: f"{prefix}.{chosen[int(place[1])]}.", name) for name in wanted}
+    for name, old in found.items():
+        if old not in weights or weights[old].shape != wanted[name].shape:
+            raise ValueError(f"its class makes another layer of it: {old} does not fit")
+    return {name: weights[old] for name, old in found.items()}
 
 
 def _inputs(batch: Batch) -> Tensor:

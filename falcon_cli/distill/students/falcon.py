@@ -4,7 +4,7 @@ Shapes: P depths, W draft vocabulary.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,13 @@ class FalconStudent(Student):
             network = adapt(network, recipe.lora, generator_of(recipe.seed, "lora"))
         return cls(recipe, network, vocabulary_W, target_weights(target, vocabulary_W))
 
+    def with_vocabulary_of(self, target: LoadedTarget, train: Sequence[Sample]) -> "FalconStudent":
+        """See `Student`; a drafter that is continued keeps its own."""
+        if self.recipe.init_from is not None:
+            return self
+        vocabulary_W = vocabulary_of(self.recipe.network.draft_vocab_size, target, train)
+        return replace(self, vocabulary_W=vocabulary_W, weights=target_weights(target, vocabulary_W))
+
     def loss(self, network: Any, batch: Batch, step: int, glance: float) -> ForwardResult:
         """See `Student`."""
         return train_forward(network, self.weights, batch, self.recipe, step, glance)
@@ -68,14 +75,14 @@ class FalconStudent(Student):
         """See `Student`."""
         return draft_ranks(self.snapshot(), self.weights, texts, passes=-(-_DEPTH // self.k))
 
-    def form(self) -> list[str]:
+    def form(self) -> str:
         """See `Student`."""
         layer, (heads, size) = self.network.layer, self.network.layer.kv_shape
         config = layer.self_attn.config
-        return [
-            f"student: {self._size()}, k = {self.k}; a {layer.family.__name__} of {config.hidden_size:,} wide, "
-            f"{config.num_attention_heads} heads of {size}, {heads} kv heads, MLP {config.intermediate_size:,}"
-        ]
+        return (
+            f"student: {self._size()}, k = {self.k}; a {layer.family.__name__} {config.hidden_size:,} wide, "
+            f"{config.num_attention_heads} heads of {size}, {heads} kv heads, MLP {config.intermediate_size:,} wide"
+        )
 
     def snapshot(self) -> DrafterNetwork:
         """See `Student`: low-rank changes are merged."""

@@ -8,7 +8,7 @@ Shapes: B batch, L positions, M loss positions of any head, K heads (slots of on
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -42,6 +42,11 @@ class MedusaStudent(Student):
         network = in_training(network, target.model.device)
         return cls(recipe, network, vocabulary_W, target_weights(target, vocabulary_W))
 
+    def with_vocabulary_of(self, target: LoadedTarget, train: Sequence[Sample]) -> "MedusaStudent":
+        """See `Student`."""
+        vocabulary_W = vocabulary_of(self.recipe.medusa.draft_vocab_size, target, train, "medusa")
+        return replace(self, vocabulary_W=vocabulary_W, weights=target_weights(target, vocabulary_W))
+
     def loss(self, network: Any, batch: Batch, step: int, glance: float) -> ForwardResult:
         """See `Student`."""
         loss_positions = [loss_positions_BL(batch, head) for head in range(1, self.k + 1)]
@@ -55,9 +60,9 @@ class MedusaStudent(Student):
             results.append(ForwardResult(parts, slot_M, glanced=0, wrong=0))
         return summed(results, [DECAY**place for place in range(self.k)])
 
-    def form(self) -> list[str]:
+    def form(self) -> str:
         """See `Student`."""
-        return [f"student: {self._size()}, {self.k} heads of {self.network.scale_D.shape[0]:,} wide"]
+        return f"student: {self._size()}, {self.k} heads, {self.network.scale_D.shape[0]:,} wide"
 
     def loss_positions(self, answer: Sequence[bool]) -> int:
         """See `Student`: the sum over all heads."""

@@ -54,6 +54,10 @@ class Student(ABC):
         """Name of the folder, in the run folder, that the trained network is saved in."""
         return "drafter"
 
+    def with_vocabulary_of(self: S, target: LoadedTarget, train: Sequence[Sample]) -> S:
+        """The same student, with the draft vocabulary of these texts where it is drawn from texts."""
+        return self
+
     @abstractmethod
     def loss(self, network: Any, batch: Batch, step: int, glance: float) -> ForwardResult:
         """Losses of one batch.
@@ -83,8 +87,8 @@ class Student(ABC):
         save_tree(folder / "tree.json", tree)
 
     @abstractmethod
-    def form(self) -> list[str]:
-        """Lines that tell the network's form and size."""
+    def form(self) -> str:
+        """A line that tells the network's form and size."""
 
     def check_saved(self, target: LoadedTarget) -> None:
         """Put the network's weights into one built anew, as loading does.

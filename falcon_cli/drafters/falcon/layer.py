@@ -110,21 +110,17 @@ def layer_for(outline: TargetOutline) -> tuple[DecoderLayer, Any]:
 
 def llama_config(outline: TargetOutline) -> LlamaConfig:
     """A Llama layer's configuration of the target's sizes, as far as it has such."""
-    own, hidden = outline.config, outline.hidden_size
-    heads = getattr(own, "num_attention_heads", None)
-    heads = heads if isinstance(heads, int) and heads > 0 else max(1, hidden // 64)
-    groups = getattr(own, "num_key_value_heads", None)
-    size = getattr(own, "head_dim", None)
-    if not isinstance(size, int) or size < 2:
-        size = max(2, hidden // heads)
-    rope = getattr(own, "rope_parameters", None) or {}
-    theta = rope.get("rope_theta")
+    hidden = outline.hidden_size
+    heads = outline.count("num_attention_heads") or max(1, hidden // 64)
+    groups = outline.count("num_key_value_heads") or heads
+    size = outline.count("head_dim") or max(2, hidden // heads)
+    theta = (getattr(outline.config, "rope_parameters", None) or {}).get("rope_theta")
     return LlamaConfig(
         hidden_size=hidden,
         intermediate_size=outline.mlp_size,
         num_hidden_layers=1,
         num_attention_heads=heads,
-        num_key_value_heads=groups if isinstance(groups, int) and groups > 0 and heads % groups == 0 else heads,
+        num_key_value_heads=heads if heads % groups else groups,
         head_dim=size + size % 2,  # rotary angles turn pairs
         rms_norm_eps=outline.norm.epsilon,
         rope_parameters={"rope_type": "default", "rope_theta": theta if isinstance(theta, int | float) else 1e4},

@@ -98,13 +98,12 @@ class DrafterNetwork(nn.Module):
         self.epsilon = outline.norm.epsilon
         self.norm_D: nn.Parameter | None = None
         self.bias_D: nn.Parameter | None = None
-        self.shift_D = None
+        shifted = recipe.normalise and outline.norm.shift_D is not None
         if recipe.normalise:
             self.norm_D = nn.Parameter(torch.ones(hidden))
             self.register_buffer("scale_D", torch.ones(hidden))
-            if outline.norm.shift_D is not None:
-                self.bias_D = nn.Parameter(torch.zeros(hidden))
-                self.register_buffer("shift_D", torch.zeros(hidden))
+            self.bias_D = nn.Parameter(torch.zeros(hidden)) if shifted else None
+        self.register_buffer("shift_D", torch.zeros(hidden) if shifted else None)
         self.attend_by("sdpa")
 
     @torch.no_grad()

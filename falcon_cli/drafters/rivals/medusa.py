@@ -54,11 +54,9 @@ class MedusaNetwork(nn.Module):
         self.maps = nn.ModuleList(nn.Linear(hidden, hidden, bias=False) for _ in range(recipe.k))
         self.norm_KD = nn.Parameter(torch.ones(recipe.k, hidden))
         self.register_buffer("scale_D", torch.ones(hidden))
-        self.bias_KD: nn.Parameter | None = None
-        self.shift_D = None
-        if outline.norm.shift_D is not None:
-            self.bias_KD = nn.Parameter(torch.zeros(recipe.k, hidden))
-            self.register_buffer("shift_D", torch.zeros(hidden))
+        shifted = outline.norm.shift_D is not None
+        self.bias_KD = nn.Parameter(torch.zeros(recipe.k, hidden)) if shifted else None
+        self.register_buffer("shift_D", torch.zeros(hidden) if shifted else None)
 
     @torch.no_grad()
     def initialise(self, outline: TargetOutline) -> None:

@@ -31,13 +31,16 @@ class FinalNorm:
     """What it is, for people."""
 
 
-def final_norm(module: nn.Module | None, hidden_size: int, epsilon: float, features: Tensor | None = None) -> FinalNorm:
+def final_norm(
+    module: nn.Module | None, hidden_size: int, epsilon: float, factor: float = 1.0, features: Tensor | None = None
+) -> FinalNorm:
     """What a module does, if it is a norm.
 
     Args:
-        module: Whose output the LM head reads.
+        module: Whose output, times a factor, the LM head reads.
         hidden_size: D.
         epsilon: Of the configuration, for a drafter's own norms.
+        factor: That one.
         features: Some that the head read [..., D]: without a norm, their size is all that is known.
     """
     asked = None if module is None else _asked(module, hidden_size)
@@ -52,11 +55,12 @@ def final_norm(module: nn.Module | None, hidden_size: int, epsilon: float, featu
     for name, held_D in (("1", ones_D), ("1 + its weight", _plus(weight_D)), ("its weight", weight_D)):
         if held_D is not None and _alike(held_D, scale_D):
             told, exact_D = name, held_D
-    name = type(module).__name__
+    told = f"divided by {told}" + ("" if factor == 1.0 else f" and by {factor:.4g}")
+    scaled_D = exact_D if factor == 1.0 else exact_D * factor
     if float(shift_D.abs().max()) < _NEAR * float(scale_D.abs().max()):
-        return FinalNorm(exact_D, None, epsilon, f"{name} undone: features divided by {told}")
-    shift_D = bias_D if bias_D is not None and _alike(bias_D, shift_D) else shift_D
-    return FinalNorm(exact_D, shift_D, epsilon, f"{name} undone: features less its bias, divided by {told}")
+        return FinalNorm(scaled_D, None, epsilon, f"{type(module).__name__} undone: features {told}")
+    shift_D = (bias_D if bias_D is not None and _alike(bias_D, shift_D) else shift_D) * factor
+    return FinalNorm(scaled_D, shift_D, epsilon, f"{type(module).__name__} undone: features less its bias, {told}")
 
 
 def _asked(module: nn.Module, size: int) -> tuple[Tensor, Tensor] | None:

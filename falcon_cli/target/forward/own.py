@@ -9,6 +9,7 @@ Shapes: T rows of a forward, B batch, L positions of texts, D hidden size, V voc
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from inspect import Parameter, signature
 from typing import Any
 
@@ -81,12 +82,8 @@ class CausalForward:
 
     def look(
         self, tokens_T: Tensor, cache: Any, view: Visibility | None = None
-    ) -> tuple[nn.Module | None, Tensor | None]:
-        """Read rows for the first time, to learn what the head reads.
-
-        Returns:
-            The innermost module whose output the head reads as it is, None where no module's is; and that output.
-        """
+    ) -> "HeadInput":
+        """Read rows for the first time, to learn what the head reads."""
         made: list[tuple[nn.Module, Tensor]] = []
         asked: list[Tensor] = []
         said: list[Any] = []
@@ -108,10 +105,16 @@ class CausalForward:
             for hook in hooks:
                 hook.remove()
         if not asked:  # no module of its own: the model's class multiplies by the head's weights itself
-            return None, None
+            return HeadInput()
         rows = asked[-1]
         self.by_head = not (said and said[-1] is not None and same_tensor(said[-1], rows))
-        return next((module for module, output in made if same_tensor(output, rows)), None), rows
+        for module, output in made:
+            if same_tensor(output, rows):
+                return HeadInput(module, 1.0, rows)
+        for module, output in reversed(made):
+            if (factor := factor_of(output, rows)) is not None:
+                return HeadInput(module, factor, rows)
+        return HeadInput(rows=rows)
 
     @property
     def reader(self) -> Any:
@@ -125,23 +128,7 @@ class CausalForward:
             tokens_BL: Texts, padded.
             given: For the model: a mask, positions, a cache. Without positions they count from 0.
         """
-        reader = self.reader
-        takes, takes_any = arguments_of(reader)
-        if "position_ids" in takes and "position_ids" not in given:  # some classes by themselves begin at 2
-            given["position_ids"] = torch.arange(tokens_BL.shape[1], device=tokens_BL.device).expand_as(tokens_BL)
-        given = {name: value for name, value in given.items() if name in takes or takes_any}
-        if not self.by_head:
-            features_BLD: Tensor = reader(input_ids=tokens_BL, **given).last_hidden_state
-            return features_BLD
-        kept: list[Tensor] = []
-
-        def note(module: nn.Module, rows: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            kept.append(rows[0])
-            return rows[0][:, -1:], *rows[1:]  # logits of all rows would be computed for nothing
-
-        with hooked(self.model.get_output_embeddings().register_forward_pre_hook, note):
-            reader(input_ids=tokens_BL, **given)
-        return kept[-1]
+        return features_of(self.model, self.by_head, tokens_BL, **given)
 
     def own_logits(self, tokens_L: Tensor) -> Tensor:
         """The logits [L, V] of a text, by the model's own forward and attention, without a cache."""
@@ -180,6 +167,39 @@ class CausalForward:
             self._features = given[0][0]
 
 
+def features_of(model: Any, by_head: bool, tokens_BL: Tensor, **given: Any) -> Tensor:
+    """See `CausalForward.features`."""
+    reader = model if by_head else model.get_decoder()
+    takes, takes_any = arguments_of(reader)
+    if "position_ids" in takes and "position_ids" not in given:  # some classes by themselves begin at 2
+        given["position_ids"] = torch.arange(tokens_BL.shape[1], device=tokens_BL.device).expand_as(tokens_BL)
+    given = {name: value for name, value in given.items() if name in takes or takes_any}
+    if not by_head:
+        features_BLD: Tensor = reader(input_ids=tokens_BL, **given).last_hidden_state
+        return features_BLD
+    kept: list[Tensor] = []
+
+    def note(module: nn.Module, rows: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        kept.append(rows[0])
+        return rows[0][:, -1:], *rows[1:]  # logits of all rows would be computed for nothing
+
+    with hooked(model.get_output_embeddings().register_forward_pre_hook, note):
+        reader(input_ids=tokens_BL, **given)
+    return kept[-1]
+
+
+@dataclass(frozen=True)
+class HeadInput:
+    """What the LM head reads."""
+
+    module: Any = None
+    """The innermost module whose output that is; None where no module's is."""
+    factor: float = 1.0
+    """What that output is multiplied by first."""
+    rows: Tensor | None = None
+    """Some of it [B, L, D]."""
+
+
 @contextmanager
 def hooked(register: Callable[[Any], Any], hook: Any) -> Iterator[None]:
     """A hook on a module until the block ends."""
@@ -199,3 +219,12 @@ def arguments_of(module: Any) -> tuple[frozenset[str], bool]:
 def same_tensor(one: Tensor, other: Tensor) -> bool:
     """Whether two tensors are the same rows of memory."""
     return one.shape == other.shape and one.data_ptr() == other.data_ptr() and one.dtype == other.dtype
+
+
+def factor_of(output: Tensor, rows: Tensor) -> float | None:
+    """What an output was multiplied by to give these rows; None where it was not."""
+    if output.shape != rows.shape or not bool(output.any()):
+        return None
+    output, rows = output.double(), rows.double()
+    factor = float((output * rows).sum() / output.square().sum())
+    return factor if factor != 0 and torch.allclose(output * factor, rows, rtol=1e-2, atol=1e-6) else None
