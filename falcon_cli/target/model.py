@@ -127,10 +127,15 @@ class TargetModel:
         return fitted(outputs, logits)
 
     def logits(self, features: Tensor) -> Tensor:
-        """Logits [..., V] of features [..., D], as its class computes them."""
-        form = self.logit_form
-        assert form is not None, "its class makes logits in a way that is not known"
-        logits: Tensor = form(self.head(features))
+        """Logits [..., V] of features [..., D], as its class computes them.
+
+        Raises:
+            FalconError: It does so in a way that is not known.
+        """
+        if self.logit_form is None:
+            family = type(self.model).__name__
+            raise FalconError(f"a {family} makes logits of its LM head's outputs in a way that falcon does not know")
+        logits: Tensor = self.logit_form(self.head(features))
         return logits
 
     @property

@@ -40,8 +40,8 @@ from falcon_cli.target.guard.check import FAULTS
 from falcon_cli.target.load import LoadedTarget
 
 _PAD = 0
-_ALIKE = {"fp32": 2e-3, "bf16": 0.2, "fp16": 0.05}
-"""Largest difference of two logits that rounding explains, in units of the logits' spread."""
+_ALIKE = {torch.bfloat16: 0.2, torch.float16: 0.05}
+"""Largest difference of two logits that rounding explains, in units of the logits' spread; 2e-3 for wider dtypes."""
 _PARTS = 4
 """Further prompts are read when one row in this many is free."""
 
@@ -203,7 +203,7 @@ def reads_padded(target: LoadedTarget) -> bool:
             return False
         alone_LD = target.model.forward.features(torch.tensor([texts[0]], device=target.model.device))[0]
     alone_V, padded_V = (target.model.logits(rows).float() for rows in (alone_LD[-1], batch.features_BD[0]))
-    return bool((alone_V - padded_V).abs().max() < _ALIKE[target.dtype] * alone_V.std())
+    return bool((alone_V - padded_V).abs().max() < _ALIKE.get(target.model.dtype, 2e-3) * alone_V.std())
 
 
 def _prefilled(target: LoadedTarget, prompts: dict[int, Sequence[int]]) -> _Batch:
