@@ -43,7 +43,9 @@ def try_student(recipe: DistillRecipe, target: LoadedTarget) -> Student:
     samples = made_up(recipe, target)
     model = target.model
     if model.logit_form is None:
-        raise _refusal(recipe, target, "its class makes logits of its LM head's outputs in a way that falcon cannot learn")
+        raise _refusal(
+            recipe, target, "its class makes logits of its LM head's outputs in a way that falcon cannot learn"
+        )
     with _faults(recipe, target, "reading texts"):
         features = [text for _, text in sorted(extract(model, samples, recipe.cache.top, torch.float32), key=_number)]
     if not _teaches(target, samples, features):
@@ -107,9 +109,7 @@ def _learn(recipe: DistillRecipe, target: LoadedTarget, student: Student, featur
 
 def _draft(recipe: DistillRecipe, target: LoadedTarget, student: Student, sample: Sample) -> None:
     drafters = (student.as_drafter(target, TreeShape.chain(student.k)), Autoregressive(target.model.device))
-    drafted, plain = (
-        complete(target.model, drafter, list(sample.tokens), Stop((), _NEW)).ids for drafter in drafters
-    )
+    drafted, plain = (complete(target.model, drafter, list(sample.tokens), Stop((), _NEW)).ids for drafter in drafters)
     if drafted != plain and target.dtype == "fp32":  # in half precision equal logits may fall either way
         raise _refusal(recipe, target, "text decoded with its draft is not plain decoding's")
 

@@ -59,7 +59,7 @@ class TargetOutline:
         return self.count("intermediate_size") or -(-8 * self.hidden_size // 3 // 8) * 8
 
     def count(self, name: str) -> int | None:
-        """A whole number above 0 of the configuration; None where there is no such, or it varies from layer to layer."""
+        """A whole number above 0 of the configuration; None where there is none, or one for each layer."""
         try:
             value = getattr(self.config, name, None)
         except (RuntimeError, ValueError):  # what a configuration of unlike layers says to a layer's attribute

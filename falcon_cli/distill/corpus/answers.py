@@ -16,7 +16,7 @@ Shapes: B rows of the batch, L positions of the prompts, S cache slots.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -206,7 +206,7 @@ def reads_padded(target: LoadedTarget) -> bool:
     return bool((alone_V - padded_V).abs().max() < _ALIKE.get(target.model.dtype, 2e-3) * alone_V.std())
 
 
-def _prefilled(target: LoadedTarget, prompts: dict[int, Sequence[int]]) -> _Batch:
+def _prefilled(target: LoadedTarget, prompts: Mapping[int, Sequence[int]]) -> _Batch:
     """Read prompts, padded on the left, and choose each answer's first token."""
     longest, device = max(map(len, prompts.values())), target.model.device
     tokens_BL = torch.full((len(prompts), longest), _PAD, device=device)

@@ -69,7 +69,9 @@ class DraftModelStudent(Student):
         """
         causal = shortened(target.model.model, recipe.draft_model.layers).to(target.model.device, torch.float32)
         causal.set_attn_implementation(target.model.own_attention)
-        network = DraftModelNetwork(causal.eval().requires_grad_(True), target.model.forward.by_head)  # eval: no dropout
+        network = DraftModelNetwork(
+            causal.eval().requires_grad_(True), target.model.forward.by_head
+        )  # eval: no dropout
         for shared in (causal.get_input_embeddings(), causal.get_output_embeddings()):
             shared.requires_grad_(False)
         return cls(recipe, network, None, target_weights(target, None))

@@ -80,9 +80,7 @@ class CausalForward:
         logits_TV: Tensor = output.logits[0]
         return logits_TV[-1:] if last else logits_TV, features_TD
 
-    def look(
-        self, tokens_T: Tensor, cache: Any, view: Visibility | None = None
-    ) -> "HeadInput":
+    def look(self, tokens_T: Tensor, cache: Any, view: Visibility | None = None) -> "HeadInput":
         """Read rows for the first time, to learn what the head reads."""
         made: list[tuple[nn.Module, Tensor]] = []
         asked: list[Tensor] = []
@@ -118,7 +116,7 @@ class CausalForward:
 
     @property
     def reader(self) -> Any:
-        """The module that `features` runs: the decoder, or the whole model where features are what the head is given."""
+        """The module that `features` runs: the decoder, or with `by_head` the whole model."""
         return self.model if self.by_head else self.model.get_decoder()
 
     def features(self, tokens_BL: Tensor, **given: Any) -> Tensor:

@@ -100,6 +100,6 @@ def test_a_layer_that_would_become_another_is_refused():
     """DeepSeek's first layer has one MLP, the later ones have experts."""
     model = made_twin(built("deepseek_v3"))[0]
     assert len(layer_list(shortened(model, (0,)))) == 1
-    with pytest.raises(FalconError, match=r"a draft model of layers \[1\] cannot be cut from a DeepseekV3ForCausalLM \(its "
-                       r"class makes another layer of it: .*: name other draft_model.layers, or distill"):  # fmt: skip
+    refused = r"layers \[1\] cannot be cut from a DeepseekV3ForCausalLM \(its class makes another layer of it: .*: name"
+    with pytest.raises(FalconError, match=refused):
         shortened(model, (1,))

@@ -171,7 +171,9 @@ def test_of_any_target_it_passes_true_features_through(family):
     torch.testing.assert_close(out_BLD, features_BLD, rtol=1e-2, atol=1e-2)
 
 
-@pytest.mark.parametrize(("family", "divided_by"), [("gemma", lambda norm: 1 + norm.weight), ("olmo", lambda norm: 1.0)])
+@pytest.mark.parametrize(
+    ("family", "divided_by"), [("gemma", lambda norm: 1 + norm.weight), ("olmo", lambda norm: 1.0)]
+)
 def test_features_are_divided_by_what_the_norm_multiplies_by(family, divided_by):
     twin = made_twin(built(family))[0].float()
     target = TargetModel(twin)
