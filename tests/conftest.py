@@ -189,11 +189,13 @@ def tiny_network() -> Callable[..., Any]:
     """Build a random drafter on a target's decoder: `tiny_network(decoder, k=3, mixer="linear")`, in its dtype."""
     from falcon_cli.drafters.falcon.network import DrafterNetwork  # here: it imports transformers' attention
     from falcon_cli.recipe.distill import NetworkRecipe
+    from falcon_cli.target.outline import TargetOutline
 
     def build(decoder: Any, seed: int = 0, **recipe: Any) -> DrafterNetwork:
-        network = DrafterNetwork(NetworkRecipe(**recipe), decoder)
+        outline = TargetOutline.of_decoder(decoder)
+        network = DrafterNetwork(NetworkRecipe(**recipe), outline)
         generator = torch.Generator().manual_seed(seed)
-        network.initialise(decoder, generator)
+        network.initialise(outline, generator)
         for parameter in network.parameters():  # nothing small, nothing borrowed that a mistake could hide behind
             parameter.data += 0.2 * torch.randn(parameter.shape, generator=generator)
         return network.to(decoder.norm.weight.dtype).requires_grad_(False).eval()
@@ -206,9 +208,10 @@ def tiny_heads() -> Callable[..., Any]:
     """Build random Medusa heads on a target's decoder: `tiny_heads(decoder, k=3)`, in its dtype."""
     from falcon_cli.drafters.rivals.medusa import MedusaNetwork
     from falcon_cli.recipe.distill import MedusaRecipe
+    from falcon_cli.target.outline import TargetOutline
 
     def build(decoder: Any, seed: int = 0, **recipe: Any) -> MedusaNetwork:
-        network = MedusaNetwork(MedusaRecipe(**recipe), decoder)
+        network = MedusaNetwork(MedusaRecipe(**recipe), TargetOutline.of_decoder(decoder))
         generator = torch.Generator().manual_seed(seed)
         for parameter in network.parameters():
             parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)

@@ -97,11 +97,11 @@ def memory_bytes(recipe: DistillRecipe, target: LoadedTarget, student: Student) 
     For the backward pass, a position keeps about 24 vectors of the hidden size, 5 of the MLP's size, and its row of the
     attention mask. Logits are in memory one chunk at a time, twice.
     """
-    config = target.model.model.config
+    outline = target.model.outline
     rows = recipe.training.micro_tokens
     weights = sum(p.numel() * p.element_size() for p in target.model.model.parameters())
     trained = sum(p.numel() for p in student.network.parameters()) * 4 * 4
-    activations = rows * (24 * config.hidden_size + 5 * config.intermediate_size) * 4
+    activations = rows * (24 * outline.hidden_size + 5 * outline.mlp_size) * 4
     mask = rows * min(recipe.corpus.max_tokens, rows)
     logits = 2 * min(1024, rows) * len(student.weights.head_WD) * 4
     shared = (student.weights.embedding_VD.numel() + student.weights.head_WD.numel()) * 4

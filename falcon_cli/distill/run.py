@@ -24,12 +24,12 @@ from falcon_cli.distill.features.source import (
 from falcon_cli.distill.folder import DistillFolder
 from falcon_cli.distill.prepare import prepare
 from falcon_cli.distill.students.student import Student
-from falcon_cli.distill.students.table import make_student
 from falcon_cli.distill.training.evaluator import Evaluation, HeldOutEvaluator
 from falcon_cli.distill.training.log import read_log
 from falcon_cli.distill.training.optimizer import make_optimizers
 from falcon_cli.distill.training.session import TrainingSession
 from falcon_cli.distill.training.trainer import FeatureSource, Trainer, TrainingTask
+from falcon_cli.distill.trial import try_student
 from falcon_cli.errors import UsageError
 from falcon_cli.recipe.distill import DistillRecipe
 from falcon_cli.recipe.provenance import provenance
@@ -61,10 +61,13 @@ def _distilled(
     spread = is_spread(accelerator)
     if spread:
         check_sharded(recipe)
-    folder = None if dry_run else _run_folder(recipe, argv, resume, accelerator)
+    if not dry_run:
+        DistillFolder(Path(recipe.out)).holds_run(recipe, resume)
     target = load_target(_on_this_process(recipe, accelerator))
+    student = try_student(recipe, target)
+    folder = None if dry_run else _run_folder(recipe, argv, resume, accelerator)
     corpus = prepare(recipe, target, folder, accelerator)
-    student = make_student(recipe, target, corpus.train)
+    student = student.with_vocabulary_of(target, corpus.train)
     say(student.describe(corpus.held_out))
     if spread:
         target, student = sharded(target, accelerator.device, accelerator.num_processes), student.on(accelerator.device)

@@ -106,9 +106,9 @@ def random_model(shape: str) -> Any:
     return AutoModelForCausalLM.from_config(LlamaConfig(**SHAPES[shape]), dtype=torch.bfloat16)
 
 
-def untrained_falcon(decoder: Any, target: TargetModel) -> Falcon:
+def untrained_falcon(target: TargetModel) -> Falcon:
     """Falcon's drafter (k = 2, linear mixer) with random weights, and its built-in tree."""
-    network = DrafterNetwork(NetworkRecipe(mixer="linear"), decoder)
+    network = DrafterNetwork(NetworkRecipe(mixer="linear"), target.outline)
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.02)
     return Falcon(network.requires_grad_(False), target, default_tree(network.k))
@@ -141,7 +141,7 @@ def _random_target(recipe: CostRecipe) -> tuple[TargetModel, str]:
     model = random_model(str(recipe.shape))
     target = TargetModel(model, native=swap_model(model, "bf16"))
     drafters: dict[str, Drafter] = {"ar": Autoregressive(target.device)}
-    drafters["falcon"] = untrained_falcon(model.get_decoder(), target)
+    drafters["falcon"] = untrained_falcon(target)
     ids = {}
     for name, drafter in drafters.items():
 

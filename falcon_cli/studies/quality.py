@@ -95,7 +95,7 @@ def read(
     """
     own = complete(target.model, Autoregressive(target.model.device), prompt, Stop(target.stop_ids, limit)).ids
     ids_L = torch.tensor(prompt + (own if answer is None else answer))
-    logits_LV = target.model.head(target.model.prefill(ids_L).features_TD)[:-1].float()
+    logits_LV = target.model.logits(target.model.prefill(ids_L).features_TD)[:-1].float()
     nats_L = torch.nn.functional.cross_entropy(logits_LV, ids_L[1:], reduction="none").double()
     agrees_L = logits_LV.argmax(-1) == ids_L[1:]
     begin = len(prompt) - 1

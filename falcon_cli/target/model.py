@@ -5,6 +5,7 @@ Shapes: L prompt tokens, T nodes, D hidden size, V vocabulary.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -19,8 +20,11 @@ from falcon_cli.native.layer import NativeDecoder, NativeLinear
 from falcon_cli.native.swap import NativeLayers
 from falcon_cli.target.forward.branches import read_branches
 from falcon_cli.target.forward.graphs import FixedReader
+from falcon_cli.target.forward.logits import PLAIN, LogitForm, fitted, outputs_to_ask
 from falcon_cli.target.forward.longrope import LongRope, boundary_of
-from falcon_cli.target.forward.own import CausalForward
+from falcon_cli.target.forward.norm import FinalNorm, final_norm
+from falcon_cli.target.forward.own import CausalForward, HeadInput
+from falcon_cli.target.outline import TargetOutline, epsilon_of
 
 
 class TargetModel:
@@ -67,7 +71,10 @@ class TargetModel:
         self._scored = torch.empty(0)
         self.context_limit: int = context_of(self.config)
         self.vocab_size, self.hidden_size = self.head.weight.shape
+        self._head_input = HeadInput(getattr(self.decoder, "norm", None))
         self.cache: SlotCache = self._empty_cache()
+        self.outline = TargetOutline(self.hidden_size, self.config, self.decoder, self._final_norm)
+        """What a drafter is built on."""
 
     @torch.inference_mode()
     def prefill(self, prompt_L: Tensor) -> Scores:
@@ -106,6 +113,36 @@ class TargetModel:
         self.cache.rewind(length)
         if self.longrope is not None:
             self._text = [torch.cat(self._text)[: self.cache.length]]
+
+    @cached_property
+    def logit_form(self) -> LogitForm | None:
+        """How its class makes logits of the head's outputs; None where it does so in a way that is not known."""
+        if self.native is not None and self.native.decoder is not None:
+            return PLAIN  # the kernels are known to read such a model right, and make nothing of them
+        tokens_T = torch.arange(2, device=self.device)
+        with torch.no_grad():
+            outputs_RV = outputs_to_ask(self.vocab_size, self.device)
+            cache = LayerCache(self.context_limit + WIDEST_DRAFT, capacity=2)
+            outputs, logits = self.forward.behind_head(tokens_T, cache, self._two_rows(), outputs_RV)
+        return fitted(outputs, logits)
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Logits [..., V] of features [..., D], as its class computes them.
+
+        Raises:
+            FalconError: It does so in a way that is not known.
+        """
+        if self.logit_form is None:
+            family = type(self.model).__name__
+            raise FalconError(f"a {family} makes logits of its LM head's outputs in a way that falcon does not know")
+        logits: Tensor = self.logit_form(self.head(features))
+        return logits
+
+    @property
+    def embedding_VD(self) -> Tensor:
+        """A vector for each token: the embedding's, or where that has another width than features the head's."""
+        embedding: Tensor = self.model.get_input_embeddings().weight
+        return embedding if embedding.shape[-1] == self.hidden_size else self.head.weight
 
     @property
     def draft_room(self) -> int:
@@ -194,6 +231,14 @@ class TargetModel:
         best = self.head.best(last_TD)
         return Scores(best.outputs_TN, features_TD, best.places_TX[:, 0])
 
+    def _two_rows(self) -> View | None:
+        """How the first two tokens of a text are read."""
+        return None if self.branches else View(0, torch.arange(2, device=self.device), None)
+
+    def _final_norm(self) -> FinalNorm:
+        read = self._head_input
+        return final_norm(read.module, self.hidden_size, epsilon_of(self.config), read.factor, read.rows)
+
     def _empty_cache(self) -> SlotCache:
         """One buffer for all layers where two tokens show that they are alike, else tensors of each layer's own."""
         limit = self.context_limit + WIDEST_DRAFT
@@ -201,9 +246,8 @@ class TargetModel:
         if shape is None:
             learned = LayerCache(limit, capacity=2)
             with torch.no_grad():  # inference tensors would not do for layers that are spread (FSDP)
-                depth_T = torch.arange(2, device=self.device)
-                seen = None if self.branches else View(0, depth_T, None)
-                self.forward(torch.zeros_like(depth_T), learned, seen)
+                tokens_T = torch.zeros(2, dtype=torch.long, device=self.device)
+                self._head_input = self.forward.look(tokens_T, learned, self._two_rows())
             if not learned.tensors():
                 raise TypeError("its forward keeps no keys and values")
             shape = learned.uniform()

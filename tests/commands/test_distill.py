@@ -134,6 +134,28 @@ def test_a_dry_run_plans_and_writes_nothing(falcon, words, tmp_path):
     assert plan["disk_gb"] > 0
     assert plan["training_hours"] > 0
     assert "prompts to be answered" in done.err
+    assert "k = 2; a LlamaDecoderLayer 32 wide, 4 heads of 8, 2 kv heads, MLP 48 wide" in done.err
+    assert "LlamaRMSNorm undone: features divided by its weight; logits as its LM head gives them" in done.err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+def test_a_family_that_cannot_be_distilled_is_refused_before_anything_is_read_or_written(
+    falcon, words, tmp_path, monkeypatch, more
+):
+    from transformers import LlamaForCausalLM
+
+    own = LlamaForCausalLM.forward
+
+    def forward(self, *rest, **given):
+        output = own(self, *rest, **given)
+        output.logits = output.logits.roll(1, -1)
+        return output
+
+    monkeypatch.setattr(LlamaForCausalLM, "forward", forward)
+    done = falcon(*words("corpus.sources=[nowhere.jsonl]"), *more)
+    assert done.code == 1
+    assert "a LlamaForCausalLM cannot be distilled by method falcon: its class makes logits" in done.complaint
     assert not (tmp_path / "run").exists()
 
 

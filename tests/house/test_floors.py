@@ -13,7 +13,7 @@ Wings have inner floors, from the lowest up:
 
 drafters   shared · falcon · rivals · saved
 methods    context · build · table · grammar defaults
-distill    folder · corpus · features · objective · students · training · estimate prepare · run
+distill    folder · corpus · features · objective · students · training · estimate prepare trial · run
 bench      figures · measuring · reports · folder · run · suite
 tune_tree  measure · search · folder entries result · calibration · report · run
 """
@@ -46,7 +46,7 @@ INNER = {
         {"objective"},
         {"students"},
         {"training"},
-        {"estimate", "prepare"},
+        {"estimate", "prepare", "trial"},
         {"run"},
     ],
     "bench": [{"figures"}, {"measuring"}, {"reports"}, {"folder"}, {"run"}, {"suite"}],

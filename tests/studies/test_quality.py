@@ -9,8 +9,11 @@ from falcon_cli.recipe.load import load_recipe
 from falcon_cli.recipe.schema import BenchRecipe, TargetRecipe
 from falcon_cli.sources import home
 from falcon_cli.studies import quality as module
+from falcon_cli.studies.families import built
 from falcon_cli.studies.quality import Quality, Reading, read, run
-from falcon_cli.target.load import load_target
+from falcon_cli.target.guard.shrink import made_twin
+from falcon_cli.target.load import LoadedTarget, load_target
+from falcon_cli.target.model import TargetModel
 
 PROMPT = [5, 9, 2, 30, 77]
 
@@ -40,6 +43,20 @@ def test_the_target_agrees_with_itself(held):
     chances = logits.log_softmax(-1).gather(1, ids[1:, None])
     assert found.prompt_perplexity == pytest.approx(exp(-float(chances[:4].mean())), rel=1e-4)
     assert found.answer_perplexity == pytest.approx(exp(-float(chances[4:].mean())), rel=1e-4)
+
+
+def test_capped_logits_are_read_as_the_class_makes_them():
+    """Gemma 2: the likelihoods are those of its capped logits, not of its LM head's outputs."""
+    model = made_twin(built("gemma2"))[0].float()
+    model.config.final_logit_softcapping = 3.0
+    target = LoadedTarget("small", TargetModel(model), None, frozenset(), "fp32")
+    reading = read(target, PROMPT[:4], 6)
+    ids = torch.tensor(PROMPT[:4] + reading.own)
+    with target.model.plain_transformers() as plain, torch.inference_mode():
+        chances = plain(ids[None]).logits[0, :-1].log_softmax(-1).gather(1, ids[1:, None])
+    assert reading.answer_nats == pytest.approx(-float(chances[3:].sum()), rel=1e-3)
+    outputs = target.model.head(target.model.prefill(ids).features_TD)[:-1]
+    assert (outputs.abs() > 3).any()
 
 
 def test_other_answers_are_told_apart(held):

@@ -9,13 +9,14 @@ the rows is free, further prompts fill them:
     . q q q a a a END  →   . . . q q q a a        a  an answer's
     q q q q a a a a        . q q q q a a a        .  padding, cut off where every row has it
 
-A kill loses the unfinished answers; a resumed run computes them again.
+A kill loses the unfinished answers; a resumed run computes them again. A class that reads a padded batch otherwise than
+each row by itself, which two short prompts show, answers one prompt after the other by plain decoding.
 
 Shapes: B rows of the batch, L positions of the prompts, S cache slots.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -28,13 +29,19 @@ from torch.nn.functional import pad
 from transformers import DynamicCache
 
 from falcon_cli.console import progress, say
+from falcon_cli.decode.loop import complete
+from falcon_cli.decode.stop import Stop
 from falcon_cli.distill.corpus.sample import CorpusPrompt
+from falcon_cli.drafters.rivals.autoregressive import Autoregressive
 from falcon_cli.kv_cache import cache_argument
 from falcon_cli.recipe.distill import AnswersRecipe
 from falcon_cli.sources import append_line, disk_errors, json_lines
+from falcon_cli.target.guard.check import FAULTS
 from falcon_cli.target.load import LoadedTarget
 
 _PAD = 0
+_ALIKE = {torch.bfloat16: 0.2, torch.float16: 0.05}
+"""Largest difference of two logits that rounding explains, in units of the logits' spread; 2e-3 for wider dtypes."""
 _PARTS = 4
 """Further prompts are read when one row in this many is free."""
 
@@ -106,12 +113,14 @@ class _Batch:
     token_B: Tensor
     """The newest tokens, not in the cache yet."""
     cache: Any
+    features_BD: Tensor
+    """Behind the newest tokens' predecessors: what those were chosen by."""
 
     @classmethod
     def empty(cls, device: torch.device) -> "_Batch":
         """A batch without rows."""
         nothing_B = torch.empty(0, dtype=torch.long, device=device)
-        return cls([], nothing_B[:, None], nothing_B, nothing_B, DynamicCache())
+        return cls([], nothing_B[:, None], nothing_B, nothing_B, DynamicCache(), nothing_B[:, None])
 
 
 @torch.inference_mode()
@@ -126,6 +135,9 @@ def greedy_answers(
         max_new_tokens: An answer ends here, or after its first stop token.
         rows: Prompts answered at the same time.
     """
+    if not reads_padded(target):
+        yield from _one_by_one(target, prompts, max_new_tokens)
+        return
     waiting = iter(enumerate(prompts))
     replies: dict[int, list[int]] = {}
     limit = target.model.context_limit
@@ -144,7 +156,7 @@ def greedy_answers(
             _keep(batch, [place for place, row in enumerate(batch.rows) if row not in done])
         return done
 
-    with target.model.plain_transformers() as model:
+    with target.model.plain_transformers():
         batch = _Batch.empty(target.model.device)
         while True:
             free = rows - len(batch.rows)
@@ -152,11 +164,11 @@ def greedy_answers(
             next_prompts = list(islice(waiting, free)) if free >= max(1, rows // _PARTS) else []
             if next_prompts:
                 # The first tokens come with the reading; a row that ends with its first never joins the batch.
-                fresh = _prefilled(target, model, dict(next_prompts))
+                fresh = _prefilled(target, dict(next_prompts))
                 done = take_ended(fresh)
                 batch = _joined(batch, fresh)
             elif batch.rows:
-                _advance(target, model, batch)
+                _advance(target, batch)
                 done = take_ended(batch)
             else:
                 return
@@ -164,7 +176,37 @@ def greedy_answers(
                 yield row, replies.pop(row)
 
 
-def _prefilled(target: LoadedTarget, model: Any, prompts: dict[int, Sequence[int]]) -> _Batch:
+def _one_by_one(
+    target: LoadedTarget, prompts: Sequence[Sequence[int]], max_new_tokens: int
+) -> Iterator[tuple[int, list[int]]]:
+    """Answers by plain decoding, one after the other."""
+    plain = Autoregressive(target.model.device)
+    for number, prompt in enumerate(prompts):
+        limit = min(max_new_tokens, target.model.context_limit - len(prompt))
+        yield number, complete(target.model, plain, list(prompt), Stop(target.stop_ids, limit)).ids
+
+
+@torch.inference_mode()
+def reads_padded(target: LoadedTarget) -> bool:
+    """Whether a padded batch with a cache is read as each text is by itself, tried on two short prompts."""
+    prompts = {number: [(7 * place + number) % target.model.vocab_size for place in range(length)]
+               for number, length in enumerate((3, 9))}  # fmt: skip
+    with target.model.plain_transformers():
+        try:
+            batch = _prefilled(target, prompts)
+            texts = {row: [*prompts[row], token] for row, token in zip(batch.rows, batch.token_B.tolist(), strict=True)}
+            _advance(target, batch)
+            _keep(batch, [0])  # the padding in front of the shorter prompt is cut off
+            texts[0].append(int(batch.token_B[0]))
+            _advance(target, batch)
+        except FAULTS:
+            return False
+        alone_LD = target.model.forward.features(torch.tensor([texts[0]], device=target.model.device))[0]
+    alone_V, padded_V = (target.model.logits(rows).float() for rows in (alone_LD[-1], batch.features_BD[0]))
+    return bool((alone_V - padded_V).abs().max() < _ALIKE.get(target.model.dtype, 2e-3) * alone_V.std())
+
+
+def _prefilled(target: LoadedTarget, prompts: Mapping[int, Sequence[int]]) -> _Batch:
     """Read prompts, padded on the left, and choose each answer's first token."""
     longest, device = max(map(len, prompts.values())), target.model.device
     tokens_BL = torch.full((len(prompts), longest), _PAD, device=device)
@@ -175,26 +217,29 @@ def _prefilled(target: LoadedTarget, model: Any, prompts: dict[int, Sequence[int
     # Positions count real tokens only, so a row's rotary embedding does not depend on its padding.
     position_BL = (seen_BS.cumsum(-1) - 1).clamp_min(0)
     cache = DynamicCache()
-    token_B = _choose(target, model, tokens_BL, seen_BS, position_BL, cache)
-    return _Batch(list(prompts), seen_BS, position_BL[:, -1], token_B, cache)
+    features_BD = _read(target, tokens_BL, seen_BS, position_BL, cache)
+    return _Batch(list(prompts), seen_BS, position_BL[:, -1], _best(target, features_BD), cache, features_BD)
 
 
-def _advance(target: LoadedTarget, model: Any, batch: _Batch) -> None:
+def _advance(target: LoadedTarget, batch: _Batch) -> None:
     """Read every row's newest token and choose the next."""
     batch.seen_BS = torch.cat([batch.seen_BS, torch.ones_like(batch.seen_BS[:, :1])], -1)
     batch.position_B = batch.position_B + 1
-    batch.token_B = _choose(
-        target, model, batch.token_B[:, None], batch.seen_BS, batch.position_B[:, None], batch.cache
-    )
+    batch.features_BD = _read(target, batch.token_B[:, None], batch.seen_BS, batch.position_B[:, None], batch.cache)
+    batch.token_B = _best(target, batch.features_BD)
 
 
-def _choose(target: LoadedTarget, model: Any, tokens: Tensor, seen: Tensor, position: Tensor, cache: Any) -> Tensor:
-    """The next token of every row, from the LM head at the last position only."""
-    decoder = model.get_decoder()
-    cache_option = {cache_argument(decoder): cache}
-    hidden = decoder(input_ids=tokens, attention_mask=seen, position_ids=position, use_cache=True, **cache_option)
-    best: Tensor = target.model.head(hidden.last_hidden_state[:, -1]).argmax(-1)
-    return best
+def _read(target: LoadedTarget, tokens: Tensor, seen: Tensor, position: Tensor, cache: Any) -> Tensor:
+    """What the LM head reads at every row's last position [B, D]."""
+    forward = target.model.forward
+    option = {cache_argument(forward.reader): cache}
+    features = forward.features(tokens, attention_mask=seen, position_ids=position, use_cache=True, **option)
+    return features[:, -1]
+
+
+def _best(target: LoadedTarget, features_BD: Tensor) -> Tensor:
+    """The next token of every row."""
+    return target.model.logits(features_BD).argmax(-1)
 
 
 def _keep(batch: _Batch, places: list[int]) -> None:

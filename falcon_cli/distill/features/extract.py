@@ -56,13 +56,13 @@ def extract(
     """
     order = sorted(range(len(samples)), key=lambda number: len(samples[number]))
     free = torch.no_grad() if target.sharded else torch.inference_mode()  # FSDP keeps no inference tensors
-    with target.plain_transformers() as model, free:
+    with target.plain_transformers(), free:
         for batch in padded_batches(order, [len(sample) for sample in samples], _FORWARD_TOKENS):
             longest = len(samples[batch[-1]])
             tokens_BL = torch.zeros(len(batch), longest, dtype=torch.long, device=target.device)
             for row, number in enumerate(batch):
                 tokens_BL[row, : len(samples[number])] = torch.tensor(samples[number].tokens)
-            features_BLD = model.get_decoder()(input_ids=tokens_BL, use_cache=False).last_hidden_state
+            features_BLD = target.forward.features(tokens_BL, use_cache=False)
             for row, number in enumerate(batch):
                 yield number, _features(target, samples[number], features_BLD[row], top, dtype)
 
@@ -88,7 +88,7 @@ def _features(target: TargetModel, sample: Sample, features_LD: Tensor, top: int
     top = min(top, target.vocab_size)
     ids_LZ = torch.zeros(length, top, dtype=torch.int32)
     logprobs_LZ = torch.zeros(length, top, dtype=dtype)
-    logits = target.head(features_LD[before.to(features_LD.device)]).float()
+    logits = target.logits(features_LD[before.to(features_LD.device)]).float()
     best = logits.topk(top)
     ids_LZ[before] = best.indices.int().cpu()
     logprobs_LZ[before] = (best.values - logits.logsumexp(-1, keepdim=True)).to(dtype).cpu()

@@ -18,9 +18,8 @@ from torch import Tensor
 
 from falcon_cli.distill.features.batches import Batch, collate, loss_positions_BL
 from falcon_cli.distill.features.extract import TextFeatures, padded_batches
-from falcon_cli.distill.objective.csgd import TargetWeights, teacher_signal, tokens_before
+from falcon_cli.distill.objective.csgd import TargetWeights, tokens_before
 from falcon_cli.distill.objective.losses import TeacherSignal
-from falcon_cli.distill.objective.vocabulary import ExtendedVocabulary
 from falcon_cli.drafters.falcon.network import DrafterNetwork
 from falcon_cli.drafters.falcon.unroll import unrolled
 
@@ -89,8 +88,8 @@ def _batch_ranks(network: DrafterNetwork, weights: TargetWeights, batch: Batch, 
     before_BLD = tokens_before(weights, batch.tokens_BL, k)[:, :length]
     predicted = unrolled(network, embedded_BLD, features_BLD, before_BLD, batch.length_B, passes)
     loss_BL = loss_positions_BL(batch, k)[:, :length]
-    vocabulary = weights.extend(batch)
-    ranks = torch.stack([_ranks(vocabulary, batch, predicted_BLD, loss_BL, k) for predicted_BLD in predicted])
+    signal = weights.signal(batch, weights.extend(batch), loss_BL, k)
+    ranks = torch.stack([_ranks(signal, predicted_BLD, loss_BL) for predicted_BLD in predicted])
     blocks = length // k
     if blocks < passes:
         return torch.zeros(0, passes * k, dtype=torch.long, device=ranks.device)
@@ -103,9 +102,8 @@ def _batch_ranks(network: DrafterNetwork, weights: TargetWeights, batch: Batch, 
     return draft_ranks[(draft_ranks >= 0).all(-1)]  # −1 marks a depth that is not an answer's
 
 
-def _ranks(vocabulary: ExtendedVocabulary, batch: Batch, predicted_BLD: Tensor, loss_BL: Tensor, k: int) -> Tensor:
+def _ranks(signal: TeacherSignal, predicted_BLD: Tensor, loss_BL: Tensor) -> Tensor:
     """Rank of the target's best token [B, L]; −1 where a position bears no loss."""
-    signal = teacher_signal(batch, vocabulary, loss_BL, k)
     ranks_BL = torch.full(loss_BL.shape, -1, dtype=torch.long, device=loss_BL.device)
     ranks_BL[loss_BL] = rank_M(predicted_BLD[loss_BL], signal)
     return ranks_BL

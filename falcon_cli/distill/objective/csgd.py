@@ -16,7 +16,7 @@ tokens, V vocabulary, W draft vocabulary.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ from falcon_cli.distill.objective.losses import Losses, TeacherSignal, best_toke
 from falcon_cli.distill.objective.vocabulary import ExtendedVocabulary, extend
 from falcon_cli.drafters.falcon.blocks import Blocks, block_L, slot_L
 from falcon_cli.recipe.distill import DistillRecipe
+from falcon_cli.target.forward.logits import PLAIN, LogitForm
 
 
 class DrafterForward(Protocol):
@@ -47,10 +48,26 @@ class TargetWeights:
     """Its rows of the draft vocabulary."""
     number_V: Tensor
     """Token id → its number in the draft vocabulary, or −1."""
+    bias_V: Tensor | None = None
+    """The LM head's biases, if it has any."""
+    bias_W: Tensor | None = None
+    """Those of the draft vocabulary."""
+    form: LogitForm = PLAIN
+    """How logits are made of the head's outputs."""
 
     def extend(self, batch: Batch) -> ExtendedVocabulary:
         """The draft vocabulary with the extra tokens of a batch."""
-        return extend(batch, self.head_VD, self.head_WD, self.number_V)
+        return extend(batch, self.head_VD, self.head_WD, self.number_V, self.bias_V, self.bias_W)
+
+    def signal(self, batch: Batch, vocabulary: ExtendedVocabulary, positions_BL: Tensor, k: int) -> TeacherSignal:
+        """What the target predicts k positions after each loss position."""
+        return teacher_signal(batch, vocabulary, positions_BL, k, self.form)
+
+    def on(self, device: torch.device) -> "TargetWeights":
+        """The same on a device."""
+        held = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        moved: dict[str, Any] = {name: tensor.to(device) for name, tensor in held.items()}
+        return replace(self, **moved)
 
 
 @dataclass(frozen=True)
@@ -130,7 +147,7 @@ class TrainingForward:
         predicted = self._predict(phase, tokens_BL, streams, loss_positions)
         # 4. The loss: L = Σ_p w^(p − 1)·L_p over passes, w = pass_weight; the parts reported are those of pass 1.
         first, *later = (
-            losses(predicted_MD, teacher_signal(self.batch, self.vocabulary, positions_BL, k), self.recipe.loss)
+            losses(predicted_MD, self.weights.signal(self.batch, self.vocabulary, positions_BL, k), self.recipe.loss)
             for predicted_MD, positions_BL in zip(predicted, loss_positions, strict=True)
         )
         weight = self.recipe.pass_weight
@@ -195,7 +212,7 @@ class TrainingForward:
 
     def _wrong_BL(self, first_MD: Tensor) -> Tensor:
         """Boolean: loss positions where the drafter's best token is not the target's."""
-        signal = teacher_signal(self.batch, self.vocabulary, self.loss_BL, self.k)
+        signal = self.weights.signal(self.batch, self.vocabulary, self.loss_BL, self.k)
         wrong_BL = self.loss_BL.clone()
         wrong_BL[self.loss_BL] = best_tokens(first_MD, signal) != signal.ids_MZ[:, 0]
         return wrong_BL
@@ -219,7 +236,9 @@ class TrainingForward:
         return full_BLD.roll(self.k, 1)
 
 
-def teacher_signal(batch: Batch, vocabulary: ExtendedVocabulary, positions_BL: Tensor, k: int) -> TeacherSignal:
+def teacher_signal(
+    batch: Batch, vocabulary: ExtendedVocabulary, positions_BL: Tensor, k: int, form: LogitForm = PLAIN
+) -> TeacherSignal:
     """The target's feature and distribution k positions after each loss position."""
     row_M, place_M = positions_BL.nonzero(as_tuple=True)
     place_M = place_M + k
@@ -232,6 +251,8 @@ def teacher_signal(batch: Batch, vocabulary: ExtendedVocabulary, positions_BL: T
         logprobs_MZ=batch.top_logprobs_BLZ[row_M, place_M],
         head_WD=vocabulary.head_WD,
         in_text_MY=in_text_MY,
+        bias_W=vocabulary.bias_W,
+        form=form,
     )
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import smooth_l1_loss
 
 from falcon_cli.recipe.distill import LossRecipe
+from falcon_cli.target.forward.logits import PLAIN, LogitForm
 
 _CHUNK_LOGITS = 1 << 22
 """Logits in memory at a time: 16 MB, which the allocator keeps instead of asking the system for fresh pages."""
@@ -34,13 +35,18 @@ class TeacherSignal:
     """The LM head's rows of what may be drafted."""
     in_text_MY: Tensor
     """Boolean: which of the head's last X rows, the batch's extra tokens, this position's text already contains."""
+    bias_W: Tensor | None = None
+    """The LM head's biases of those rows, if it has any."""
+    form: LogitForm = PLAIN
+    """How logits are made of the head's outputs."""
 
     def logits(self, predicted_MD: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        """The head's logits of predicted features, chunk by chunk: [m, W], −∞ for what may not be drafted there."""
+        """The logits of predicted features, chunk by chunk: [m, W], −∞ for what may not be drafted there."""
         step, extra = max(1, _CHUNK_LOGITS // len(self.head_WD)), self.in_text_MY.shape[1]
         for begin in range(0, len(predicted_MD), step):
             rows = slice(begin, begin + step)
-            logits = predicted_MD[rows] @ self.head_WD.T
+            outputs = predicted_MD[rows] @ self.head_WD.T
+            logits = self.form(outputs if self.bias_W is None else outputs + self.bias_W)
             if extra:  # the batch's extra tokens are shared columns: hide those that this row's text does not contain
                 logits[:, -extra:].masked_fill_(~self.in_text_MY[rows], float("-inf"))
             yield rows, logits
@@ -85,6 +91,7 @@ class _HeadLoss(torch.autograd.Function):
 
     With z the logits, s = softmax(z) and P = Σp (1, or 0 where nothing may be drafted):
     KL = Σ p·(log p − z) + P·lse(z), so dKL/dz = P·s − p; CE = lse(z) − z[best], so dCE/dz = s − onehot(best).
+    Where the target scales or caps the head's outputs o, dz/do is its slope.
     """
 
     @staticmethod
@@ -99,6 +106,7 @@ class _HeadLoss(torch.autograd.Function):
             # Tokens that may not be drafted have p = 0, so any row of the head may stand in for their id.
             ids, p = ids_MZ[rows].clamp_min(0).long(), p_MZ[rows]
             has_best = (ids_MZ[rows, 0] >= 0).float()
+            slope = None if signal.form.plain else signal.form.slope(raw.float())
             logits = raw.float()
             # log p̂ = (z − max z) − log Σ exp(z − max z), at the target's C tokens only; the exponentials replace the
             # logits in place, because the gradient needs them below.
@@ -114,7 +122,9 @@ class _HeadLoss(torch.autograd.Function):
             sparse = kl_weight * p
             sparse[:, 0] += ce_weight * has_best
             gradient = logits.mul_((mass / sums)[:, None]).scatter_add_(-1, ids, -sparse)
-            # z = f̂·headᵀ, so dL/df̂ = dL/dz·head: [m, W] becomes [m, D] before the next chunk.
+            if slope is not None:
+                gradient.mul_(slope)
+            # o = f̂·headᵀ, so dL/df̂ = dL/do·head: [m, W] becomes [m, D] before the next chunk.
             gradient_MD[rows] = gradient.to(head_WD.dtype) @ head_WD
         context.save_for_backward(gradient_MD)
         context.mark_non_differentiable(kl_sum, ce_sum, best_M)

@@ -57,13 +57,22 @@ class ExtendedVocabulary:
 
     head_WD: Tensor
     """The LM head's rows: of the draft vocabulary, then of the extra tokens."""
+    bias_W: Tensor | None
+    """Their biases, if the LM head has any."""
     number_V: Tensor
     """Token id → its row there, or −1."""
     first_BY: Tensor
     """Place at which each text first contains an extra token, from 0; beyond the text's end where it never does."""
 
 
-def extend(batch: Batch, head_VD: Tensor, head_WD: Tensor, number_V: Tensor) -> ExtendedVocabulary:
+def extend(
+    batch: Batch,
+    head_VD: Tensor,
+    head_WD: Tensor,
+    number_V: Tensor,
+    bias_V: Tensor | None = None,
+    bias_W: Tensor | None = None,
+) -> ExtendedVocabulary:
     """Add the tokens of a batch that the draft vocabulary lacks.
 
     Args:
@@ -71,6 +80,8 @@ def extend(batch: Batch, head_VD: Tensor, head_WD: Tensor, number_V: Tensor) -> 
         head_VD: The LM head.
         head_WD: Its rows of the draft vocabulary.
         number_V: See `number_of_V`.
+        bias_V: The LM head's biases.
+        bias_W: Those of the draft vocabulary.
     """
     # Inputs begin with a text's second token, but its first may be drafted as well.
     text_BL = torch.cat([batch.begin_B[:, None], batch.tokens_BL], 1)
@@ -80,6 +91,8 @@ def extend(batch: Batch, head_VD: Tensor, head_WD: Tensor, number_V: Tensor) -> 
     place_L = torch.arange(text_BL.shape[1], device=text_BL.device)
     if count:
         head_WD = torch.cat([head_WD, head_VD[extra_Y].to(head_WD)])
+        if bias_V is not None and bias_W is not None:
+            bias_W = torch.cat([bias_W, bias_V[extra_Y].to(bias_W)])
         number_V = number_V.clone()
         number_V[extra_Y] = fixed + torch.arange(count, device=extra_Y.device)
     # first[b, x] = min{i : text[b, i] = x}: a scatter of places by minimum. Tokens that are not extra go to column 0,
@@ -87,7 +100,7 @@ def extend(batch: Batch, head_VD: Tensor, head_WD: Tensor, number_V: Tensor) -> 
     column_BL = (number_V[text_BL] - fixed).clamp_min(-1) + 1
     first_BY = torch.full((len(text_BL), 1 + count), len(place_L), device=text_BL.device)
     first_BY.scatter_reduce_(1, column_BL, place_L.expand_as(text_BL), "amin")
-    return ExtendedVocabulary(head_WD, number_V, first_BY[:, 1:])
+    return ExtendedVocabulary(head_WD, bias_W, number_V, first_BY[:, 1:])
 
 
 def coverage(samples: Sequence[Sample], vocabulary_W: Tensor) -> tuple[float, float]:

@@ -8,7 +8,7 @@ Shapes: B batch, L positions, M loss positions, D hidden size.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,36 +22,38 @@ from falcon_cli.distill.corpus.sample import Sample
 from falcon_cli.distill.features.batches import Batch, loss_positions_BL
 from falcon_cli.distill.features.extract import TextFeatures
 from falcon_cli.distill.objective.accuracy import rank_M, read_in_batches
-from falcon_cli.distill.objective.csgd import ForwardResult, teacher_signal
+from falcon_cli.distill.objective.csgd import ForwardResult
 from falcon_cli.distill.objective.losses import losses
 from falcon_cli.distill.students.student import Student, target_weights
 from falcon_cli.drafters.rivals.sps import SpeculativeSampling, SpsOptions
-from falcon_cli.errors import FalconError
+from falcon_cli.errors import FalconError, first_line
 from falcon_cli.recipe.distill import DistillRecipe
 from falcon_cli.sources import atomic_folder
+from falcon_cli.target.forward.own import features_of
 from falcon_cli.target.load import LoadedTarget
 from falcon_cli.target.model import TargetModel
+from falcon_cli.target.outline import layer_list
 from falcon_cli.tree.shape import TreeShape
 from falcon_cli.tree.store import StoredTree
 
 
 class DraftModelNetwork(nn.Module):
-    """A causal LM of a few layers, which returns its last hidden states.
+    """A causal LM of a few layers, which returns what its LM head reads.
 
     Args:
         causal: A transformers model.
+        by_head: Whether that is something else than its decoder's output.
     """
 
     k = 1
 
-    def __init__(self, causal: Any):
+    def __init__(self, causal: Any, by_head: bool = False):
         super().__init__()
-        self.causal = causal
+        self.causal, self.by_head = causal, by_head
 
     def forward(self, tokens_BL: Tensor) -> Tensor:
         """Features [B, L, D]."""
-        features_BLD: Tensor = self.causal.get_decoder()(input_ids=tokens_BL, use_cache=False).last_hidden_state
-        return features_BLD
+        return features_of(self.causal, self.by_head, tokens_BL, use_cache=False)
 
 
 @dataclass(frozen=True)
@@ -63,11 +65,13 @@ class DraftModelStudent(Student):
         """A model of some of the target's layers, with the target's weights.
 
         Raises:
-            FalconError: The target has no such layer.
+            FalconError: The target has no such layer, or its class cannot be cut.
         """
         causal = shortened(target.model.model, recipe.draft_model.layers).to(target.model.device, torch.float32)
-        causal.set_attn_implementation("sdpa")
-        network = DraftModelNetwork(causal.train().requires_grad_(True))
+        causal.set_attn_implementation(target.model.own_attention)
+        network = DraftModelNetwork(
+            causal.eval().requires_grad_(True), target.model.forward.by_head
+        )  # eval: no dropout
         for shared in (causal.get_input_embeddings(), causal.get_output_embeddings()):
             shared.requires_grad_(False)
         return cls(recipe, network, None, target_weights(target, None))
@@ -81,7 +85,7 @@ class DraftModelStudent(Student):
         """See `Student`."""
         positions_BL = loss_positions_BL(batch, 0)
         features_MD = network(_inputs(batch))[positions_BL]
-        signal = teacher_signal(batch, self.weights.extend(batch), positions_BL, 0)
+        signal = self.weights.signal(batch, self.weights.extend(batch), positions_BL, 0)
         result = losses(features_MD, signal, self.recipe.loss)
         return ForwardResult(result, torch.ones(len(features_MD), dtype=torch.long, device=features_MD.device), 0, 0)
 
@@ -95,13 +99,14 @@ class DraftModelStudent(Student):
         network, parts = self.snapshot(), []
         for batch in read_in_batches(texts, self.weights):
             positions_BL = loss_positions_BL(batch, 0)
-            signal = teacher_signal(batch, self.weights.extend(batch), positions_BL, 0)
+            signal = self.weights.signal(batch, self.weights.extend(batch), positions_BL, 0)
             parts.append(rank_M(network(_inputs(batch))[positions_BL], signal)[:, None])
         return torch.cat(parts)
 
     def as_drafter(self, target: LoadedTarget, tree: TreeShape) -> Drafter:
         """See `Student`: it drafts a chain and ignores the tree."""
-        model = TargetModel(self.snapshot().causal.to(target.model.dtype), target.model.backend)
+        causal = self.snapshot().causal.to(target.model.dtype)
+        model = TargetModel(causal, target.model.backend, branches=target.model.branches)
         return SpeculativeSampling(model, target.model.vocab_size, SpsOptions())
 
     def save(self, folder: Path, target: LoadedTarget, training: dict[str, Any], tree: StoredTree) -> None:
@@ -118,6 +123,20 @@ class DraftModelStudent(Student):
                 encoding="utf-8",
             )
 
+    def form(self) -> str:
+        """See `Student`."""
+        causal, layers = self.network.causal, list(self.recipe.draft_model.layers)
+        return f"student: {self._size()}, a {type(causal).__name__} of the target's layers {layers}"
+
+    def check_saved(self, target: LoadedTarget) -> None:
+        """See `Student`: the configuration is written down and read again."""
+        causal = self.network.causal
+        config = type(causal.config).from_dict(causal.config.to_dict())
+        with torch.device("meta"):
+            anew = type(causal)(config).state_dict()
+        if wrong := [name for name, held in causal.state_dict().items() if anew[name].shape != held.shape]:
+            raise RuntimeError(f"{wrong[0]} has another shape")
+
     def usage(self, folder: Path) -> str:
         """See `Student`."""
         return f"--method sps --draft-model {folder}"
@@ -127,25 +146,52 @@ def shortened(model: Any, layers: Sequence[int]) -> Any:
     """A causal LM of the same class with some of the layers.
 
     Raises:
-        FalconError: The target has no such layer.
+        FalconError: The target has no such layer, or its class cannot be cut.
     """
-    whole = model.config.num_hidden_layers
+    own = model.config.get_text_config(decoder=True)
+    whole = own.num_hidden_layers
     if wrong := [layer for layer in layers if not -whole <= layer < whole]:
         raise FalconError(f"draft_model.layers: the target has {whole} layers, there is no {wrong[0]}")
     chosen = [layer % whole for layer in layers]
-    config = deepcopy(model.config)
-    config.num_hidden_layers = len(chosen)
-    if getattr(config, "layer_types", None):
-        config.layer_types = [config.layer_types[layer] for layer in chosen]
-    short = type(model)(config)
-    weights = model.state_dict()
-    chosen_weights = {
-        name: weights[re.sub(r"\blayers\.(\d+)\.", lambda match: f"layers.{chosen[int(match[1])]}.", name)]
-        for name in short.state_dict()
-    }
-    short.load_state_dict(chosen_weights)
+    stack = layer_list(model)
+    if stack is None:
+        raise FalconError(f"a draft model cannot be cut from a {type(model).__name__}: its layers cannot be told")
+    try:
+        short = type(model)(_cut(model.config, chosen))
+        short.load_state_dict(_chosen_weights(model, stack, chosen, short.state_dict()))
+        type(short.config).from_dict(short.config.to_dict())  # as it will be read again
+    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
+        raise FalconError(
+            f"a draft model of layers {chosen} cannot be cut from a {type(model).__name__} ({first_line(error)}): name "
+            "other draft_model.layers, or distill another method"
+        ) from error
     short.generation_config = deepcopy(model.generation_config)
     return short
+
+
+def _cut(config: Any, chosen: Sequence[int]) -> Any:
+    """The configuration of a model of these layers; lists with an entry for each layer are cut too."""
+    short = deepcopy(config)
+    own = short.get_text_config(decoder=True)
+    whole = own.num_hidden_layers
+    for name, value in list(vars(own).items()):
+        if isinstance(value, list) and len(value) == whole:
+            setattr(own, name, [value[layer] for layer in chosen])
+    own.num_hidden_layers = len(chosen)
+    return short
+
+
+def _chosen_weights(
+    model: Any, stack: nn.ModuleList, chosen: Sequence[int], wanted: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """The weights of the chosen layers, under their new numbers, and all others."""
+    prefix = next(name for name, module in model.named_modules() if module is stack)
+    numbered, weights = re.compile(rf"{re.escape(prefix)}\.(\d+)\."), model.state_dict()
+    found = {name: numbered.sub(lambda place: f"{prefix}.{chosen[int(place[1])]}.", name) for name in wanted}
+    for name, old in found.items():
+        if old not in weights or weights[old].shape != wanted[name].shape:
+            raise ValueError(f"its class makes another layer of it: {old} does not fit")
+    return {name: weights[old] for name, old in found.items()}
 
 
 def _inputs(batch: Batch) -> Tensor:

@@ -4,7 +4,7 @@ Shapes: P depths, W draft vocabulary.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +48,20 @@ class FalconStudent(Student):
         if recipe.init_from is not None:
             network, vocabulary_W = _initial(recipe, target)
         else:
-            network = DrafterNetwork(recipe.network, model.decoder)
-            network.initialise(model.decoder, generator_of(recipe.seed, "weights"))
+            network = DrafterNetwork(recipe.network, model.outline)
+            network.initialise(model.outline, generator_of(recipe.seed, "weights"))
             vocabulary_W = vocabulary_of(recipe.network.draft_vocab_size, target, train)
         network = in_training(network, model.device)
         if recipe.lora is not None:
             network = adapt(network, recipe.lora, generator_of(recipe.seed, "lora"))
         return cls(recipe, network, vocabulary_W, target_weights(target, vocabulary_W))
+
+    def with_vocabulary_of(self, target: LoadedTarget, train: Sequence[Sample]) -> "FalconStudent":
+        """See `Student`; a drafter that is continued keeps its own."""
+        if self.recipe.init_from is not None:
+            return self
+        vocabulary_W = vocabulary_of(self.recipe.network.draft_vocab_size, target, train)
+        return replace(self, vocabulary_W=vocabulary_W, weights=target_weights(target, vocabulary_W))
 
     def loss(self, network: Any, batch: Batch, step: int, glance: float) -> ForwardResult:
         """See `Student`."""
@@ -67,6 +74,15 @@ class FalconStudent(Student):
     def ranks(self, texts: Sequence[TextFeatures]) -> Tensor:
         """See `Student`."""
         return draft_ranks(self.snapshot(), self.weights, texts, passes=-(-_DEPTH // self.k))
+
+    def form(self) -> str:
+        """See `Student`."""
+        layer, (heads, size) = self.network.layer, self.network.layer.kv_shape
+        config = layer.self_attn.config
+        return (
+            f"student: {self._size()}, k = {self.k}; a {layer.family.__name__} {config.hidden_size:,} wide, "
+            f"{config.num_attention_heads} heads of {size}, {heads} kv heads, MLP {config.intermediate_size:,} wide"
+        )
 
     def snapshot(self) -> DrafterNetwork:
         """See `Student`: low-rank changes are merged."""
@@ -86,8 +102,8 @@ def _initial(recipe: DistillRecipe, target: LoadedTarget) -> tuple[Any, Tensor |
     wanted, saved_settings = vars(recipe.network), vars(saved.network.recipe)
     if differing := [f"network.{key}={saved_settings[key]}" for key in _COMMON if wanted[key] != saved_settings[key]]:
         raise FalconError(f"init_from {recipe.init_from} has another form than the recipe: set {', '.join(differing)}")
-    network = DrafterNetwork(recipe.network, target.model.decoder)
-    network.initialise(target.model.decoder, generator_of(recipe.seed, "weights"))
+    network = DrafterNetwork(recipe.network, target.model.outline)
+    network.initialise(target.model.outline, generator_of(recipe.seed, "weights"))
     fresh = take_over(network, saved.network)
     say(f"continuing from {recipe.init_from}" + (f"; newly initialised: {', '.join(fresh)}" if fresh else ""))
     return network, saved.vocabulary_W

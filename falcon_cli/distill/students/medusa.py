@@ -8,7 +8,7 @@ Shapes: B batch, L positions, M loss positions of any head, K heads (slots of on
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from falcon_cli.distill.corpus.sample import Sample
 from falcon_cli.distill.features.batches import Batch, loss_positions_BL
 from falcon_cli.distill.features.extract import TextFeatures
 from falcon_cli.distill.objective.accuracy import rank_M, read_in_batches
-from falcon_cli.distill.objective.csgd import ForwardResult, summed, teacher_signal, with_noise
+from falcon_cli.distill.objective.csgd import ForwardResult, summed, with_noise
 from falcon_cli.distill.objective.losses import losses
 from falcon_cli.distill.students.student import Student, in_training, target_weights, vocabulary_of
 from falcon_cli.drafters.rivals.medusa import MedusaNetwork
@@ -36,11 +36,16 @@ class MedusaStudent(Student):
     @classmethod
     def of(cls, recipe: DistillRecipe, target: LoadedTarget, train: Sequence[Sample]) -> "MedusaStudent":
         """New heads, which initially predict what the LM head predicts."""
-        network = MedusaNetwork(recipe.medusa, target.model.decoder)
-        network.initialise(target.model.decoder)
+        network = MedusaNetwork(recipe.medusa, target.model.outline)
+        network.initialise(target.model.outline)
         vocabulary_W = vocabulary_of(recipe.medusa.draft_vocab_size, target, train, "medusa")
         network = in_training(network, target.model.device)
         return cls(recipe, network, vocabulary_W, target_weights(target, vocabulary_W))
+
+    def with_vocabulary_of(self, target: LoadedTarget, train: Sequence[Sample]) -> "MedusaStudent":
+        """See `Student`."""
+        vocabulary_W = vocabulary_of(self.recipe.medusa.draft_vocab_size, target, train, "medusa")
+        return replace(self, vocabulary_W=vocabulary_W, weights=target_weights(target, vocabulary_W))
 
     def loss(self, network: Any, batch: Batch, step: int, glance: float) -> ForwardResult:
         """See `Student`."""
@@ -49,11 +54,15 @@ class MedusaStudent(Student):
         predicted_MKD = network(with_noise(batch, self.recipe, step)[any_BL])
         vocabulary, results = self.weights.extend(batch), []
         for head, positions_BL in enumerate(loss_positions, start=1):
-            signal = teacher_signal(batch, vocabulary, positions_BL, head)
+            signal = self.weights.signal(batch, vocabulary, positions_BL, head)
             parts = losses(predicted_MKD[positions_BL[any_BL], head - 1], signal, self.recipe.loss)
             slot_M = torch.full_like(parts.right_M, head, dtype=torch.long)
             results.append(ForwardResult(parts, slot_M, glanced=0, wrong=0))
         return summed(results, [DECAY**place for place in range(self.k)])
+
+    def form(self) -> str:
+        """See `Student`."""
+        return f"student: {self._size()}, {self.k} heads, {self.network.scale_D.shape[0]:,} wide"
 
     def loss_positions(self, answer: Sequence[bool]) -> int:
         """See `Student`: the sum over all heads."""
@@ -68,6 +77,6 @@ class MedusaStudent(Student):
             predicted_MKD = network(batch.features_BLD[whole_BL])
             vocabulary, ranks = self.weights.extend(batch), []
             for head in range(1, self.k + 1):
-                ranks.append(rank_M(predicted_MKD[:, head - 1], teacher_signal(batch, vocabulary, whole_BL, head)))
+                ranks.append(rank_M(predicted_MKD[:, head - 1], self.weights.signal(batch, vocabulary, whole_BL, head)))
             parts.append(torch.stack(ranks, 1))
         return torch.cat(parts)

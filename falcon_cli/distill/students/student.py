@@ -26,6 +26,7 @@ from falcon_cli.drafters.saved.checkpoint import save_drafter
 from falcon_cli.drafters.saved.trained import TRAINED
 from falcon_cli.errors import FalconError
 from falcon_cli.recipe.distill import DistillRecipe
+from falcon_cli.target.forward.logits import PLAIN
 from falcon_cli.target.load import LoadedTarget
 from falcon_cli.tree.shape import TreeShape
 from falcon_cli.tree.store import StoredTree, save_tree
@@ -52,6 +53,10 @@ class Student(ABC):
     def saved_as(self) -> str:
         """Name of the folder, in the run folder, that the trained network is saved in."""
         return "drafter"
+
+    def with_vocabulary_of(self: S, target: LoadedTarget, train: Sequence[Sample]) -> S:
+        """The same student, with the draft vocabulary of these texts where it is drawn from texts."""
+        return self
 
     @abstractmethod
     def loss(self, network: Any, batch: Batch, step: int, glance: float) -> ForwardResult:
@@ -81,6 +86,19 @@ class Student(ABC):
         save_drafter(folder, self.snapshot(), self.vocabulary_W, target, training, method=self.recipe.method)
         save_tree(folder / "tree.json", tree)
 
+    @abstractmethod
+    def form(self) -> str:
+        """A line that tells the network's form and size."""
+
+    def check_saved(self, target: LoadedTarget) -> None:
+        """Put the network's weights into one built anew, as loading does.
+
+        Raises:
+            RuntimeError: They do not fit.
+        """
+        anew = TRAINED[self.recipe.method].network(self.network.recipe, target.model.outline)
+        anew.load_state_dict(self.snapshot().state_dict())
+
     def usage(self, folder: Path) -> str:
         """The options with which `falcon bench` runs it."""
         return f"--method {self.recipe.method} --drafter {folder}"
@@ -91,13 +109,15 @@ class Student(ABC):
 
     def on(self: S, device: torch.device) -> S:
         """The same student on a device."""
-        weights = TargetWeights(*(tensor.to(device) for tensor in vars(self.weights).values()))
-        return replace(self, network=self.network.to(device), weights=weights)
+        return replace(self, network=self.network.to(device), weights=self.weights.on(device))
+
+    def _size(self) -> str:
+        parameters = sum(p.numel() for p in self.network.parameters() if p.requires_grad)
+        return f"{parameters / 1e6:.2f}M parameters to learn"
 
     def describe(self, held_out: Sequence[Sample]) -> str:
         """One line: parameters and coverage."""
-        parameters = sum(p.numel() for p in self.network.parameters() if p.requires_grad)
-        text = f"drafter: {parameters / 1e6:.2f}M parameters to learn"
+        text = f"drafter: {self._size()}"
         if self.vocabulary_W is None:
             return text
         fixed, extended = coverage(held_out, self.vocabulary_W)
@@ -115,12 +135,16 @@ def in_training(network: Network, device: torch.device) -> Network:
 def target_weights(target: LoadedTarget, vocabulary_W: Tensor | None) -> TargetWeights:
     """What a drafter with this draft vocabulary shares with its target."""
     model = target.model
-    head_VD = model.head.weight.detach().float()
+    chosen = slice(None) if vocabulary_W is None else vocabulary_W.to(model.device)
+    bias_V: Tensor | None = getattr(model.head, "bias", None)
     return TargetWeights(
-        embedding_VD=model.model.get_input_embeddings().weight.detach().float(),
+        embedding_VD=model.embedding_VD.detach().float(),
         head_VD=model.head.weight.detach(),
-        head_WD=head_VD if vocabulary_W is None else head_VD[vocabulary_W.to(model.device)].contiguous(),
+        head_WD=model.head.weight.detach().float()[chosen].contiguous(),
         number_V=number_of_V(vocabulary_W, model.vocab_size).to(model.device),
+        bias_V=None if bias_V is None else bias_V.detach(),
+        bias_W=None if bias_V is None else bias_V.detach().float()[chosen],
+        form=model.logit_form or PLAIN,
     )
 
 

@@ -1,24 +1,35 @@
-"""The drafter's decoder layer: the target's own modules, with queries made of one tensor, keys and values of another.
+"""The drafter's decoder layer: Llama's modules, with queries made of one tensor, keys and values of another.
 
 Shapes: B batch, L positions, D hidden size, N query heads, G kv heads, H head size.
 """
 
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import LlamaConfig
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.models.llama.modeling_llama import apply_rotary_pos_emb, eager_attention_forward
+from transformers.models.llama.modeling_llama import (
+    LlamaDecoderLayer,
+    LlamaRotaryEmbedding,
+    apply_rotary_pos_emb,
+    eager_attention_forward,
+)
+
+from falcon_cli.kv_cache import kv_shape
+from falcon_cli.native.layer import family_of
+from falcon_cli.target.outline import TargetOutline
 
 
 class DecoderLayer(nn.Module):
-    """A decoder layer of the target's class and sizes, uninitialised.
+    """A decoder layer of a Llama-like class and the target's sizes, uninitialised.
 
     A sliding window is left out: relaxed causal attention, learned without one, must not meet one when drafting.
 
     Args:
-        kind: The target's layer class (Llama-like); remembered as `family`.
+        kind: The layer's class (Llama-like); remembered as `family`.
         config: A configuration of its own, changed here.
     """
 
@@ -26,6 +37,8 @@ class DecoderLayer(nn.Module):
         super().__init__()
         config.sliding_window = None
         self.family = kind
+        self.kv_shape = kv_shape(config)
+        """Key-value heads, and the size of a head."""
         inner: Any = kind(config, layer_idx=0)
         self.self_attn: Any = inner.self_attn
         self.mlp: Any = inner.mlp
@@ -36,6 +49,11 @@ class DecoderLayer(nn.Module):
     def copy(self, layer: nn.Module, factor: float) -> None:
         """Take a target layer's weights, what it writes into the residual stream made smaller."""
         self.load_state_dict(layer.state_dict())
+        self.soften(factor)
+
+    @torch.no_grad()
+    def soften(self, factor: float) -> None:
+        """Make what the layer writes into the residual stream smaller."""
         for output in (self.self_attn.o_proj, self.mlp.down_proj):
             output.weight.mul_(factor)
 
@@ -79,3 +97,31 @@ def _heads(own: Any, which: str, rows_BLD: Tensor) -> Tensor:
     heads = getattr(own, f"{which}_proj")(rows_BLD).unflatten(-1, (-1, own.head_dim))
     norm = getattr(own, f"{which}_norm", None)
     return (heads if norm is None else norm(heads)).transpose(1, 2)
+
+
+def layer_for(outline: TargetOutline) -> tuple[DecoderLayer, Any]:
+    """A drafter's layer, and its rotary embedding: the target's own where its layers are Llama-like."""
+    last = outline.llama_layer
+    if last is not None:
+        return DecoderLayer(family_of(last), deepcopy(outline.decoder.config)), outline.decoder.rotary_emb
+    config = llama_config(outline)
+    return DecoderLayer(LlamaDecoderLayer, config), LlamaRotaryEmbedding(config)
+
+
+def llama_config(outline: TargetOutline) -> LlamaConfig:
+    """A Llama layer's configuration of the target's sizes, as far as it has such."""
+    hidden = outline.hidden_size
+    heads = outline.count("num_attention_heads") or max(1, hidden // 64)
+    groups = outline.count("num_key_value_heads") or heads
+    size = outline.count("head_dim") or max(2, hidden // heads)
+    theta = (getattr(outline.config, "rope_parameters", None) or {}).get("rope_theta")
+    return LlamaConfig(
+        hidden_size=hidden,
+        intermediate_size=outline.mlp_size,
+        num_hidden_layers=1,
+        num_attention_heads=heads,
+        num_key_value_heads=heads if heads % groups else groups,
+        head_dim=size + size % 2,  # rotary angles turn pairs
+        rms_norm_eps=outline.norm.epsilon,
+        rope_parameters={"rope_type": "default", "rope_theta": theta if isinstance(theta, int | float) else 1e4},
+    )

@@ -16,7 +16,7 @@ From input to output:
 
 The mixer is a two-layer LSTM along the positions (`time`), the same LSTM applied to each position by itself
 (`position`, as in the authors' code, whose LSTM runs along the batch), or one linear layer (`linear`). The decoder
-layer has the target's shape, rotary embedding and grouped heads.
+layer is Llama's, of the target's sizes (layer.py).
 
 What a position's output starts from (residual stream and query) is the mixed input of its block's last position, the
 newest there is, plus a change made of its own and its slot: so all slots know f(n), x(n+1) from the start. With
@@ -30,14 +30,13 @@ after *this* parent, not the same list under all siblings:
     slot 1    f̂(n+1) → candidates a, b            slot 2    f̂(n+2 | a) → candidates after a
                                                             f̂(n+2 | b) → candidates after b
 
-Normalised (default): the embedding is RMS-normalised, the feature divided by the target's final-norm weight, the mixer
-is a change added to the feature, the output is RMS-normalised with a weight that starts as the target's. Both ends
-then have their scale from the start, and learning is quicker (docs/training.md). Raw: the paper's form.
+Normalised (default): the embedding is RMS-normalised, what the target's final norm did to each dimension of the feature
+is undone, the mixer is a change added to the feature, the output is RMS-normalised with weights that start as the
+norm's. Both ends then have their scale from the start, and learning is quicker (docs/training.md). Raw: the paper's.
 
 Shapes: B batch, L positions, D hidden size.
 """
 
-from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,10 +45,10 @@ from torch import Tensor, nn
 from torch.nn.functional import rms_norm
 
 from falcon_cli.drafters.falcon.blocks import Blocks
-from falcon_cli.drafters.falcon.layer import DecoderLayer
+from falcon_cli.drafters.falcon.layer import layer_for
 from falcon_cli.drafters.shared.norm import divisor
-from falcon_cli.native.layer import family_of
 from falcon_cli.recipe.distill import NetworkRecipe
+from falcon_cli.target.outline import TargetOutline
 
 LstmState = tuple[Tensor, Tensor]
 """Hidden and cell state, [C, B, D] each."""
@@ -71,24 +70,24 @@ class DrafterNetwork(nn.Module):
 
     Args:
         recipe: Its form.
-        decoder: The target's decoder (its layers' class, configuration, final norm and rotary embedding are taken).
+        outline: What it takes from the target.
     """
 
     scale_D: Tensor
+    shift_D: Tensor | None
 
-    def __init__(self, recipe: NetworkRecipe, decoder: Any):  # transformers' models are untyped
+    def __init__(self, recipe: NetworkRecipe, outline: TargetOutline):
         super().__init__()
         self.recipe, self.k = recipe, recipe.k
-        last = decoder.layers[-1]
-        config = deepcopy(decoder.config)
-        hidden = config.hidden_size
-        self.rotary = [decoder.rotary_emb]  # in a list: the target's, not ours to save
+        hidden = outline.hidden_size
+        layer, rotary = layer_for(outline)
+        self.rotary = [rotary]  # in a list: not ours to save
         self.mixer: Any
         if recipe.mixer == "linear":
             self.mixer = nn.Linear(2 * hidden, hidden, bias=False)
         else:
             self.mixer = nn.LSTM(2 * hidden, hidden, num_layers=2, batch_first=True)
-        self.layer = DecoderLayer(family_of(last), config)
+        self.layer = layer
         if recipe.start == "block":
             self.own = nn.Linear(hidden, hidden, bias=False)
             self.slot_KD = nn.Parameter(torch.zeros(self.k, hidden))
@@ -96,15 +95,19 @@ class DrafterNetwork(nn.Module):
             self.chain = nn.Sequential(
                 nn.Linear(2 * hidden, 2 * hidden, bias=False), nn.GLU(), nn.Linear(hidden, hidden)
             )
-        self.epsilon: float = getattr(config, "rms_norm_eps", 1e-6)
+        self.epsilon = outline.norm.epsilon
         self.norm_D: nn.Parameter | None = None
+        self.bias_D: nn.Parameter | None = None
+        shifted = recipe.normalise and outline.norm.shift_D is not None
         if recipe.normalise:
             self.norm_D = nn.Parameter(torch.ones(hidden))
             self.register_buffer("scale_D", torch.ones(hidden))
+            self.bias_D = nn.Parameter(torch.zeros(hidden)) if shifted else None
+        self.register_buffer("shift_D", torch.zeros(hidden) if shifted else None)
         self.attend_by("sdpa")
 
     @torch.no_grad()
-    def initialise(self, decoder: Any, generator: torch.Generator) -> None:
+    def initialise(self, outline: TargetOutline, generator: torch.Generator) -> None:
         """Random weights, and with `normalise` what can be borrowed from the target."""
         for parameter in self.parameters():
             bound = parameter.shape[-1] ** -0.5
@@ -119,14 +122,23 @@ class DrafterNetwork(nn.Module):
         if self.chained:
             for parameter in self.chain[-1].parameters():
                 parameter.zero_()
-        if self.norm_D is None:
-            return
-        weight_D: Tensor = decoder.norm.weight.detach().float()
-        self.norm_D.copy_(weight_D)
-        self.scale_D.copy_(divisor(weight_D))
-        self.layer.copy(decoder.layers[-1], _SMALL)
-        if isinstance(self.mixer, nn.Linear):
-            self.mixer.weight.mul_(_SMALL)
+        if self.norm_D is not None:
+            self._borrow(outline, self.norm_D)
+            if isinstance(self.mixer, nn.Linear):
+                self.mixer.weight.mul_(_SMALL)
+
+    def _borrow(self, outline: TargetOutline, norm_D: nn.Parameter) -> None:
+        """Start with the target's final norm, and with its last layer if that is Llama-like."""
+        norm, last = outline.norm, outline.llama_layer
+        norm_D.copy_(norm.scale_D)
+        self.scale_D.copy_(divisor(norm.scale_D))
+        if self.bias_D is not None and self.shift_D is not None and norm.shift_D is not None:
+            self.bias_D.copy_(norm.shift_D)
+            self.shift_D.copy_(norm.shift_D)
+        if last is None:
+            self.layer.soften(_SMALL)
+        else:
+            self.layer.copy(last, _SMALL)
 
     def attend_by(self, implementation: str) -> None:
         """Choose the attention of the decoder layer by transformers' name for it."""
@@ -165,7 +177,7 @@ class DrafterNetwork(nn.Module):
         """Make one vector of each embedding and feature; `state` goes on from earlier positions (mixer time)."""
         if self.recipe.normalise:
             embedded_BLD = rms_norm(embedded_BLD, embedded_BLD.shape[-1:], eps=1e-6)
-            features_BLD = features_BLD / self.scale_D
+            features_BLD = (features_BLD if self.shift_D is None else features_BLD - self.shift_D) / self.scale_D
         # The mixer is a change added to the feature (normalised), or the whole of it (the paper's raw form).
         both = torch.cat([embedded_BLD, features_BLD], -1)
         mixed, state = self._mixer(both, state)
@@ -199,7 +211,8 @@ class DrafterNetwork(nn.Module):
             hidden = hidden + (change if later is None else change * later[..., None])
         if self.norm_D is None:
             return hidden
-        return rms_norm(hidden, hidden.shape[-1:], self.norm_D, self.epsilon)
+        made = rms_norm(hidden, hidden.shape[-1:], self.norm_D, self.epsilon)
+        return made if self.bias_D is None else made + self.bias_D
 
     def _start(self, mixed_BLD: Tensor, blocks: Blocks) -> Tensor:
         """What each row's output starts from."""

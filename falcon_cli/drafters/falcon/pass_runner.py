@@ -11,6 +11,7 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor, nn
 
+from falcon_cli.attention.backend import implementation
 from falcon_cli.attention.view import View
 from falcon_cli.drafters.falcon.blocks import Blocks
 from falcon_cli.drafters.falcon.network import DrafterNetwork, LstmState, Mixed
@@ -45,7 +46,7 @@ def make_runner(network: DrafterNetwork, target: TargetModel) -> PassRunner:
     kernels = target.native
     if kernels and kernels.exact and network.recipe.mixer == "linear" and suits_layer(network.layer):
         return NativePassRunner(network)
-    network.attend_by(target.attention)
+    network.attend_by(implementation(target.backend))  # even where the target reads by its own attention
     if kernels:
         swap_inside(network, "int8")
     return TorchPassRunner(network)

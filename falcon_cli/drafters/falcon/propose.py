@@ -32,7 +32,7 @@ from falcon_cli.drafters.falcon.pass_runner import PassRunner, make_runner
 from falcon_cli.drafters.shared.head import head_of
 from falcon_cli.drafters.shared.tree_drafter import Choose, TreeDrafter, TreeOptions, TreePlan
 from falcon_cli.errors import UsageError
-from falcon_cli.kv_cache import StaticCache, kv_shape
+from falcon_cli.kv_cache import StaticCache
 from falcon_cli.target.model import TargetModel
 from falcon_cli.tree.passes import positions_of
 from falcon_cli.tree.shape import TreeShape
@@ -80,7 +80,7 @@ class Falcon(TreeDrafter):
         sharing: "Falcon | None" = None,
     ):
         self.network, self.target, self.vocabulary_W = network, target, vocabulary_W
-        self.embedding_VD: Tensor = target.model.get_input_embeddings().weight
+        self.embedding_VD = target.embedding_VD
         # The kernels take the network's layers away: a later drafter shares what the first one made of them.
         self.dtype: torch.dtype = sharing.dtype if sharing else next(network.parameters()).dtype
         head = sharing.head if sharing else head_of(target, vocabulary_W, self.dtype)
@@ -88,16 +88,17 @@ class Falcon(TreeDrafter):
         self.chained = network.chained
         self.runner: PassRunner = sharing.runner if sharing else make_runner(network, target)
         self.chunk = target.chunk
-        self._context, self._kv_shape = target.context_limit, kv_shape(target.config)
+        self._context = target.context_limit
         self.set_tree(shape)
 
     def set_tree(self, shape: TreeShape) -> None:
         """See `TreeDrafter`."""
         super().set_tree(shape)
+        kv_heads, head_size = self.network.layer.kv_shape
         self.cache = StaticCache(
             layers=1,
-            kv_heads=self._kv_shape[0],
-            head_size=self._kv_shape[1],
+            kv_heads=kv_heads,
+            head_size=head_size,
             limit=self._context + positions_of(self.plan(shape.height).passes),
             dtype=self.dtype,
             device=self.device,

@@ -17,7 +17,6 @@ fills, T nodes, X best tokens.
 """
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +29,7 @@ from falcon_cli.drafters.shared.tree_drafter import Choose, TreeDrafter, TreePla
 from falcon_cli.native.swap import swap_inside
 from falcon_cli.recipe.distill import MedusaRecipe
 from falcon_cli.target.model import TargetModel
+from falcon_cli.target.outline import TargetOutline
 from falcon_cli.tree.passes import Slot
 from falcon_cli.tree.shape import TreeShape
 
@@ -39,38 +39,45 @@ class MedusaNetwork(nn.Module):
 
     Args:
         recipe: How many.
-        decoder: The target's decoder; its sizes are taken, and its last norm.
+        outline: What they take from the target: its sizes, and its last norm.
     """
 
     scale_D: Tensor
+    shift_D: Tensor | None
 
-    def __init__(self, recipe: MedusaRecipe, decoder: Any):
+    def __init__(self, recipe: MedusaRecipe, outline: TargetOutline):
         super().__init__()
         self.recipe, self.k = recipe, recipe.k
-        config = decoder.config
-        hidden = config.hidden_size
-        self.epsilon: float = getattr(config, "rms_norm_eps", 1e-6)
+        hidden = outline.hidden_size
+        self.epsilon = outline.norm.epsilon
         self.blocks = nn.ModuleList(nn.Linear(hidden, hidden) for _ in range(recipe.k))
         self.maps = nn.ModuleList(nn.Linear(hidden, hidden, bias=False) for _ in range(recipe.k))
         self.norm_KD = nn.Parameter(torch.ones(recipe.k, hidden))
         self.register_buffer("scale_D", torch.ones(hidden))
+        shifted = outline.norm.shift_D is not None
+        self.bias_KD = nn.Parameter(torch.zeros(recipe.k, hidden)) if shifted else None
+        self.register_buffer("shift_D", torch.zeros(hidden) if shifted else None)
 
     @torch.no_grad()
-    def initialise(self, decoder: Any) -> None:
+    def initialise(self, outline: TargetOutline) -> None:
         """Start as the LM head itself: its guess for every head."""
         for block, mapped in zip(self.blocks, self.maps, strict=True):
             for parameter in block.parameters():
                 parameter.zero_()
             nn.init.eye_(mapped.get_parameter("weight"))
-        weight_D: Tensor = decoder.norm.weight.detach().float()
-        self.norm_KD.copy_(weight_D.expand_as(self.norm_KD))
-        self.scale_D.copy_(divisor(weight_D))
+        norm = outline.norm
+        self.norm_KD.copy_(norm.scale_D.expand_as(self.norm_KD))
+        self.scale_D.copy_(divisor(norm.scale_D))
+        if self.bias_KD is not None and self.shift_D is not None and norm.shift_D is not None:
+            self.bias_KD.copy_(norm.shift_D.expand_as(self.bias_KD))
+            self.shift_D.copy_(norm.shift_D)
 
     def forward(self, features: Tensor) -> Tensor:
         """The features [..., K, D] that the heads make of the target's [..., D], for the LM head."""
-        scaled = features / self.scale_D
+        scaled = (features if self.shift_D is None else features - self.shift_D) / self.scale_D
         made = torch.stack([m(scaled + silu(b(scaled))) for b, m in zip(self.blocks, self.maps, strict=True)], -2)
-        return rms_norm(made, made.shape[-1:], eps=self.epsilon) * self.norm_KD
+        normed = rms_norm(made, made.shape[-1:], eps=self.epsilon) * self.norm_KD
+        return normed if self.bias_KD is None else normed + self.bias_KD
 
 
 class Medusa(TreeDrafter):

@@ -116,7 +116,7 @@ def load_drafter(folder: Path, target: LoadedTarget) -> SavedDrafter:
     _check_target(folder, about, target)
     tensors = _tensors(folder, about)
     vocabulary_W = _vocabulary(folder, about, tensors.pop(VOCABULARY, None), target)
-    network = trained.network(recipe, target.model.decoder)
+    network = trained.network(recipe, target.model.outline)
     _check_shapes(folder, network.state_dict(), tensors)
     network.load_state_dict(tensors)
     network = network.to(target.model.device, target.model.dtype).eval().requires_grad_(False)

@@ -26,6 +26,7 @@ from falcon_cli.drafters.rivals.medusa import Medusa, MedusaNetwork
 from falcon_cli.drafters.shared.tree_drafter import TreeDrafter, TreeOptions
 from falcon_cli.recipe.distill import MedusaRecipe, NetworkRecipe
 from falcon_cli.target.model import TargetModel
+from falcon_cli.target.outline import TargetOutline
 from falcon_cli.tree.shape import TreeShape
 
 
@@ -41,8 +42,8 @@ class TrainedMethod:
     """The paper, in Markdown."""
     recipe: type
     """The recipe of its network."""
-    network: Callable[[Any, Any], nn.Module]
-    """Recipe, target's decoder → network."""
+    network: Callable[[Any, TargetOutline], nn.Module]
+    """Recipe, target's outline → network."""
     drafter: Callable[[Any, TargetModel, TreeShape, Tensor | None], TreeDrafter]
     """Network, target, tree, draft vocabulary → drafter."""
     options: type[TreeOptions] = TreeOptions

@@ -18,6 +18,7 @@ from torch import Tensor
 from falcon_cli.native.layer import linear_of
 from falcon_cli.native.packed_matrix import WeightFormat, product, top_k
 from falcon_cli.native.weights import pack, rewrite, suits
+from falcon_cli.target.forward.logits import PLAIN, LogitForm
 from falcon_cli.target.model import TargetModel
 
 SPARE = 512
@@ -32,15 +33,26 @@ class Head(ABC):
         vocabulary_W: Ascending ids of the tokens that may be drafted in any text; None is all.
         dtype: Of the features.
         spare: S.
+        bias_V: The LM head's bias, if it has one.
+        form: How the target makes logits of the head's outputs. It keeps their order, so only `likely` asks it.
     """
 
-    def __init__(self, head_VD: Tensor, vocabulary_W: Tensor | None, dtype: torch.dtype, spare: int = SPARE):
-        self._head_VD, self._dtype = head_VD, dtype
+    def __init__(
+        self,
+        head_VD: Tensor,
+        vocabulary_W: Tensor | None,
+        dtype: torch.dtype,
+        spare: int = SPARE,
+        bias_V: Tensor | None = None,
+        form: LogitForm = PLAIN,
+    ):
+        self._head_VD, self._dtype, self._bias_V, self._form = head_VD, dtype, bias_V, form
         self._fixed = len(head_VD) if vocabulary_W is None else len(vocabulary_W)
         self._spare = 0 if vocabulary_W is None else spare
         ids_W = torch.arange(len(head_VD)) if vocabulary_W is None else vocabulary_W.cpu()
         self._ids = torch.cat([ids_W, ids_W.new_zeros(self._spare)]).to(head_VD.device)
         """Of the fixed and the spare rows."""
+        self._bias = None if bias_V is None else bias_V[self._ids].to(dtype)
         self._known = set(ids_W.tolist())
         self._admitted: list[int] = []
         """Tokens of the spare rows in use."""
@@ -78,17 +90,26 @@ class Head(ABC):
             places = torch.tensor(list(written), device=self._ids.device) + self._fixed
             self._ids[places] = ids
             self._write(places, self._head_VD[ids].to(self._dtype))
+            if self._bias is not None and self._bias_V is not None:
+                self._bias[places] = self._bias_V[ids].to(self._dtype)
             self._use(self._fixed + len(self._admitted))
 
     def best(self, features_ED: Tensor, count: int) -> Tensor:
         """The best tokens [E, K], best first."""
+        if self._bias is not None:
+            return self._ids[self._biased(features_ED).topk(count).indices]
         return self._ids[self._best(features_ED, count)]
 
     def likely(self, features_ED: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """Log-probabilities [E, K] among the tokens that may be drafted, and the best tokens, best first."""
-        logits_EW = self._logits(features_ED)
+        logits_EW = self._form(self._biased(features_ED))
         best_EX, places_EX = logits_EW.topk(count)
         return best_EX - logits_EW.logsumexp(-1, keepdim=True), self._ids[places_EX]
+
+    def _biased(self, features_ED: Tensor) -> Tensor:
+        """The head's outputs, for the rows in use."""
+        outputs_EW = self._product(features_ED)
+        return outputs_EW if self._bias is None else outputs_EW + self._bias[: outputs_EW.shape[-1]]
 
     @abstractmethod
     def _write(self, places: Tensor, rows: Tensor) -> None:
@@ -99,19 +120,27 @@ class Head(ABC):
         """From now on so many rows are in use."""
 
     @abstractmethod
-    def _logits(self, features_ED: Tensor) -> Tensor:
-        """Of the rows in use."""
+    def _product(self, features_ED: Tensor) -> Tensor:
+        """Features times the rows in use, without a bias."""
 
     @abstractmethod
     def _best(self, features_ED: Tensor, count: int) -> Tensor:
-        """Rows of the best tokens [E, K]."""
+        """Rows of the largest products [E, K]."""
 
 
 class TorchHead(Head):
     """The head on torch's operators."""
 
-    def __init__(self, head_VD: Tensor, vocabulary_W: Tensor | None, dtype: torch.dtype, spare: int = SPARE):
-        super().__init__(head_VD, vocabulary_W, dtype, spare)
+    def __init__(
+        self,
+        head_VD: Tensor,
+        vocabulary_W: Tensor | None,
+        dtype: torch.dtype,
+        spare: int = SPARE,
+        bias_V: Tensor | None = None,
+        form: LogitForm = PLAIN,
+    ):
+        super().__init__(head_VD, vocabulary_W, dtype, spare, bias_V, form)
         self._all_rows = head_VD.to(dtype) if vocabulary_W is None else head_VD[self._ids].to(dtype)
         self._use(self._fixed)
 
@@ -121,11 +150,11 @@ class TorchHead(Head):
     def _use(self, rows: int) -> None:
         self._used_rows = self._all_rows[:rows]
 
-    def _logits(self, features_ED: Tensor) -> Tensor:
+    def _product(self, features_ED: Tensor) -> Tensor:
         return features_ED @ self._used_rows.T
 
     def _best(self, features_ED: Tensor, count: int) -> Tensor:
-        return self._logits(features_ED).topk(count).indices
+        return self._product(features_ED).topk(count).indices
 
 
 class NativeHead(Head):
@@ -138,8 +167,10 @@ class NativeHead(Head):
         dtype: torch.dtype,
         spare: int = SPARE,
         kind: WeightFormat = "int8",
+        bias_V: Tensor | None = None,
+        form: LogitForm = PLAIN,
     ):
-        super().__init__(head_VD, vocabulary_W, dtype, spare)
+        super().__init__(head_VD, vocabulary_W, dtype, spare, bias_V, form)
         self._whole = pack(head_VD if vocabulary_W is None else head_VD[self._ids], kind)
         self._use(self._fixed)
 
@@ -149,7 +180,7 @@ class NativeHead(Head):
     def _use(self, rows: int) -> None:
         self._rows = self._whole.first(rows)
 
-    def _logits(self, features_ED: Tensor) -> Tensor:
+    def _product(self, features_ED: Tensor) -> Tensor:
         return product(features_ED, self._rows)
 
     def _best(self, features_ED: Tensor, count: int) -> Tensor:
@@ -160,4 +191,6 @@ def head_of(target: TargetModel, vocabulary_W: Tensor | None, dtype: torch.dtype
     """The LM head's rows of the draft vocabulary, on the kernels where the target is."""
     head_VD: Tensor = target.head.weight
     native = target.native is not None and suits(linear_of(head_VD))
-    return (NativeHead if native else TorchHead)(head_VD, vocabulary_W, dtype)
+    kind = NativeHead if native else TorchHead
+    bias_V: Tensor | None = getattr(target.head, "bias", None)
+    return kind(head_VD, vocabulary_W, dtype, bias_V=bias_V, form=target.logit_form or PLAIN)

@@ -56,12 +56,34 @@ def test_free_rows_are_filled_at_once(target, prompts, monkeypatch):
         seen.append(given[-1].seen_BS)
         advance(*given)
 
+    monkeypatch.setattr(answers, "reads_padded", lambda target: True)
     advance = answers._advance
     monkeypatch.setattr(answers, "_advance", advanced)
     asked = [prompt.tokens for prompt in prompts] * 3
     assert len(list(greedy_answers(target, asked, RECIPE.max_new_tokens, rows=2))) == len(asked)
     assert [len(seen_BS) for seen_BS in seen[:-12]] == [2] * (len(seen) - 12)
     assert all(bool(seen_BS[:, 0].any()) for seen_BS in seen)
+
+
+def test_a_target_that_padding_misleads_answers_one_by_one(target, prompts, monkeypatch):
+    """Told by two prompts: without its mask it would read the padding too."""
+    asked = [prompt.tokens for prompt in prompts]
+    assert answers.reads_padded(target)
+    own = target.model.forward.features
+    monkeypatch.setattr(
+        target.model.forward, "features", lambda *rest, attention_mask=None, **given: own(*rest, **given)
+    )
+    assert not answers.reads_padded(target)
+    replies = list(greedy_answers(target, asked, RECIPE.max_new_tokens, 3))
+    assert replies == [(number, plain(target, prompt)) for number, prompt in enumerate(prompts)]
+
+
+def test_a_target_whose_cache_cannot_be_cut_answers_one_by_one(target, monkeypatch):
+    def cut(batch, places):
+        raise AttributeError("no keys")
+
+    monkeypatch.setattr(answers, "_keep", cut)
+    assert not answers.reads_padded(target)
 
 
 def test_answers_are_written_and_read_back(target, prompts, tmp_path):

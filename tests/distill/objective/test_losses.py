@@ -1,11 +1,14 @@
 """The loss against its plain form, and its gradient against autograd's."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn.functional import cross_entropy, kl_div, log_softmax, smooth_l1_loss
 
 from falcon_cli.distill.objective.losses import _CHUNK_LOGITS, TeacherSignal, best_tokens, losses
 from falcon_cli.recipe.distill import LossRecipe
+from falcon_cli.target.forward.logits import PLAIN, LogitForm
 
 VOCAB = 1 << 14
 ROWS = _CHUNK_LOGITS // VOCAB
@@ -36,7 +39,8 @@ def plain(predicted_MD, teacher_signal, weights):
     feature = kl = ce = predicted_MD.new_zeros(())
     for row in range(len(predicted_MD)):
         feature = feature + smooth_l1_loss(predicted_MD[row], teacher_signal.features_MD[row])
-        logits = predicted_MD[row] @ head_WD.T
+        outputs = predicted_MD[row] @ head_WD.T
+        logits = teacher_signal.form(outputs if teacher_signal.bias_W is None else outputs + teacher_signal.bias_W)
         hidden = torch.zeros(len(head_WD), dtype=torch.bool)
         hidden[len(head_WD) - extra :] = ~teacher_signal.in_text_MY[row]
         log_q = log_softmax(logits.masked_fill(hidden, -torch.inf), -1)
@@ -63,6 +67,22 @@ def test_the_parts_and_the_gradient_are_those_of_the_plain_form(outside, in_text
     total.backward()
     got = torch.stack([result.total.double(), result.feature.double(), result.kl.double(), result.ce.double()])
     torch.testing.assert_close(got, torch.stack([total, feature, kl, ce]), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(gradient, predicted.grad, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("form", [PLAIN, LogitForm(0.25), LogitForm(cap=2.0), LogitForm(0.5, 3.0)])
+@pytest.mark.parametrize("in_text", [None, IN_TEXT])
+def test_a_biased_head_and_logits_changed_behind_it_are_learned_through(form, biased, in_text):
+    predicted, signal = text(in_text=in_text)
+    signal = replace(signal, form=form, bias_W=torch.randn(11).double() if biased else None)
+    result = losses(predicted, signal, WEIGHTS)
+    result.total.backward()
+    gradient, predicted.grad = predicted.grad, None
+    total, _, kl, ce = plain(predicted, signal, WEIGHTS)
+    total.backward()
+    got = torch.stack([result.total.double(), result.kl.double(), result.ce.double()])
+    torch.testing.assert_close(got, torch.stack([total, kl, ce]), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(gradient, predicted.grad, rtol=1e-4, atol=1e-6)
 
 

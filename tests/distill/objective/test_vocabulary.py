@@ -55,6 +55,14 @@ def test_a_batch_extends_the_vocabulary_by_its_tokens():
     assert got.first_BY.tolist() == [[2, 0], [0, 4]]  # 9 never comes in the second text
 
 
+def test_biases_go_along():
+    head_VD, bias_V, fixed_W = torch.arange(20.0)[:, None], 100 + torch.arange(20.0), torch.tensor([0, 2, 5])
+    number_V = number_of_V(fixed_W, 20)
+    got = extend(batch_of([9, 5, 7]), head_VD, head_VD[fixed_W], number_V, bias_V, bias_V[fixed_W])
+    assert got.bias_W.tolist() == [100, 102, 105, 107, 109]
+    assert extend(batch_of([9, 5, 7]), head_VD, head_VD[fixed_W], number_V).bias_W is None
+
+
 def test_a_batch_without_extra_tokens_leaves_it_as_it_is():
     head_VD = torch.arange(20.0)[:, None]
     for fixed_W in (torch.tensor([0, 2, 5]), None):

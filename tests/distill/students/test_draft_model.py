@@ -11,7 +11,10 @@ from falcon_cli.drafters.rivals.sps import SpeculativeSampling
 from falcon_cli.errors import FalconError
 from falcon_cli.recipe.distill import DraftModelRecipe
 from falcon_cli.recipe.schema import TargetRecipe
+from falcon_cli.studies.families import built
+from falcon_cli.target.guard.shrink import made_twin
 from falcon_cli.target.load import load_target
+from falcon_cli.target.outline import layer_list
 from falcon_cli.tree.shape import TreeShape
 from falcon_cli.tree.store import StoredTree
 
@@ -81,3 +84,22 @@ def test_what_is_written_is_an_ordinary_model_and_drafts(setup, chat_target, tmp
     assert ids == complete(target, SpeculativeSampling(loaded.model, 48, drafter.options), prompt, Stop((), 12)).ids
     assert setup.student.usage(tmp_path) == f"--method sps --draft-model {tmp_path}"
     assert "Layers [0] of the target" in (tmp_path / "small" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("family", ["gpt2", "bloom", "opt", "mixtral", "gemma3_text", "gpt_neo"])
+def test_layers_are_cut_whatever_their_class_calls_them(family):
+    model = made_twin(built(family))[0]
+    short = shortened(model, (-1,))
+    assert len(layer_list(short)) == short.config.num_hidden_layers == 1
+    wanted = layer_list(model)[-1].state_dict()
+    assert all(torch.equal(value, wanted[name]) for name, value in layer_list(short)[0].state_dict().items())
+    assert short(torch.arange(5)[None]).logits.isfinite().all()
+
+
+def test_a_layer_that_would_become_another_is_refused():
+    """DeepSeek's first layer has one MLP, the later ones have experts."""
+    model = made_twin(built("deepseek_v3"))[0]
+    assert len(layer_list(shortened(model, (0,)))) == 1
+    refused = r"layers \[1\] cannot be cut from a DeepseekV3ForCausalLM \(its class makes another layer of it: .*: name"
+    with pytest.raises(FalconError, match=refused):
+        shortened(model, (1,))

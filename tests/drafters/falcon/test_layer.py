@@ -2,9 +2,13 @@
 
 import pytest
 import torch
-from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRotaryEmbedding
 
-from falcon_cli.drafters.falcon.layer import DecoderLayer
+from falcon_cli.drafters.falcon.layer import DecoderLayer, layer_for
+from falcon_cli.studies.families import built
+from falcon_cli.target.guard.shrink import made_twin
+from falcon_cli.target.model import TargetModel
+from falcon_cli.target.outline import TargetOutline
 
 
 def test_from_one_tensor_it_is_the_target_s_layer(family, tiny_model):
@@ -49,3 +53,26 @@ def test_copied_outputs_are_made_smaller(tiny_model, factor):
     assert torch.equal(layer.mlp.down_proj.weight, factor * theirs.mlp.down_proj.weight)
     assert torch.equal(layer.mlp.up_proj.weight, theirs.mlp.up_proj.weight)
     assert isinstance(decoder.rotary_emb, LlamaRotaryEmbedding)
+
+
+@pytest.mark.parametrize("family", ["gemma2", "cohere", "mixtral", "deepseek_v3", "gpt2", "gpt_oss", "phi", "bloom"])
+def test_of_any_other_target_it_is_llama_s_of_its_sizes(family):
+    target = TargetModel(made_twin(built(family))[0], branches=family == "bloom")
+    layer, rotary = layer_for(target.outline)
+    assert layer.family is LlamaDecoderLayer
+    assert isinstance(rotary, LlamaRotaryEmbedding)
+    heads = target.config.num_attention_heads
+    groups, size = layer.kv_shape
+    assert layer.self_attn.q_proj.weight.shape == (heads * size, 32)
+    assert layer.self_attn.k_proj.weight.shape == (groups * size, 32)
+    assert heads % groups == 0
+    assert layer.mlp.up_proj.weight.shape == (target.outline.mlp_size, 32)
+    assert layer.self_attn.config.hidden_act == "silu"
+
+
+def test_of_a_llama_like_target_it_is_its_own(tiny_model):
+    decoder = tiny_model("qwen3").get_decoder()
+    layer, rotary = layer_for(TargetOutline.of_decoder(decoder))
+    assert layer.family is type(decoder.layers[0])
+    assert rotary is decoder.rotary_emb
+    assert hasattr(layer.self_attn, "q_norm")

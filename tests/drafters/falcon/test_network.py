@@ -4,9 +4,18 @@ import torch
 from falcon_cli.drafters.falcon.blocks import Blocks
 from falcon_cli.drafters.falcon.network import DrafterNetwork
 from falcon_cli.recipe.distill import NetworkRecipe
+from falcon_cli.studies.families import built
+from falcon_cli.target.guard.shrink import made_twin
+from falcon_cli.target.model import TargetModel
+from falcon_cli.target.outline import TargetOutline
 
 MIXERS = ("time", "position", "linear")
 LENGTH, HIDDEN = 9, 32
+
+
+@pytest.fixture
+def outline(decoder):
+    return TargetOutline.of_decoder(decoder)
 
 
 @pytest.fixture(scope="module")
@@ -39,10 +48,10 @@ def test_an_output_depends_on_its_block_and_all_before_and_on_nothing_after(
         assert moved_L.tolist() == [other // 3 >= place // 3 for other in range(LENGTH)]
 
 
-def test_initialised_from_the_target_it_passes_true_features_through(decoder, tiny_model):
+def test_initialised_from_the_target_it_passes_true_features_through(decoder, outline):
     """Features are of unit size times the final norm's weight; so is the output, from the start."""
-    network = DrafterNetwork(NetworkRecipe(k=2, mixer="linear"), decoder)
-    network.initialise(decoder, torch.Generator().manual_seed(0))
+    network = DrafterNetwork(NetworkRecipe(k=2, mixer="linear"), outline)
+    network.initialise(outline, torch.Generator().manual_seed(0))
     network = network.double()
     with torch.no_grad():
         features_BLD = decoder(torch.arange(LENGTH)[None]).last_hidden_state
@@ -114,9 +123,9 @@ def test_a_targets_sliding_window_is_left_out(tiny_network, tiny_model, inputs):
     assert tiny_model("mistral-window").config.sliding_window == 7
 
 
-def test_chained_slots_read_the_token_before_theirs_and_first_slots_do_not(decoder, inputs):
-    network = DrafterNetwork(NetworkRecipe(k=2, mixer="linear"), decoder)
-    network.initialise(decoder, torch.Generator().manual_seed(0))
+def test_chained_slots_read_the_token_before_theirs_and_first_slots_do_not(outline, inputs):
+    network = DrafterNetwork(NetworkRecipe(k=2, mixer="linear"), outline)
+    network.initialise(outline, torch.Generator().manual_seed(0))
     for parameter in network.chain.parameters():
         parameter.data += 0.3
     network = network.double()
@@ -127,10 +136,10 @@ def test_chained_slots_read_the_token_before_theirs_and_first_slots_do_not(decod
 
 
 @pytest.mark.parametrize(("form", "moved"), [({"start": "own"}, False), ({"start": "block"}, True)])
-def test_outputs_start_from_the_newest_input_of_their_block(decoder, inputs, form, moved):
+def test_outputs_start_from_the_newest_input_of_their_block(decoder, outline, inputs, form, moved):
     """With the layer silenced, an output is what it starts from."""
-    network = DrafterNetwork(NetworkRecipe(k=2, mixer="linear", chained=False, **form), decoder)
-    network.initialise(decoder, torch.Generator().manual_seed(0))
+    network = DrafterNetwork(NetworkRecipe(k=2, mixer="linear", chained=False, **form), outline)
+    network.initialise(outline, torch.Generator().manual_seed(0))
     network.layer.copy(decoder.layers[-1], 0.0)
     network = network.double()
     changed = inputs.clone()
@@ -145,3 +154,29 @@ def test_wanted_outputs_are_those_of_the_whole(decoder, inputs, tiny_network):
     wanted_BL = torch.arange(LENGTH)[None] % 2 == 0
     whole = network(*inputs, mask(3), inputs[1])
     torch.testing.assert_close(network(*inputs, mask(3), inputs[1], wanted_BL), whole[wanted_BL])
+
+
+@pytest.mark.parametrize("family", ["gemma2", "olmo", "phi", "gpt2"])
+def test_of_any_target_it_passes_true_features_through(family):
+    """The final norm is undone by what it does, and done again: 1 + weight, no weight, a weight and a bias."""
+    target = TargetModel(made_twin(built(family))[0].float())
+    network = DrafterNetwork(NetworkRecipe(k=1, mixer="linear", chained=False), target.outline)
+    network.initialise(target.outline, torch.Generator().manual_seed(0))
+    for silent in (network.mixer, network.own, network.layer.self_attn.o_proj, network.layer.mlp.down_proj):
+        torch.nn.init.zeros_(silent.weight)
+    features_BLD = target.prefill(torch.tensor([5, 9, 40, 41])).features_TD[None]
+    blocks = Blocks.of_texts(torch.tensor([4]), 4, 1)
+    with torch.no_grad():
+        out_BLD = network(torch.randn_like(features_BLD), features_BLD, blocks, torch.randn_like(features_BLD))
+    torch.testing.assert_close(out_BLD, features_BLD, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("family", "divided_by"), [("gemma", lambda norm: 1 + norm.weight), ("olmo", lambda norm: 1.0)]
+)
+def test_features_are_divided_by_what_the_norm_multiplies_by(family, divided_by):
+    twin = made_twin(built(family))[0].float()
+    target = TargetModel(twin)
+    network = DrafterNetwork(NetworkRecipe(k=1), target.outline)
+    network.initialise(target.outline, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(network.scale_D, divided_by(twin.model.norm) * torch.ones(32))

@@ -5,11 +5,15 @@ import torch
 
 from falcon_cli.attention.backend import implementation
 from falcon_cli.attention.view import View
+from falcon_cli.drafters.falcon.network import DrafterNetwork
 from falcon_cli.drafters.falcon.pass_runner import NativePassRunner, TorchPassRunner, make_runner
 from falcon_cli.kv_cache import StaticCache
 from falcon_cli.native.build import load_kernels
 from falcon_cli.native.layer import NativeLinear
 from falcon_cli.native.swap import swap_model
+from falcon_cli.recipe.distill import NetworkRecipe
+from falcon_cli.studies.families import built
+from falcon_cli.target.guard.shrink import made_twin
 from falcon_cli.target.model import TargetModel
 
 CPU = torch.device("cpu")
@@ -76,3 +80,12 @@ def test_other_targets_lend_their_attention(tiny_model, tiny_network):
     native = make_runner(tiny_network(model.get_decoder(), k=2), target)
     assert isinstance(native, TorchPassRunner)
     assert native.network.layer.self_attn.config._attn_implementation == target.attention
+
+
+def test_where_the_target_reads_by_its_own_attention_the_drafter_does_not():
+    """It drafts trees even for a target whose drafts are read branch by branch."""
+    target = TargetModel(made_twin(built("bloom"))[0].float(), branches=True)
+    network = DrafterNetwork(NetworkRecipe(k=2, mixer="linear"), target.outline)
+    make_runner(network, target)
+    assert target.attention != implementation("sdpa")
+    assert network.layer.self_attn.config._attn_implementation == implementation("sdpa")

@@ -8,6 +8,8 @@ from falcon_cli.drafters.falcon.dynamic import DynamicFalcon
 from falcon_cli.drafters.rivals.medusa import Medusa, MedusaNetwork
 from falcon_cli.errors import FalconError
 from falcon_cli.recipe.distill import MedusaRecipe
+from falcon_cli.studies.families import built
+from falcon_cli.target.guard.shrink import made_twin
 from falcon_cli.target.model import TargetModel
 from falcon_cli.tree.shape import TreeShape
 
@@ -62,11 +64,20 @@ def test_it_runs_one_pass_whatever_is_wanted(target, tiny_heads):
 
 
 def test_new_heads_say_what_the_lm_head_says(target):
-    network = MedusaNetwork(MedusaRecipe(k=2), target.decoder)
-    network.initialise(target.decoder)
+    network = MedusaNetwork(MedusaRecipe(k=2), target.outline)
+    network.initialise(target.outline)
     features_LD = target.prefill(torch.tensor([5, 6, 7, 8])).features_TD.float()  # as the final norm leaves them
     expected = features_LD[:, None].expand(4, 2, 32)
     torch.testing.assert_close(network(features_LD), expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["gemma2", "olmo", "phi", "gpt2"])
+def test_new_heads_of_any_target_say_what_its_lm_head_says(family):
+    target = TargetModel(made_twin(built(family))[0].float())
+    network = MedusaNetwork(MedusaRecipe(k=2), target.outline)
+    network.initialise(target.outline)
+    features_LD = target.prefill(torch.tensor([5, 6, 7, 8])).features_TD
+    torch.testing.assert_close(network(features_LD)[:, 1], features_LD, rtol=1e-2, atol=1e-2)
 
 
 def test_another_tree_shares_the_weights(target, tiny_heads):

@@ -6,6 +6,9 @@ import torch
 from falcon_cli.drafters.shared.head import NativeHead, TorchHead, head_of
 from falcon_cli.native.build import load_kernels
 from falcon_cli.native.swap import swap_model
+from falcon_cli.studies.families import built
+from falcon_cli.target.forward.logits import PLAIN, LogitForm
+from falcon_cli.target.guard.shrink import made_twin
 from falcon_cli.target.model import TargetModel
 
 HEAD_VD = torch.randn(90, 32, generator=torch.Generator().manual_seed(9))
@@ -112,3 +115,48 @@ def test_the_head_is_the_target_s_on_what_may_be_drafted(tiny_model, some):
     assert isinstance(native, NativeHead)
     assert torch.equal(plain.best(rows, 1)[:, 0], expected)
     assert torch.equal(native.best(rows, 1)[:, 0], expected)
+
+
+BIAS_V = 3 * torch.randn(90, generator=torch.Generator().manual_seed(4))
+
+
+def biased(vocabulary_W=FIXED_W, form=PLAIN):
+    """The same biased LM head twice."""
+    return (
+        TorchHead(HEAD_VD, vocabulary_W, torch.float32, 8, bias_V=BIAS_V, form=form),
+        NativeHead(HEAD_VD, vocabulary_W, torch.float32, 8, "fp32", bias_V=BIAS_V, form=form),
+    )
+
+
+@pytest.mark.parametrize("place", [0, 1])
+@pytest.mark.parametrize("vocabulary_W", [None, FIXED_W])
+def test_biases_count_and_come_with_the_words_of_a_text(place, vocabulary_W):
+    head, rows = biased(vocabulary_W)[place], rows_of(60)
+    head.reset([1, 2, 40])
+    allowed = torch.arange(90) if vocabulary_W is None else torch.tensor(sorted({*FIXED_W.tolist(), 1, 2, 40}))
+    logits = rows @ HEAD_VD[allowed].T + BIAS_V[allowed]
+    assert torch.equal(head.best(rows, 5), allowed[logits.topk(5).indices])
+    log_odds, ids = head.likely(rows, 5)
+    assert torch.equal(ids, head.best(rows, 5))
+    torch.testing.assert_close(log_odds, logits.log_softmax(-1).topk(5).values)
+    assert not torch.equal(head.best(rows, 5), heads(vocabulary_W)[place].best(rows, 5))
+
+
+@pytest.mark.parametrize("place", [0, 1])
+@pytest.mark.parametrize("form", [LogitForm(0.125), LogitForm(cap=2.0), LogitForm(2.0, 5.0)])
+def test_log_probabilities_are_those_of_scaled_and_capped_logits(place, form):
+    head, rows = biased(None, form)[place], rows_of(9)
+    log_odds, _ = head.likely(rows, 4)
+    expected = form(rows @ HEAD_VD.T + BIAS_V).log_softmax(-1)
+    torch.testing.assert_close(log_odds, expected.topk(4).values)
+
+
+@pytest.mark.parametrize("family", ["phi", "gemma2", "granite"])
+def test_a_target_s_bias_and_form_are_taken(family):
+    twin, _ = made_twin(built(family))
+    target = TargetModel(twin.float())
+    features_TD = target.prefill(torch.tensor([5, 9, 40])).features_TD
+    log_odds, ids = head_of(target, None, torch.float32).likely(features_TD, 3)
+    expected = target.logits(features_TD).log_softmax(-1).topk(3)
+    torch.testing.assert_close(log_odds, expected.values)
+    assert torch.equal(ids, expected.indices)

@@ -7,7 +7,7 @@ from falcon_cli.attention.backend import implementation
 from falcon_cli.attention.view import View
 from falcon_cli.kv_cache import LayerCache
 from falcon_cli.studies.families import built
-from falcon_cli.target.forward.own import CausalForward
+from falcon_cli.target.forward.own import CausalForward, HeadInput
 from falcon_cli.target.guard.shrink import made_twin
 
 TOKENS = torch.tensor([5, 9, 40, 41, 3, 9, 9, 17, 60])
@@ -109,3 +109,50 @@ def test_a_model_is_told_only_what_it_takes():
     cache = LayerCache(64)
     logits_TV, features_TD = read(CausalForward(Bare()), torch.tensor([1, 2, 3]), cache, last=True)
     assert (logits_TV.shape, features_TD.shape) == ((1, 8), (3, 4))
+
+
+@pytest.mark.parametrize(
+    ("family", "made_by", "factor"),
+    [("llama", "norm", 1.0), ("gpt2", "ln_f", 1.0), ("minicpm3", "norm", 8.0), ("roberta", "layer_norm", 1.0)],
+)
+def test_a_look_tells_what_the_head_reads(family, made_by, factor):
+    twin, _ = made_twin(built(family))
+    forward = CausalForward(twin)
+    with torch.no_grad():
+        seen = forward.look(TOKENS[:2], LayerCache(64))
+    name = next(name for name, module in twin.named_modules() if module is seen.module)
+    assert name.split(".")[-1] == made_by
+    assert seen.factor == pytest.approx(factor)
+    assert forward.by_head == (family in ("minicpm3", "roberta"))
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "minicpm3", "roberta"])
+def test_features_of_padded_texts_are_those_of_each(family):
+    twin, _ = made_twin(built(family))
+    forward = CausalForward(twin)
+    with torch.no_grad():
+        forward.look(TOKENS[:2], LayerCache(64))
+        padded_BL = torch.stack([TOKENS, torch.cat([TOKENS[4:], torch.zeros(4, dtype=torch.long)])])
+        features_BLD = forward.features(padded_BL, use_cache=False)
+        logits_BLV = twin.get_output_embeddings()(features_BLD)
+        torch.testing.assert_close(logits_BLV[0], forward.own_logits(TOKENS), **CLOSE)
+        torch.testing.assert_close(logits_BLV[1, :5], forward.own_logits(TOKENS[4:]), **CLOSE)
+
+
+def test_a_head_that_is_no_module_of_its_own_is_told():
+    twin, _ = made_twin(built("llama"))
+    forward, head = CausalForward(twin), twin.get_output_embeddings()
+    twin.lm_head = torch.nn.Linear(32, 64, bias=False).double()
+    twin.get_output_embeddings = lambda: head
+    with torch.no_grad():
+        assert forward.look(TOKENS[:2], LayerCache(64)) == HeadInput()
+
+
+def test_outputs_of_our_choice_take_the_head_s_place():
+    twin, _ = made_twin(built("gemma2"))
+    forward, ours = CausalForward(twin), torch.full((1, 64), 1e6)
+    with torch.no_grad():
+        outputs, logits = forward.behind_head(TOKENS[:2], LayerCache(64), None, ours)
+    assert torch.equal(outputs[2:], ours.double())
+    assert logits[2].tolist() == [30.0] * 64
+    torch.testing.assert_close(logits[:2], forward.own_logits(TOKENS[:2]), **CLOSE)
