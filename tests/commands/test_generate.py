@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 
@@ -52,6 +53,29 @@ def test_jsonl_keeps_the_order_and_passes_fields_through(generate):
     assert outcome.code == 0
     assert [{key: answer[key] for key in question} for question, answer in zip(asked, answered, strict=True)] == asked
     assert all(answer["text"] is not None and answer["token_ids"] for answer in answered)
+
+
+def test_json_is_json_where_stdout_is_ascii(chat_target):
+    done = subprocess.run(
+        [sys.executable, "-m", "falcon_cli", "generate", "--jsonl", "--target", chat_target, "--max-new-tokens", "2"],
+        input=lines({"prompt": "the end", "mark": "\U0001f600"}),
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["mark"] == "\U0001f600"
+
+
+def test_half_a_character_in_a_passed_field_comes_out_as_it_came(generate):
+    outcome = generate("--jsonl", stdin='{"prompt": "the end", "mark": "\\ud83d"}\n')
+    assert (outcome.code, outcome.document["mark"]) == (0, "\ud83d")
+
+
+def test_a_number_that_json_has_not_is_refused_with_its_line(generate):
+    outcome = generate("--jsonl", stdin='\n{"prompt": "the end", "score": NaN}\n')
+    assert outcome.code == 1
+    assert outcome.complaint.startswith("stdin:2: NaN is no finite number")
 
 
 def test_jsonl_from_a_file(generate, tmp_path):
