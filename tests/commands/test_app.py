@@ -44,6 +44,24 @@ def test_wrong_usage_is_one_line_that_points_to_the_help(falcon, words, part):
     assert outcome.complaint.endswith("--help")
 
 
+@pytest.mark.parametrize("prompt", ["- list three colours", "-what?", "--what is it", "-hello there", "-10 + 3 ="])
+def test_a_prompt_with_a_dash_is_told_of_the_two_dashes(falcon, prompt):
+    complaint = falcon("generate", "--json", prompt).complaint
+    assert (
+        f'put -- before a prompt that begins with a dash, after the options: falcon generate -- "{prompt}"' in complaint
+    )
+
+
+def test_two_dashes_let_a_prompt_begin_with_a_dash(falcon, chat_target):
+    outcome = falcon("generate", "--target", chat_target, "--max-new-tokens", 1, "--json", "--", "-what?")
+    assert outcome.code == 0, outcome.err
+
+
+@pytest.mark.parametrize("words", [["generate", "--metod"], ["generate", "-n", "5"], ["bench", "-what?"]])
+def test_a_slip_of_an_option_is_not_taken_for_a_prompt(falcon, words):
+    assert "put -- before" not in falcon(*words).complaint
+
+
 def raising(problem):
     def run(words):
         raise problem
