@@ -6,16 +6,18 @@ from typing import TypeVar
 
 from accelerate import Accelerator
 
-from falcon_cli.console import duration, progress, say
+from falcon_cli.console import duration, progress, say, warn
 from falcon_cli.distill.corpus.answers import greedy_answers, read_answers, target_answers
 from falcon_cli.distill.corpus.contamination import BenchPrompts
-from falcon_cli.distill.corpus.reader import CorpusReader
+from falcon_cli.distill.corpus.reader import CorpusPrompt, CorpusReader
+from falcon_cli.distill.corpus.sample import Sample
 from falcon_cli.distill.corpus.split import Corpus, split
 from falcon_cli.distill.folder import DistillFolder
+from falcon_cli.errors import FalconError
 from falcon_cli.recipe.distill import DistillRecipe
 from falcon_cli.target.load import LoadedTarget
 
-T = TypeVar("T")
+T = TypeVar("T", Sample, CorpusPrompt)
 
 _TRIAL_TOKENS = 8
 
@@ -30,11 +32,11 @@ def prepare(
     """
     reader = CorpusReader(recipe.corpus, target.tokenizer, target.stop_ids, BenchPrompts.of(recipe.corpus.exclude))
     if recipe.answers == "dataset" or folder is None:
-        corpus = split(_counted(reader.texts(), recipe), recipe.corpus, reader.counts)
+        corpus = split(_counted(reader.texts(), recipe, target), recipe.corpus, reader.counts)
         if recipe.answers == "target":
             _estimate_answers(recipe, target, corpus)
     else:
-        prompts = _counted(reader.prompts(), recipe)
+        prompts = _counted(reader.prompts(), recipe, target)
         world, rank = accelerator.num_processes, accelerator.process_index
         target_answers(target, prompts, recipe.generation, folder.answers, rank, world)
         accelerator.wait_for_everyone()
@@ -44,13 +46,19 @@ def prepare(
     return corpus
 
 
-def _counted(texts: Iterator[T], recipe: DistillRecipe) -> list[T]:
-    """All texts, read with a progress bar."""
-    read = []
+def _counted(texts: Iterator[T], recipe: DistillRecipe, target: LoadedTarget) -> list[T]:
+    """All texts that the target can read, with a progress bar; those with tokens of no embedding are told of."""
+    read, refused, why = [], 0, ""
     with progress("reading dialogues", recipe.corpus.limit, "texts") as bar:
         for text in texts:
-            read.append(text)
             bar.advance()
+            try:
+                target.check_ids(text.tokens)
+                read.append(text)
+            except FalconError as error:
+                refused, why = refused + 1, str(error)
+    if refused:
+        warn(f"{refused} texts left out: {why}")
     return read
 
 

@@ -65,7 +65,8 @@ class Generator:
         """Answer requests one by one, in order.
 
         Raises:
-            FalconError: A prompt does not fit the context; raised before that prompt is read.
+            FalconError: A prompt does not fit the context or has tokens that the model cannot read; raised before it
+                is read.
         """
         for request in requests:
             answer = self._answer(request, listen)
@@ -76,6 +77,7 @@ class Generator:
     def _answer(self, request: Request, listen: Listener) -> Answer:
         recipe, tokenizer = self.recipe, self.target.tokenizer
         prompt = prompt_ids(request, recipe, tokenizer)
+        self.target.check_ids(prompt)
         self.target.model.check_room(len(prompt), recipe.max_new_tokens)
         stop = Stop(self.target.stop_ids, recipe.max_new_tokens, recipe.stop, tokenizer.decode)
         stream, completion, said = TextStream(tokenizer, recipe.stop), Completion(len(prompt)), []

@@ -1,6 +1,7 @@
 """A reference becomes a target: weights, tokenizer and stop tokens."""
 
 import gc
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,20 @@ class LoadedTarget:
     """fp32, bf16 or fp16."""
     reference: Reference | None = None
     """What transformers' own generate says to one prompt; None where nobody asked."""
+
+    def check_ids(self, ids: Iterable[int]) -> None:
+        """Refuse a token that the tokenizer has and the model cannot read.
+
+        Raises:
+            FalconError: The embedding has no row of that id; names the token.
+        """
+        rows = self.model.embedding_rows
+        highest = max(ids, default=0)
+        if highest >= rows:
+            token = self.tokenizer.convert_ids_to_tokens(highest)
+            raise FalconError(
+                f"the model cannot read the token {token} (id {highest}): its embedding has {rows} rows; leave it out"
+            )
 
 
 def pick_device(wanted: str) -> torch.device:

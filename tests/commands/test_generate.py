@@ -78,6 +78,12 @@ def test_a_number_that_json_has_not_is_refused_with_its_line(generate):
     assert outcome.complaint.startswith("stdin:2: NaN is no finite number")
 
 
+def test_a_token_without_a_row_is_named(falcon, far_target):
+    for words in (["--method", "ar"], ["--check"]):
+        complaint = falcon("generate", "--target", far_target, "the <|far|> end", *words).complaint
+        assert "cannot read the token <|far|> (id 263): its embedding has 263 rows" in complaint
+
+
 def test_jsonl_from_a_file(generate, tmp_path):
     path = tmp_path / "asked.jsonl"
     path.write_text(lines({"prompt": "the end"}))

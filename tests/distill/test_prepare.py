@@ -1,5 +1,6 @@
 """The texts of a recipe, with the corpus' answers or the target's."""
 
+import copy
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -48,6 +49,18 @@ def test_the_target_s_answers_are_made_and_kept(inputs):
     again = prepare(recipe, target, folder, Accelerator(cpu=True))
     assert again.train == corpus.train
     assert folder.answers.read_bytes() == before
+
+
+@pytest.mark.parametrize("answers", ["dataset", "target"])
+def test_texts_with_a_token_without_a_row_are_left_out_and_told_of(inputs, answers, capsys):
+    recipe, target, folder = inputs
+    tokenizer = copy.deepcopy(target.tokenizer)
+    tokenizer.add_tokens(["Count to 3"], special_tokens=True)
+    corpus = prepare(
+        replace(recipe, answers=answers), replace(target, tokenizer=tokenizer), folder, Accelerator(cpu=True)
+    )
+    assert len(corpus.train + corpus.held_out) == 5
+    assert "1 texts left out: the model cannot read the token Count to 3 (id 263)" in capsys.readouterr().err
 
 
 def test_a_dry_run_estimates_the_answers_and_makes_none(inputs, capsys):

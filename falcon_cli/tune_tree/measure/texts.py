@@ -52,7 +52,11 @@ def prompts_of(recipe: TuneTreeRecipe, target: LoadedTarget) -> list[Calibration
     for question in questions:
         ids = _ids(question, target, recipe.template)
         room = target.model.context_limit - recipe.max_new_tokens
-        if len(ids) <= min(recipe.max_prompt_tokens, room) and _is_plain(question.turns[0]):
+        if (
+            max(ids) < target.model.embedding_rows
+            and len(ids) <= min(recipe.max_prompt_tokens, room)
+            and _is_plain(question.turns[0])
+        ):
             prompts.append(CalibrationPrompt(question.id, tuple(ids)))
         if len(prompts) == wanted:
             return prompts
