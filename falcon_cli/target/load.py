@@ -11,15 +11,16 @@ import torch
 from falcon_cli.attention.backend import pick_backend
 from falcon_cli.console import say
 from falcon_cli.decode.verify import pick
-from falcon_cli.errors import FalconError, UsageError, first_line
+from falcon_cli.errors import FalconError, UsageError
 from falcon_cli.native.build import NoKernelsError, load_kernels
 from falcon_cli.native.packed_matrix import WeightFormat
 from falcon_cli.native.swap import swap_model
 from falcon_cli.recipe.schema import TargetRecipe
-from falcon_cli.sources import resolve_target
+from falcon_cli.sources import is_gguf, resolve_target
 from falcon_cli.target.adapter import with_adapter
 from falcon_cli.target.gguf import converted, tokenizer_class, whole
 from falcon_cli.target.guard.check import KernelsError, check_reading
+from falcon_cli.target.hub import why_not_loaded
 from falcon_cli.target.model import TargetModel
 from falcon_cli.target.quantised import StoredForm, stored_form
 from falcon_cli.target.reference.ask import PromptOf, Reference, ask
@@ -130,13 +131,13 @@ def load_tokenizer(recipe: TargetRecipe) -> Any:
     try:
         return tokenizer_class(where).from_pretrained(where, **_fetching(recipe))
     except Exception as error:  # a broken file, an unreachable hub: one line for all of them
-        raise FalconError(_why_not_loaded(where, error, "a tokenizer")) from error
+        raise FalconError(why_not_loaded(where, error, "a tokenizer")) from error
 
 
 def _place(recipe: TargetRecipe) -> str:
     """What transformers is to load from: a folder, or a hub id."""
     where = resolve_target(recipe.model)
-    return str(converted(where) if isinstance(where, Path) and where.suffix == ".gguf" else where)
+    return str(converted(where) if isinstance(where, Path) and is_gguf(where) else where)
 
 
 def _fetching(recipe: TargetRecipe) -> dict[str, Any]:
@@ -203,16 +204,5 @@ def _from_transformers(where: str, recipe: TargetRecipe, dtype: torch.dtype, for
         )
         model = form.settled(whole(*loaded), loaded[1], dtype)
     except Exception as error:  # a broken file, an unknown architecture, an unreachable hub: one line for all of them
-        raise FalconError(_why_not_loaded(where, error, "a causal LM with safetensors weights")) from error
+        raise FalconError(why_not_loaded(where, error, "a causal LM with safetensors weights")) from error
     return model, tokenizer
-
-
-def _why_not_loaded(where: str, error: Exception, what: str) -> str:
-    reason = first_line(error)
-    if Path(where).exists():
-        return f"{where}: cannot be loaded as {what} ({reason})"
-    if "connect" in str(error).lower() or "offline" in str(error).lower():
-        return (
-            f"{where}: the model hub cannot be reached and it is not in the local cache; give a local folder or .gguf"
-        )
-    return f"{where}: cannot be loaded from the model hub ({reason})"
