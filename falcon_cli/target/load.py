@@ -22,6 +22,7 @@ from falcon_cli.target.gguf import converted, tokenizer_class, whole
 from falcon_cli.target.guard.check import KernelsError, check_reading
 from falcon_cli.target.hub import why_not_loaded
 from falcon_cli.target.model import TargetModel
+from falcon_cli.target.pickled import with_safetensors
 from falcon_cli.target.quantised import StoredForm, stored_form
 from falcon_cli.target.reference.ask import PromptOf, Reference, ask
 from falcon_cli.target.reference.plain import tell_penalties
@@ -197,10 +198,11 @@ def _from_transformers(where: str, recipe: TargetRecipe, dtype: torch.dtype, for
 
     logging.disable_progress_bar()
     common = _fetching(recipe)
+    weights = with_safetensors(where, recipe.revision)
     try:
         tokenizer = tokenizer_class(where).from_pretrained(where, **common)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            where, dtype=dtype, use_safetensors=True, output_loading_info=True, **form.options, **common
+            weights, dtype=dtype, use_safetensors=True, output_loading_info=True, **form.options, **common
         )
         model = form.settled(whole(*loaded), loaded[1], dtype)
     except Exception as error:  # a broken file, an unknown architecture, an unreachable hub: one line for all of them

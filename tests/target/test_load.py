@@ -127,15 +127,6 @@ def test_broken_descriptions_are_one_line(saved_model, name, text):
     assert "\n" not in str(error.value)
 
 
-def test_pickled_weights_are_never_read(saved_model):
-    from safetensors.torch import load_file
-
-    torch.save(load_file(saved_model / "model.safetensors"), saved_model / "pytorch_model.bin")
-    (saved_model / "model.safetensors").unlink()
-    with pytest.raises(FalconError, match="cannot be loaded as a causal LM"):
-        load_target(recipe(saved_model))
-
-
 def test_an_empty_folder_is_no_model(tmp_path):
     with pytest.raises(FalconError, match="cannot be loaded as a causal LM") as error:
         load_target(recipe(tmp_path))
