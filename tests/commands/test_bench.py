@@ -192,16 +192,6 @@ def test_ctrl_c_keeps_finished_questions_and_resume_goes_on(bench, tmp_path, mon
     assert ids_of(out) == ids_of(tmp_path / "whole")
 
 
-def test_a_question_with_a_token_without_a_row_is_named_or_skipped(falcon, far_target, questions):
-    asked = questions.read_text()
-    questions.write_text(json.dumps({"question_id": 6, "turns": ["the <|far|> end"]}) + "\n" + asked)
-    words = ["bench", "--target", far_target, "--dataset", questions, "--method", "pld", "--max-new-tokens", 4]
-    assert "question 6: the model cannot read the token <|far|> (id 263)" in falcon(*words).complaint
-    outcome = falcon(*words, "--keep-going", "--json")
-    assert (outcome.code, outcome.document["prompts"]) == (0, 3)
-    assert "a token that the model's embedding has not" in outcome.document["reference"]["reason"]
-
-
 def test_a_real_sigint(chat_target, falcon, tmp_path):
     asked, out = tmp_path / "many.jsonl", tmp_path / "run"
     asked.write_text("".join(json.dumps({"prompt": f"question {number}"}) + "\n" for number in range(24)))

@@ -84,6 +84,16 @@ def test_a_token_without_a_row_is_named(falcon, far_target):
         assert "cannot read the token <|far|> (id 263): its embedding has 263 rows" in complaint
 
 
+def test_a_token_without_a_row_is_named_or_its_question_skipped_in_bench(falcon, far_target, questions):
+    asked = questions.read_text()
+    questions.write_text(json.dumps({"question_id": 6, "turns": ["the <|far|> end"]}) + "\n" + asked)
+    words = ["bench", "--target", far_target, "--dataset", questions, "--method", "pld", "--max-new-tokens", 4]
+    assert "question 6: the model cannot read the token <|far|> (id 263)" in falcon(*words).complaint
+    outcome = falcon(*words, "--keep-going", "--json")
+    assert (outcome.code, outcome.document["prompts"]) == (0, 3)
+    assert "a token that the model's embedding has not" in outcome.document["reference"]["reason"]
+
+
 def test_jsonl_from_a_file(generate, tmp_path):
     path = tmp_path / "asked.jsonl"
     path.write_text(lines({"prompt": "the end"}))
