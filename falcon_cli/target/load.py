@@ -15,6 +15,7 @@ from falcon_cli.errors import FalconError, UsageError
 from falcon_cli.native.build import NoKernelsError, load_kernels
 from falcon_cli.native.packed_matrix import WeightFormat
 from falcon_cli.native.swap import swap_model
+from falcon_cli.recipe.cores import usable_cores
 from falcon_cli.recipe.schema import TargetRecipe
 from falcon_cli.sources import is_gguf, resolve_target
 from falcon_cli.target.adapter import with_adapter
@@ -79,12 +80,12 @@ def pick_device(wanted: str) -> torch.device:
 
 
 def pick_dtype(wanted: str, device: torch.device) -> str:
-    """`auto` is fp32 on a CPU, bf16 on a GPU that has it, else fp16."""
+    """`auto` is fp32 on a CPU, bf16 on a GPU that computes in it, else fp16."""
     if wanted != "auto":
         return wanted
     if device.type == "cpu":
         return "fp32"
-    return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
 
 
 def load_target(recipe: TargetRecipe, prompt_of: PromptOf | None = None) -> LoadedTarget:
@@ -98,8 +99,9 @@ def load_target(recipe: TargetRecipe, prompt_of: PromptOf | None = None) -> Load
         FalconError: It cannot be found, read, or is no causal LM that our hooks fit; its weights or scores are not
             finite numbers.
     """
-    if recipe.threads is not None:
-        torch.set_num_threads(recipe.threads)
+    threads = recipe.threads or min(torch.get_num_threads(), usable_cores())
+    if threads != torch.get_num_threads():
+        torch.set_num_threads(threads)
     device = pick_device(recipe.device)
     dtype = pick_dtype(recipe.dtype, device)
     attention = pick_backend("sdpa" if recipe.compile else recipe.attention, device, DTYPES[dtype])
