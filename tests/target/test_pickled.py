@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from falcon_cli.errors import FalconError
 from falcon_cli.recipe.schema import TargetRecipe
 from falcon_cli.target import pickled
-from falcon_cli.target.load import load_target
+from falcon_cli.target.load import load_target, load_tokenizer
 from falcon_cli.target.pickled import with_safetensors
 
 PROMPT = torch.tensor([6, 7, 8])
@@ -251,3 +251,25 @@ def test_a_model_of_the_hub_is_fetched_without_what_is_no_weight(saved_model, hu
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     again, told = generated()
     assert (again, "converting" in told) == (ids, False)
+
+
+def test_a_tokenizer_that_is_a_sentencepiece_model_alone_is_read(saved_model):
+    """As LLaMA-2's and Vicuna's were published: tokenizer.model, and no tokenizer.json."""
+    import sentencepiece
+
+    (saved_model / "tokenizer.json").unlink()
+    (saved_model / "text").write_text("\n".join(f"word{number} is {number * 7} in the end" for number in range(99)))
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(saved_model / "text"),
+        model_prefix=str(saved_model / "tokenizer"),
+        vocab_size=300,
+        model_type="bpe",
+        byte_fallback=True,
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
+    described = {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    (saved_model / "tokenizer_config.json").write_text(json.dumps(described))
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(saved_model / "tokenizer.model"))
+    ids = load_tokenizer(TargetRecipe(str(saved_model)))("word5 in the end é").input_ids
+    assert ids == [1, *pieces.encode("word5 in the end é")]
