@@ -33,6 +33,14 @@ def test_sps_with_the_target_as_its_own_draft_model(generate, chat_target):
     assert document["stats"]["accepted_length"] > 2
 
 
+def test_sps_with_a_draft_model_that_has_not_all_added_tokens(falcon, chat_target, far_target):
+    for target, draft in ((chat_target, far_target), (far_target, chat_target)):
+        words = ["generate", "--target", target, "--max-new-tokens", 8, "--json", "the end"]
+        sps = falcon(*words, "--method", "sps:min_probability=0", "--draft-model", draft)
+        assert sps.document["token_ids"] == falcon(*words, "--method", "ar").document["token_ids"]
+        assert sps.document["stats"]["accepted_length"] > 2
+
+
 def test_the_prompt_comes_from_stdin_when_piped(generate):
     assert generate(stdin="the end").out == generate("the end").out
 
@@ -190,7 +198,11 @@ def test_a_draft_model_of_another_vocabulary(generate, chat_target, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
     for file in chat_target.iterdir():
-        (other / file.name).write_bytes(file.read_bytes().replace(b"<|im_start|>", b"<|im_begin|>"))
+        (other / file.name).write_bytes(file.read_bytes())
+    described = json.loads((other / "tokenizer.json").read_text())
+    vocabulary = described["model"]["vocab"]
+    vocabulary["x"], vocabulary["y"] = vocabulary["y"], vocabulary["x"]
+    (other / "tokenizer.json").write_text(json.dumps(described))
     outcome = generate("hi", "--method", "sps", "--draft-model", other)
     assert outcome.code == 1
     assert "has another vocabulary" in outcome.complaint

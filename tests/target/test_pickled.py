@@ -268,8 +268,8 @@ def test_a_tokenizer_that_is_a_sentencepiece_model_alone_is_read(saved_model):
         hard_vocab_limit=False,
         minloglevel=2,
     )
-    described = {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-    (saved_model / "tokenizer_config.json").write_text(json.dumps(described))
+    marks = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "add_bos_token": True}
+    (saved_model / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "LlamaTokenizer", **marks}))
     pieces = sentencepiece.SentencePieceProcessor(model_file=str(saved_model / "tokenizer.model"))
     ids = load_tokenizer(TargetRecipe(str(saved_model)))("word5 in the end é").input_ids
     assert ids == [1, *pieces.encode("word5 in the end é")]
