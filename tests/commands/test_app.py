@@ -91,6 +91,21 @@ def test_debug_anywhere_lets_the_traceback_through(falcon, monkeypatch):
         falcon("bench", "--limit", 1, "--debug")
 
 
+@pytest.mark.parametrize("command", ["generate", "bench", "distill", "tune-tree"])
+def test_the_help_needs_no_posix(command):
+    code = """
+import os, sys
+for name in ("resource", "fcntl", "pwd", "grp", "termios"):
+    sys.modules[name] = None
+for name in ("sched_getaffinity", "fork", "getuid"):
+    delattr(os, name)
+from falcon_cli.__main__ import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code, command, "--help"], capture_output=True, text=True)
+    assert (done.returncode, "Usage: " in done.stdout) == (0, True), done.stderr
+
+
 def test_it_runs_as_a_module():
     done = subprocess.run([sys.executable, "-m", "falcon_cli", "--version"], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, f"falcon {falcon_cli.__version__}\n", "")
