@@ -5,6 +5,8 @@ rich is imported only when something is drawn, so that `falcon --help` stays qui
 
 from __future__ import annotations
 
+import codecs
+import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -74,6 +76,25 @@ def emit(text: str, end: str = "\n") -> None:
     encoding = sys.stdout.encoding or "utf-8"
     sys.stdout.write((text + end).encode(encoding, "backslashreplace").decode(encoding))
     sys.stdout.flush()
+
+
+def emit_json(document: object) -> None:
+    """Write a JSON document to stdout, on one line.
+
+    It is pure ASCII where stdout's encoding is not UTF-8, and where a text holds half a character (a lone surrogate),
+    which no encoding has.
+
+    Raises:
+        ValueError: a number is not finite, which JSON cannot say.
+        BrokenPipeError: nobody reads stdout any more.
+    """
+    narrow = codecs.lookup(sys.stdout.encoding or "utf-8").name != "utf-8"
+    line = _json_line(document, ascii_only=narrow)
+    try:
+        line.encode()
+    except UnicodeEncodeError:
+        line = _json_line(document, ascii_only=True)
+    emit(line)
 
 
 def show(renderable: RenderableType) -> None:
@@ -174,6 +195,10 @@ def _label(text: str, colour: str) -> str:
 def _leads() -> bool:
     """Whether this is the first, or the only, process of a launch (torchrun, accelerate)."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def _json_line(document: object, ascii_only: bool) -> str:
+    return json.dumps(document, allow_nan=False, ensure_ascii=ascii_only, separators=(",", ":"))
 
 
 def _one_line(text: str) -> str:

@@ -1,4 +1,5 @@
 import io
+import json
 import subprocess
 import sys
 
@@ -80,6 +81,30 @@ def test_a_narrow_encoding_does_not_stop_a_result(monkeypatch):
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
     console.emit("é")
     assert raw.getvalue() == b"\\xe9\n"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-16", "utf-8", "utf8"])
+def test_json_is_json_in_any_encoding(monkeypatch, encoding):
+    raw, document = io.BytesIO(), {"text": "é \U0001f600", "n": [1, None]}
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding=encoding, newline="\n"))
+    console.emit_json(document)
+    line = raw.getvalue().decode(encoding)
+    assert json.loads(line) == document
+    assert line.count("\n") == 1
+    assert line.isascii() == (encoding not in ("utf-8", "utf8"))
+
+
+def test_json_with_half_a_character_is_json(monkeypatch):
+    raw, document = io.BytesIO(), {"é": "\ud83d", "\ude00": 1}
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="utf-8"))
+    console.emit_json(document)
+    assert json.loads(raw.getvalue()) == document
+    assert raw.getvalue().isascii()
+
+
+def test_json_has_no_infinite_number():
+    with pytest.raises(ValueError, match="JSON"):
+        console.emit_json({"rate": float("inf")})
 
 
 def test_stdout_is_terminal(monkeypatch):

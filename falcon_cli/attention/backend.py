@@ -24,17 +24,21 @@ from falcon_cli.spelling import did_you_mean
 Backend = Callable[[Tensor, Tensor, Tensor, Visibility, float, Tensor | None], Tensor]
 """(query, key, value, view, scale, the model's own mask) → output."""
 
+FLASH_CAPABILITY = (8, 0)
+"""CUDA compute capability from which on flash-attn runs."""
+
 BACKENDS: dict[str, Backend] = {"sdpa": sdpa, "flash": flash_hybrid, "flex": flex}
 
 
 def pick_backend(wanted: str, device: torch.device, dtype: torch.dtype) -> str:
-    """`auto` is flash on a GPU that has flash-attn and a dtype that it takes, else sdpa.
+    """`auto` is flash on a GPU that runs flash-attn and a dtype that it takes, else sdpa.
 
     Raises:
         UsageError: No such backend, or it cannot run here.
     """
     half = dtype in (torch.float16, torch.bfloat16)
     flash_attn = device.type == "cuda" and find_spec("flash_attn") is not None
+    flash_attn = flash_attn and torch.cuda.get_device_capability(device) >= FLASH_CAPABILITY
     if wanted == "auto":
         return "flash" if flash_attn and half else "sdpa"
     if wanted not in BACKENDS:
@@ -43,7 +47,8 @@ def pick_backend(wanted: str, device: torch.device, dtype: torch.dtype) -> str:
         )
     if wanted == "flash" and device.type == "cuda" and not (flash_attn and half):
         raise UsageError(
-            "attention flash needs the flash-attn package (falcon-cli[flash]) and fp16 or bf16; or use sdpa"
+            "attention flash needs the flash-attn package (falcon-cli[flash]), a GPU of compute capability 8.0 or "
+            "later, and fp16 or bf16; or use sdpa"
         )
     return wanted
 

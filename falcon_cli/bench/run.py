@@ -1,7 +1,6 @@
 """`falcon bench` from recipe to results document: prepare, measure, certify, sum up, write."""
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -209,8 +208,3 @@ def failed_methods(results: ResultsDocument) -> list[str]:
     if reference is not None and reference["verdict"] == "FAILED":
         failed.append(f"{BASELINE} ({told(reference)})")
     return failed
-
-
-def to_json_line(document: Mapping[str, Any]) -> str:
-    """A document as one line."""
-    return json.dumps(document, allow_nan=False, ensure_ascii=False)

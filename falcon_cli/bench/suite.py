@@ -19,7 +19,7 @@ from falcon_cli.bench.figures.document import ResultsDocument
 from falcon_cli.bench.folder import BenchFolder, file_name
 from falcon_cli.bench.reports.paper import drawn, markdown
 from falcon_cli.bench.reports.table import table
-from falcon_cli.bench.run import bench, failed_methods, resolved, to_json_line
+from falcon_cli.bench.run import bench, failed_methods, resolved
 from falcon_cli.console import say, show
 from falcon_cli.data.datasets import load
 from falcon_cli.errors import UsageError
@@ -35,10 +35,6 @@ class SuiteResult:
     """One data set's results document; of several {"schema": 1, "table": the paper's number or None, "datasets"}."""
     datasets: dict[str, ResultsDocument]
     """Data set → its results document."""
-
-    def to_json_line(self) -> str:
-        """The document as one line."""
-        return to_json_line(self.document)
 
     def failed_methods(self) -> list[str]:
         """Methods whose output was not the target's own, with the data set where there are several."""

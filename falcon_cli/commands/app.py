@@ -4,6 +4,7 @@ Exit codes: 0 done · 1 something to put right (one line says what) · 2 wrong u
 own · 130 Ctrl-C.
 """
 
+import re
 import sys
 from typing import Any
 
@@ -58,6 +59,19 @@ def run(words: list[str]) -> int:
     except _WrongUsage as problem:
         if message := problem.format_message():  # none where the help was shown instead
             at = problem.ctx.command_path if problem.ctx else "falcon"
-            error(f"{message.rstrip('.')}; see {at} --help")
+            error(f"{message.rstrip('. ')}; {_dash_hint(problem, words)}see {at} --help")
         return 2
     return 0
+
+
+def _dash_hint(problem: Any, words: list[str]) -> str:
+    """What to do where the unknown option looks like a prompt: it is a word of several letters, close to no option."""
+    option = getattr(problem, "option_name", None)
+    if not option or getattr(problem, "possibilities", None) or words[0] != "generate":
+        return ""
+    long = option.startswith("--")
+    word = next((w for w in words if (w.startswith(option) if long else re.match(r"-[^-]", w) and option[1] in w)), "")
+    if len(word) < 3:
+        return ""
+    shown = word if len(word) <= 40 else f"{word[:40]}..."
+    return f'put -- before a prompt that begins with a dash, after the options: falcon generate -- "{shown}"; '

@@ -31,7 +31,7 @@ def bench(
         compare_answers(compare, shared, {**unused, "keep_going": keep_going}, out, json)
         return
     from falcon_cli.bench.suite import run
-    from falcon_cli.console import emit
+    from falcon_cli.console import emit_json
     from falcon_cli.errors import LossyOutputError, UsageError
     from falcon_cli.recipe.schema import BenchRecipe
 
@@ -49,6 +49,6 @@ def bench(
     )
     result = run(recipe, sys.argv, out, resume)
     if json:
-        emit(result.to_json_line())
+        emit_json(result.document)
     if failed := result.failed_methods():
         raise LossyOutputError(f"not the target's own output: {', '.join(failed)}; --out keeps every divergence")

@@ -17,8 +17,7 @@ def compare(files: list[str], shared: SharedOptions, unused: dict[str, Any], out
     refuse({**unused, **shared.values}, _TOKENIZER, "--compare reads answer files and runs nothing")
     from falcon_cli.bench.figures.compare import compare as compared
     from falcon_cli.bench.reports.compare_report import compare_markdown, compare_table
-    from falcon_cli.bench.run import to_json_line
-    from falcon_cli.console import emit, say, show, warn
+    from falcon_cli.console import emit_json, say, show, warn
     from falcon_cli.recipe.provenance import provenance
     from falcon_cli.recipe.run_folder import write_text
     from falcon_cli.recipe.schema import BenchRecipe
@@ -31,4 +30,4 @@ def compare(files: list[str], shared: SharedOptions, unused: dict[str, Any], out
         write_text(out / "compare.md", compare_markdown(comparison, shlex.join(provenance(sys.argv)["command"])))
         say(f"wrote {out}/compare.md")
     if json:
-        emit(to_json_line(comparison))
+        emit_json(comparison)

@@ -17,12 +17,10 @@ def distill(
     seed: options.DistillSeedOption = None,
 ) -> None:
     """Train a Falcon drafter for a target, from dialogues, by Coupled Sequential Glancing Distillation."""
-    from json import dumps
-
-    from falcon_cli.console import emit
+    from falcon_cli.console import emit_json
     from falcon_cli.distill.run import distill as run
     from falcon_cli.recipe.distill import DistillRecipe
 
     summary = run(shared.recipe(DistillRecipe, path=recipe, out=out, seed=seed), sys.argv, resume, dry_run)
     if json:
-        emit(dumps(summary, allow_nan=False))
+        emit_json(summary)

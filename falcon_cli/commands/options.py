@@ -65,7 +65,9 @@ QuantizeOption = Annotated[
 CompileOption = Annotated[
     Switch, _switch("--compile", "Score drafts by compiled graphs of fixed shapes (GPUs; slow to start).", _TARGET)
 ]
-ThreadsOption = Annotated[Number, _option("--threads", "CPU threads (default: PyTorch's choice).", "N", _TARGET)]
+ThreadsOption = Annotated[
+    Number, _option("--threads", "CPU threads (default: PyTorch's choice, within the CPU quota).", "N", _TARGET)
+]
 RevisionOption = Annotated[Text, _option("--revision", "Branch, tag or commit of a hub model.", "REF", _TARGET)]
 TrustRemoteCodeOption = Annotated[
     Switch, _switch("--trust-remote-code", "Let a hub model run its own Python code.", _TARGET)

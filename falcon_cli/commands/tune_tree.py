@@ -22,10 +22,10 @@ def tune_tree(
     seed: options.TuneSeedOption = None,
 ) -> None:
     """Find the tree, and the k, that give most tokens a second with this drafter on this machine, and validate it."""
-    from falcon_cli.console import emit, say, show
+    from falcon_cli.console import emit_json, say, show
     from falcon_cli.errors import UsageError
     from falcon_cli.recipe.tune import QUICK, TuneTreeRecipe
-    from falcon_cli.tune_tree.report.document import to_json_line
+    from falcon_cli.tune_tree.report.document import document
     from falcon_cli.tune_tree.report.report import tables, verdict, write
     from falcon_cli.tune_tree.run import tune_tree as run
 
@@ -49,4 +49,4 @@ def tune_tree(
     say(verdict(tuning))
     write(tuning)
     if json:
-        emit(to_json_line(tuning))
+        emit_json(document(tuning))

@@ -17,6 +17,7 @@ import json
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -94,7 +95,7 @@ def parse(line: str | bytes, number: int, source: str, build: Callable[[Record, 
         FalconError: naming the file, the line and what is wrong with it.
     """
     try:
-        record = json.loads(line)
+        record = json.loads(line, parse_constant=_finite, parse_float=_finite)
         if not isinstance(record, dict):
             raise ValueError("it is not a JSON object")
         return build(record, number), record
@@ -153,6 +154,13 @@ def lines_of(path: Path) -> Iterator[bytes]:
             yield from stream
     except (OSError, EOFError, zlib.error) as error:
         raise FalconError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _finite(number: str) -> float:
+    value = float(number)
+    if not isfinite(value):
+        raise ValueError(f"{number} is no finite number, and JSON has no other")
+    return value
 
 
 def _turns(value: object) -> tuple[str, ...]:

@@ -1,6 +1,5 @@
 """Estimates a run before it starts: texts, disk, memory, steps, and hours from a short trial on this device."""
 
-import resource
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -109,9 +108,13 @@ def memory_bytes(recipe: DistillRecipe, target: LoadedTarget, student: Student) 
 
 
 def peak_memory(device: torch.device) -> int:
-    """Peak memory of this process in bytes: on the GPU, or in main memory."""
+    """Peak memory of this process in bytes: on the GPU, or in main memory; 0 where the system does not tell it."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows has none
+        return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

@@ -32,7 +32,8 @@ def prepare(
     """
     date = None if folder is None else folder.date
     chat = ChatTemplate.of(recipe.corpus, target.tokenizer, date)
-    reader = CorpusReader(recipe.corpus, chat, target.stop_ids, BenchPrompts.of(recipe.corpus.exclude))
+    bench, rows = BenchPrompts.of(recipe.corpus.exclude), target.model.embedding_rows
+    reader = CorpusReader(recipe.corpus, chat, target.stop_ids, bench, rows)
     if recipe.answers == "dataset" or folder is None:
         texts = _rendered(reader, Sample.from_json, reader.texts(), folder, accelerator)
         corpus = split(texts, recipe.corpus, reader.tally)

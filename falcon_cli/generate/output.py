@@ -1,10 +1,9 @@
 """How answers leave: as text when they are whole, as text while they come, or as JSON lines."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from falcon_cli.console import emit, say, stdout_is_terminal
+from falcon_cli.console import emit, emit_json, say, stdout_is_terminal
 from falcon_cli.generate.run import Answer, statistics
 from falcon_cli.generate.text import Piece
 
@@ -29,7 +28,7 @@ def pick_output(method: str, as_json: bool, stream: bool | None, show_draft: boo
         show_draft: Colour drafted text (streams).
     """
     if as_json:
-        return Output(_ignore, lambda answer: emit(json.dumps(answer.to_json(), ensure_ascii=False)))
+        return Output(_ignore, lambda answer: emit_json(answer.to_json()))
     if show_draft:
         return Output(_coloured, lambda answer: _end_of_stream(method, answer))
     if stream or (stream is None and stdout_is_terminal()):

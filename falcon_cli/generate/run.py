@@ -72,7 +72,8 @@ class Generator:
         """Answer requests one by one, in order.
 
         Raises:
-            FalconError: A prompt does not fit the context; raised before that prompt is read.
+            FalconError: A prompt does not fit the context or has tokens that the model cannot read; raised before it
+                is read.
         """
         for request in requests:
             try:
@@ -91,6 +92,7 @@ class Generator:
         """A request's token ids; what is wrong with them names the request's line."""
         try:
             prompt = prompt_ids(request, self.recipe, self._chat)
+            self.target.check_ids(prompt)
             self.target.model.check_room(len(prompt), self.recipe.max_new_tokens)
         except FalconError as error:
             if request.place is None or isinstance(error, UsageError):

@@ -19,6 +19,7 @@ from falcon_cli.drafters.shared.tree_drafter import TreeDrafter, TreeOptions
 from falcon_cli.errors import FalconError, UsageError
 from falcon_cli.methods.context import DraftingContext
 from falcon_cli.target.load import LoadedTarget
+from falcon_cli.target.vocabulary import foreign_ids, ordinary
 from falcon_cli.tree.store import CopyPolicy, StoredTree
 
 
@@ -44,8 +45,10 @@ def speculative_sampling(context: DraftingContext, name: str, options: Any) -> D
         FalconError: The draft model's vocabulary is not the target's.
     """
     assert context.draft_model is not None, "MethodChoice.check comes first"
-    check_same_vocabulary(context.target, context.draft_model)
-    return SpeculativeSampling(context.draft_model.model, context.target.model.vocab_size, options)
+    target, draft = context.target, context.draft_model
+    check_same_vocabulary(target, draft)
+    foreign = foreign_ids(target.tokenizer, draft.tokenizer, target.model.embedding_rows, draft.model.embedding_rows)
+    return SpeculativeSampling(draft.model, target.model.vocab_size, options, foreign)
 
 
 def trained(context: DraftingContext, name: str, options: TreeOptions) -> Drafter:
@@ -110,19 +113,20 @@ def folder_for(name: str, options: TreeOptions, given: str | None, target_name: 
 
 
 def check_same_vocabulary(target: LoadedTarget, draft: LoadedTarget) -> None:
-    """Both models must mean the same by a token id.
+    """Both models must mean the same by the id of an ordinary token; added ones may differ.
 
     Raises:
         FalconError: They do not.
     """
-    ours, theirs = target.tokenizer.get_vocab(), draft.tokenizer.get_vocab()
+    ours, theirs = ordinary(target.tokenizer), ordinary(draft.tokenizer)
     if ours != theirs:
         differing = len(set(ours.items()) ^ set(theirs.items()))
         raise FalconError(
             f"draft model {draft.name} has another vocabulary than {target.name} ({len(theirs)} against {len(ours)} "
-            f"tokens, {differing} entries differ); a draft model must share the target's tokenizer"
+            f"ordinary tokens, {differing} entries differ); a draft model must share the target's tokenizer"
         )
-    if draft.model.vocab_size < len(ours):
+    last = max(ours.values(), default=-1)
+    if draft.model.vocab_size <= last:
         raise FalconError(
-            f"draft model {draft.name} scores {draft.model.vocab_size} tokens, the vocabulary has {len(ours)}"
+            f"draft model {draft.name} scores {draft.model.vocab_size} tokens, the vocabulary has {last + 1}"
         )

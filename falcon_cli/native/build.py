@@ -7,9 +7,12 @@ stale library is never loaded. A second process waits until the first one has co
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -50,12 +53,35 @@ def load_kernels() -> None:
         raise NoKernelsError(f"{library} cannot be loaded ({error}); delete it to compile it again") from error
 
 
-def _compiler() -> str:
-    name = os.environ.get("CXX", "g++" if shutil.which("g++") else "c++")
-    found = shutil.which(name)
-    if found is None:
-        raise NoKernelsError("there is no C++ compiler (g++)")
-    return found
+def _compiler() -> list[str]:
+    """The words that call the compiler; `CXX` may hold several, such as `ccache g++`."""
+    named = os.environ.get("CXX", "").strip()
+    words = shlex.split(named) or ["g++" if shutil.which("g++") else "c++"]
+    missing = [word for word in words[:1] if shutil.which(word) is None]
+    if missing:
+        told = f"CXX names {missing[0]}, which is not there" if named else "g++"
+        raise NoKernelsError(f"there is no C++ compiler ({told})")
+    return words
+
+
+@contextmanager
+def _one_word(script: Path) -> Iterator[None]:
+    """Put a script in the place of a compiler of several words while the block runs: torch takes `CXX` for one word."""
+    words = _compiler()
+    if len(words) == 1:
+        yield
+        return
+    script.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n', encoding="utf-8")
+    script.chmod(0o700)
+    changed = {"CXX": str(script), "TORCH_NO_COMPILER_WRAPPER": "1"}  # ccache must not call itself
+    before = {name: os.environ.get(name) for name in changed}
+    os.environ.update(changed)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+        script.unlink()
 
 
 @cache
@@ -70,7 +96,7 @@ def _processor() -> str:
 
 def version() -> str:
     """A name of the machine code. It differs for another source, compiler, torch or processor."""
-    compiler = subprocess.run([_compiler(), "--version"], capture_output=True, text=True, check=False).stdout
+    compiler = subprocess.run([*_compiler(), "--version"], capture_output=True, text=True, check=False).stdout
     parts = [
         *(path.read_text() for path in sorted(SOURCE.iterdir())),
         *FLAGS,
@@ -89,7 +115,7 @@ def _compile(folder: Path) -> None:
     try:
         from torch.utils.cpp_extension import load
 
-        with atomic_folder(folder) as unfinished:
+        with atomic_folder(folder) as unfinished, _one_word(unfinished / "compiler"):
             load(
                 name="falcon_kernels",
                 sources=sorted(map(str, SOURCE.glob("*.cpp"))),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import re
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from falcon_cli import __version__
+from falcon_cli.recipe.cores import usable_cores
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "datasets", "gguf", "numpy", "flash-attn")
 _ABSOLUTE = re.compile(r"(^|=)[/~]\S*/(?=[^/\s])")
@@ -34,7 +34,7 @@ def provenance(argv: Sequence[str]) -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "cpu": cpu(),
-        "cores": _cores(),
+        "cores": usable_cores(),
         "packages": {name: found for name in _PACKAGES if (found := _version(name))},
         "date": now().isoformat(),
     }
@@ -53,10 +53,6 @@ def cpu() -> str:
         text = ""
     found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
     return found[1].strip() if found else platform.processor() or platform.machine()
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _version(package: str) -> str | None:

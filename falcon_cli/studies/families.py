@@ -12,7 +12,6 @@ import io
 import json
 import multiprocessing
 import re
-import resource
 from collections.abc import Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass
@@ -228,6 +227,8 @@ def run(recipe: FamiliesRecipe) -> None:
 
 def _tell(family: str, gigabytes: int, tells: Connection) -> None:
     """Try a family in this process, which is its own, and send the outcome."""
+    import resource  # Linux and macOS alone have it
+
     resource.setrlimit(resource.RLIMIT_AS, (gigabytes << 30,) * 2)
     with redirect_stderr(io.StringIO()):
         try:

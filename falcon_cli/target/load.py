@@ -1,6 +1,7 @@
 """A reference becomes a target: weights, tokenizer and stop tokens."""
 
 import gc
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,16 +11,19 @@ import torch
 from falcon_cli.attention.backend import pick_backend
 from falcon_cli.console import say
 from falcon_cli.decode.verify import pick
-from falcon_cli.errors import FalconError, UsageError, first_line
+from falcon_cli.errors import FalconError, UsageError
 from falcon_cli.native.build import NoKernelsError, load_kernels
 from falcon_cli.native.packed_matrix import WeightFormat
 from falcon_cli.native.swap import swap_model
+from falcon_cli.recipe.cores import usable_cores
 from falcon_cli.recipe.schema import TargetRecipe
-from falcon_cli.sources import resolve_target
+from falcon_cli.sources import is_gguf, resolve_target
 from falcon_cli.target.adapter import with_adapter
 from falcon_cli.target.gguf import converted, tokenizer_class, whole
 from falcon_cli.target.guard.check import KernelsError, check_reading
+from falcon_cli.target.hub import why_not_loaded
 from falcon_cli.target.model import TargetModel
+from falcon_cli.target.pickled import with_safetensors
 from falcon_cli.target.quantised import StoredForm, stored_form
 from falcon_cli.target.reference.ask import PromptOf, Reference, ask
 from falcon_cli.target.reference.plain import tell_penalties
@@ -43,6 +47,20 @@ class LoadedTarget:
     reference: Reference | None = None
     """What transformers' own generate says to one prompt; None where nobody asked."""
 
+    def check_ids(self, ids: Iterable[int]) -> None:
+        """Refuse a token that the tokenizer has and the model cannot read.
+
+        Raises:
+            FalconError: The embedding has no row of that id; names the token.
+        """
+        rows = self.model.embedding_rows
+        highest = max(ids, default=0)
+        if highest >= rows:
+            token = self.tokenizer.convert_ids_to_tokens(highest)
+            raise FalconError(
+                f"the model cannot read the token {token} (id {highest}): its embedding has {rows} rows; leave it out"
+            )
+
 
 def pick_device(wanted: str) -> torch.device:
     """`auto` is the first GPU, or the CPU.
@@ -62,12 +80,12 @@ def pick_device(wanted: str) -> torch.device:
 
 
 def pick_dtype(wanted: str, device: torch.device) -> str:
-    """`auto` is fp32 on a CPU, bf16 on a GPU that has it, else fp16."""
+    """`auto` is fp32 on a CPU, bf16 on a GPU that computes in it, else fp16."""
     if wanted != "auto":
         return wanted
     if device.type == "cpu":
         return "fp32"
-    return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
 
 
 def load_target(recipe: TargetRecipe, prompt_of: PromptOf | None = None) -> LoadedTarget:
@@ -81,8 +99,9 @@ def load_target(recipe: TargetRecipe, prompt_of: PromptOf | None = None) -> Load
         FalconError: It cannot be found, read, or is no causal LM that our hooks fit; its weights or scores are not
             finite numbers.
     """
-    if recipe.threads is not None:
-        torch.set_num_threads(recipe.threads)
+    threads = recipe.threads or min(torch.get_num_threads(), usable_cores())
+    if threads != torch.get_num_threads():
+        torch.set_num_threads(threads)
     device = pick_device(recipe.device)
     dtype = pick_dtype(recipe.dtype, device)
     attention = pick_backend("sdpa" if recipe.compile else recipe.attention, device, DTYPES[dtype])
@@ -115,13 +134,13 @@ def load_tokenizer(recipe: TargetRecipe) -> Any:
     try:
         return tokenizer_class(where).from_pretrained(where, **_fetching(recipe))
     except Exception as error:  # a broken file, an unreachable hub: one line for all of them
-        raise FalconError(_why_not_loaded(where, error, "a tokenizer")) from error
+        raise FalconError(why_not_loaded(where, error, "a tokenizer")) from error
 
 
 def _place(recipe: TargetRecipe) -> str:
     """What transformers is to load from: a folder, or a hub id."""
     where = resolve_target(recipe.model)
-    return str(converted(where) if isinstance(where, Path) and where.suffix == ".gguf" else where)
+    return str(converted(where) if isinstance(where, Path) and is_gguf(where) else where)
 
 
 def _fetching(recipe: TargetRecipe) -> dict[str, Any]:
@@ -181,23 +200,13 @@ def _from_transformers(where: str, recipe: TargetRecipe, dtype: torch.dtype, for
 
     logging.disable_progress_bar()
     common = _fetching(recipe)
+    weights = with_safetensors(where, recipe.revision)
     try:
         tokenizer = tokenizer_class(where).from_pretrained(where, **common)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            where, dtype=dtype, use_safetensors=True, output_loading_info=True, **form.options, **common
+            weights, dtype=dtype, use_safetensors=True, output_loading_info=True, **form.options, **common
         )
         model = form.settled(whole(*loaded), loaded[1], dtype)
     except Exception as error:  # a broken file, an unknown architecture, an unreachable hub: one line for all of them
-        raise FalconError(_why_not_loaded(where, error, "a causal LM with safetensors weights")) from error
+        raise FalconError(why_not_loaded(where, error, "a causal LM with safetensors weights")) from error
     return model, tokenizer
-
-
-def _why_not_loaded(where: str, error: Exception, what: str) -> str:
-    reason = first_line(error)
-    if Path(where).exists():
-        return f"{where}: cannot be loaded as {what} ({reason})"
-    if "connect" in str(error).lower() or "offline" in str(error).lower():
-        return (
-            f"{where}: the model hub cannot be reached and it is not in the local cache; give a local folder or .gguf"
-        )
-    return f"{where}: cannot be loaded from the model hub ({reason})"

@@ -72,6 +72,8 @@ class TargetModel:
         self.context_limit: int = context_of(self.config)
         self.vocab_size, self.hidden_size = self.head.weight.shape
         self._head_input = HeadInput(getattr(self.decoder, "norm", None))
+        self.embedding_rows: int = len(model.get_input_embeddings().weight)
+        """A token can be read if its id is less; a tokenizer may have added tokens beyond."""
         self.cache: SlotCache = self._empty_cache()
         self.outline = TargetOutline(self.hidden_size, self.config, self.decoder, self._final_norm)
         """What a drafter is built on."""
@@ -84,9 +86,11 @@ class TargetModel:
             Logits of the last prompt token [1, V] and features of every prompt token [L, D].
 
         Raises:
-            FalconError: The prompt is empty or longer than the context.
+            FalconError: The prompt is empty, longer than the context, or has tokens that the embedding has not.
         """
         self.check_room(len(prompt_L), 1)
+        if (highest := int(prompt_L.max())) >= self.embedding_rows:
+            raise FalconError(f"the text has a token of id {highest}, the model's embedding {self.embedding_rows} rows")
         if self.longrope is not None:
             self.longrope.long = len(prompt_L) > self.longrope.boundary
         return self._read_text(prompt_L)

@@ -42,16 +42,19 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
 
 @pytest.mark.parametrize(
-    ("installed", "device", "dtype", "picked"),
+    ("installed", "device", "capability", "dtype", "picked"),
     [
-        (True, GPU, torch.bfloat16, "flash"),
-        (True, GPU, torch.float16, "flash"),
-        (True, GPU, torch.float32, "sdpa"),
-        (False, GPU, torch.bfloat16, "sdpa"),
-        (True, CPU, torch.bfloat16, "sdpa"),
+        (True, GPU, (8, 0), torch.bfloat16, "flash"),
+        (True, GPU, (9, 0), torch.float16, "flash"),
+        (True, GPU, (12, 0), torch.float16, "flash"),
+        (True, GPU, (7, 5), torch.float16, "sdpa"),
+        (True, GPU, (9, 0), torch.float32, "sdpa"),
+        (False, GPU, (9, 0), torch.bfloat16, "sdpa"),
+        (True, CPU, None, torch.bfloat16, "sdpa"),
     ],
 )
-def test_auto_takes_flash_where_flash_attn_runs(monkeypatch, installed, device, dtype, picked):
+def test_auto_takes_flash_where_flash_attn_runs(monkeypatch, installed, device, capability, dtype, picked):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.setattr(backend, "find_spec", lambda name: object() if installed else None)
     assert pick_backend("auto", device, dtype) == picked
 
@@ -61,6 +64,10 @@ def test_a_backend_that_is_asked_for_is_taken_or_refused_in_one_line(monkeypatch
     assert pick_backend("flash", CPU, torch.float32) == "flash"  # on a CPU torch's own kernel serves
     with pytest.raises(UsageError, match="needs the flash-attn package"):
         pick_backend("flash", GPU, torch.bfloat16)
+    monkeypatch.setattr(backend, "find_spec", lambda name: object())
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    with pytest.raises(UsageError, match=r"a GPU of compute capability 8\.0 or later"):
+        pick_backend("flash", GPU, torch.float16)
     with pytest.raises(UsageError, match="did you mean flash"):
         pick_backend("flahs", CPU, torch.float32)
 

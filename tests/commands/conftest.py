@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -65,3 +66,15 @@ def questions(tmp_path: Path) -> Path:
     ]
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
     return path
+
+
+@pytest.fixture
+def far_target(chat_target: Path, tmp_path: Path) -> Path:
+    """The tiny target with a token `<|far|>` in its tokenizer, of which the model's embedding has no row."""
+    from transformers import AutoTokenizer
+
+    folder = Path(shutil.copytree(chat_target, tmp_path / "far"))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(["<|far|>"], special_tokens=True)
+    tokenizer.save_pretrained(folder)
+    return folder

@@ -44,6 +44,24 @@ def test_wrong_usage_is_one_line_that_points_to_the_help(falcon, words, part):
     assert outcome.complaint.endswith("--help")
 
 
+@pytest.mark.parametrize("prompt", ["- list three colours", "-what?", "--what is it", "-hello there", "-10 + 3 ="])
+def test_a_prompt_with_a_dash_is_told_of_the_two_dashes(falcon, prompt):
+    complaint = falcon("generate", "--json", prompt).complaint
+    assert (
+        f'put -- before a prompt that begins with a dash, after the options: falcon generate -- "{prompt}"' in complaint
+    )
+
+
+def test_two_dashes_let_a_prompt_begin_with_a_dash(falcon, chat_target):
+    outcome = falcon("generate", "--target", chat_target, "--max-new-tokens", 1, "--json", "--", "-what?")
+    assert outcome.code == 0, outcome.err
+
+
+@pytest.mark.parametrize("words", [["generate", "--metod"], ["generate", "-n", "5"], ["bench", "-what?"]])
+def test_a_slip_of_an_option_is_not_taken_for_a_prompt(falcon, words):
+    assert "put -- before" not in falcon(*words).complaint
+
+
 def raising(problem):
     def run(words):
         raise problem
@@ -71,6 +89,21 @@ def test_debug_anywhere_lets_the_traceback_through(falcon, monkeypatch):
     monkeypatch.setattr(app, "run", raising(FalconError("no wind")))
     with pytest.raises(FalconError, match="no wind"):
         falcon("bench", "--limit", 1, "--debug")
+
+
+@pytest.mark.parametrize("command", ["generate", "bench", "distill", "tune-tree"])
+def test_the_help_needs_no_posix(command):
+    code = """
+import os, sys
+for name in ("resource", "fcntl", "pwd", "grp", "termios"):
+    sys.modules[name] = None
+for name in ("sched_getaffinity", "fork", "getuid"):
+    delattr(os, name)
+from falcon_cli.__main__ import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code, command, "--help"], capture_output=True, text=True)
+    assert (done.returncode, "Usage: " in done.stdout) == (0, True), done.stderr
 
 
 def test_it_runs_as_a_module():

@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 
@@ -32,6 +33,14 @@ def test_sps_with_the_target_as_its_own_draft_model(generate, chat_target):
     assert document["stats"]["accepted_length"] > 2
 
 
+def test_sps_with_a_draft_model_that_has_not_all_added_tokens(falcon, chat_target, far_target):
+    for target, draft in ((chat_target, far_target), (far_target, chat_target)):
+        words = ["generate", "--target", target, "--max-new-tokens", 8, "--json", "the end"]
+        sps = falcon(*words, "--method", "sps:min_probability=0", "--draft-model", draft)
+        assert sps.document["token_ids"] == falcon(*words, "--method", "ar").document["token_ids"]
+        assert sps.document["stats"]["accepted_length"] > 2
+
+
 def test_the_prompt_comes_from_stdin_when_piped(generate):
     assert generate(stdin="the end").out == generate("the end").out
 
@@ -52,6 +61,45 @@ def test_jsonl_keeps_the_order_and_passes_fields_through(generate):
     assert outcome.code == 0
     assert [{key: answer[key] for key in question} for question, answer in zip(asked, answered, strict=True)] == asked
     assert all(answer["text"] is not None and answer["token_ids"] for answer in answered)
+
+
+def test_json_is_json_where_stdout_is_ascii(chat_target):
+    done = subprocess.run(
+        [sys.executable, "-m", "falcon_cli", "generate", "--jsonl", "--target", chat_target, "--max-new-tokens", "2"],
+        input=lines({"prompt": "the end", "mark": "\U0001f600"}),
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["mark"] == "\U0001f600"
+
+
+def test_half_a_character_in_a_passed_field_comes_out_as_it_came(generate):
+    outcome = generate("--jsonl", stdin='{"prompt": "the end", "mark": "\\ud83d"}\n')
+    assert (outcome.code, outcome.document["mark"]) == (0, "\ud83d")
+
+
+def test_a_number_that_json_has_not_is_refused_with_its_line(generate):
+    outcome = generate("--jsonl", stdin='\n{"prompt": "the end", "score": NaN}\n')
+    assert outcome.code == 1
+    assert outcome.complaint.startswith("stdin:2: NaN is no finite number")
+
+
+def test_a_token_without_a_row_is_named(falcon, far_target):
+    for words in (["--method", "ar"], ["--check"]):
+        complaint = falcon("generate", "--target", far_target, "the <|far|> end", *words).complaint
+        assert "cannot read the token <|far|> (id 263): its embedding has 263 rows" in complaint
+
+
+def test_a_token_without_a_row_is_named_or_its_question_skipped_in_bench(falcon, far_target, questions):
+    asked = questions.read_text()
+    questions.write_text(json.dumps({"question_id": 6, "turns": ["the <|far|> end"]}) + "\n" + asked)
+    words = ["bench", "--target", far_target, "--dataset", questions, "--method", "pld", "--max-new-tokens", 4]
+    assert "question 6: the model cannot read the token <|far|> (id 263)" in falcon(*words).complaint
+    outcome = falcon(*words, "--keep-going", "--json")
+    assert (outcome.code, outcome.document["prompts"]) == (0, 3)
+    assert "a token that the model's embedding has not" in outcome.document["reference"]["reason"]
 
 
 def test_jsonl_from_a_file(generate, tmp_path):
@@ -191,7 +239,11 @@ def test_a_draft_model_of_another_vocabulary(generate, chat_target, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
     for file in chat_target.iterdir():
-        (other / file.name).write_bytes(file.read_bytes().replace(b"<|im_start|>", b"<|im_begin|>"))
+        (other / file.name).write_bytes(file.read_bytes())
+    described = json.loads((other / "tokenizer.json").read_text())
+    vocabulary = described["model"]["vocab"]
+    vocabulary["x"], vocabulary["y"] = vocabulary["y"], vocabulary["x"]
+    (other / "tokenizer.json").write_text(json.dumps(described))
     outcome = generate("hi", "--method", "sps", "--draft-model", other)
     assert outcome.code == 1
     assert "has another vocabulary" in outcome.complaint

@@ -53,6 +53,9 @@ def test_the_whole_record_comes_along():
         ),
         ('{"messages": [{"role": "assistant", "content": "x"}]}', "must be the user's"),
         (b'{"prompt": "\xff\xfe"}', "not UTF-8"),
+        ('{"prompt": "a", "score": NaN}', "NaN is no finite number"),
+        ('{"prompt": "a", "score": [-Infinity]}', "-Infinity is no finite number"),
+        ('{"prompt": "a", "score": 1e999}', "1e999 is no finite number"),
         ('{"a":' * 100_000, "nested too deeply|not JSON"),
     ],
 )

@@ -1,8 +1,12 @@
 """The plan of a run."""
 
+import runpy
+import sys
+
 import pytest
 import torch
 
+from falcon_cli.distill import estimate
 from falcon_cli.distill.corpus.split import Corpus
 from falcon_cli.distill.estimate import estimate_run, memory_bytes, peak_memory
 from falcon_cli.distill.features.extract import bytes_a_token
@@ -47,3 +51,10 @@ def test_memory_grows_with_the_size_of_a_forward_not_of_the_batch(training_setup
         small.recipe, small.target, small.student
     )
     assert peak_memory(torch.device("cpu")) > 1e8
+
+
+def test_without_the_module_resource_the_peak_is_not_told(monkeypatch):
+    """As on Windows; other packages look for the system's name before they import it."""
+    monkeypatch.setitem(sys.modules, "resource", None)
+    fresh = runpy.run_path(str(estimate.__file__))
+    assert fresh["peak_memory"](torch.device("cpu")) == 0

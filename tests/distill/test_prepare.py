@@ -1,5 +1,6 @@
 """The texts of a recipe, with the corpus' answers or the target's."""
 
+import copy
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -63,6 +64,19 @@ def test_a_run_goes_on_with_its_texts_whatever_became_of_their_source(inputs, an
     again = prepare(recipe, target, folder, Accelerator(cpu=True))
     assert (again.train, again.held_out, again.tally) == (first.train, first.held_out, first.tally)
     assert capsys.readouterr().err.partition("corpus:")[2] == told  # the same numbers
+
+
+@pytest.mark.parametrize("answers", ["dataset", "target"])
+def test_texts_with_a_token_without_a_row_are_left_out_and_told_of(inputs, answers, capsys):
+    recipe, target, folder = inputs
+    tokenizer = copy.deepcopy(target.tokenizer)
+    tokenizer.add_tokens(["Count to 3"], special_tokens=True)
+    corpus = prepare(
+        replace(recipe, answers=answers), replace(target, tokenizer=tokenizer), folder, Accelerator(cpu=True)
+    )
+    assert len(corpus.train + corpus.held_out) == 5
+    assert corpus.tally.left_out == {"at the token Count to 3, which the model cannot read": 1}
+    assert "1 at the token Count to 3, which the model cannot read" in capsys.readouterr().err
 
 
 def test_a_dry_run_estimates_the_answers_and_makes_none(inputs, capsys):

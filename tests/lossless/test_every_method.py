@@ -23,7 +23,8 @@ from falcon_cli.target.model import TargetModel
 
 CPU = torch.device("cpu")
 VOCAB, CONTEXT = 48, 256
-TOKENIZER = SimpleNamespace(get_vocab=lambda: {f"word{token}": token for token in range(VOCAB)})
+VOCABULARY = {f"word{token}": token for token in range(VOCAB)}
+TOKENIZER = SimpleNamespace(get_vocab=lambda: VOCABULARY, get_added_vocab=dict)
 CHOICES = [
     "ar",
     "pld",

@@ -21,10 +21,14 @@ from falcon_cli.tree.shape import TreeShape
 from falcon_cli.tree.store import CopyPolicy, StoredTree, default_tree, save_tree
 
 
-def loaded(name, words, rows=None):
+def loaded(name, words, rows=None, added=()):
     """As much of a loaded model as a drafter's builder looks at."""
-    model = SimpleNamespace(device=torch.device("cpu"), vocab_size=rows or len(words))
-    tokenizer = SimpleNamespace(get_vocab=lambda: {word: number for number, word in enumerate(words)})
+    rows = rows or len(words) + len(added)
+    model = SimpleNamespace(device=torch.device("cpu"), vocab_size=rows, embedding_rows=rows)
+    vocabulary = {word: number for number, word in enumerate([*words, *added])}
+    tokenizer = SimpleNamespace(
+        get_vocab=lambda: vocabulary, get_added_vocab=lambda: {word: vocabulary[word] for word in added}
+    )
     return SimpleNamespace(name=name, model=model, tokenizer=tokenizer)
 
 
@@ -113,9 +117,20 @@ def test_a_drafter_named_with_the_method_wins(context, tmp_path):
 
 
 def test_a_draft_model_must_mean_the_same_by_an_id():
-    check_same_vocabulary(CONTEXT.target, loaded("padded", "abc", rows=8))
+    for other in (loaded("padded", "abc", rows=8), loaded("more", "abc", added=("[PAD]",))):
+        check_same_vocabulary(CONTEXT.target, other)
+        check_same_vocabulary(other, CONTEXT.target)
     for other in (loaded("longer", "abcd"), loaded("turned", "acb")):
         with pytest.raises(FalconError, match=f"draft model {other.name} has another vocabulary than big"):
             check_same_vocabulary(CONTEXT.target, other)
     with pytest.raises(FalconError, match="draft model cut scores 2 tokens, the vocabulary has 3"):
         choose("sps").build(DraftingContext(CONTEXT.target, loaded("cut", "abc", rows=2)))
+
+
+def test_added_tokens_that_differ_are_never_drafted():
+    target = loaded("big", "abc", added=("[PAD]", "<s>", "<x>"))
+    small = loaded("small", "abc", added=("[PAD]", "<t>"))
+    assert choose("sps").build(DraftingContext(target, small))._foreign == {4, 5}
+    assert choose("sps").build(DraftingContext(small, target))._foreign == {4}
+    cut = loaded("cut", "abc", rows=3, added=("[PAD]", "<s>", "<x>"))
+    assert choose("sps").build(DraftingContext(target, cut))._foreign == {3, 4, 5}

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -36,8 +37,30 @@ def test_a_processor_without_the_instructions_is_told(monkeypatch):
 def test_a_machine_without_a_compiler_is_told(monkeypatch, tmp_path):
     monkeypatch.setenv("FALCON_HOME", str(tmp_path))
     monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(NoKernelsError, match=r"no C\+\+ compiler"):
+    with pytest.raises(NoKernelsError, match=r"no C\+\+ compiler \(CXX names no-such-compiler, which is not there\)"):
         fresh()
+
+
+def test_a_compiler_of_several_words_is_called_by_them_all(monkeypatch, tmp_path):
+    """As in `CXX="ccache g++"`; the first word here notes what it runs."""
+    source, wrapper, log = tmp_path / "source", tmp_path / "wrap it", tmp_path / "log"
+    source.mkdir()
+    (source / "probe.cpp").write_text(PROBE.replace("falcon_probe", "falcon_wrapped"))
+    wrapper.write_text(f'#!/bin/sh\necho "$@" >> {log}\nexec "$@"\n')
+    wrapper.chmod(0o755)
+    script = SCRIPT.replace("falcon_probe", "falcon_wrapped")
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(source)],
+        env={**os.environ, "FALCON_HOME": str(tmp_path / "home"), "CXX": f"'{wrapper}' g++"},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (0, "42\n"), done.stderr
+    calls = log.read_text().splitlines()
+    assert all(call.startswith("g++ ") for call in calls)
+    assert any("-O0" in call for call in calls)
+    assert not list((tmp_path / "home").rglob("compiler"))
 
 
 def test_source_that_does_not_compile_is_one_line_and_leaves_nothing(monkeypatch, tmp_path):
@@ -64,7 +87,7 @@ def test_two_processes_at_once_compile_once_and_a_third_finds_it(tmp_path):
     (source / "probe.cpp").write_text(PROBE)
     start = {
         "args": [sys.executable, "-c", SCRIPT, str(source)],
-        "env": {**__import__("os").environ, "FALCON_HOME": str(tmp_path / "home")},
+        "env": {**os.environ, "FALCON_HOME": str(tmp_path / "home")},
         "cwd": Path(__file__).parents[2],
         "stdout": subprocess.PIPE,
         "stderr": subprocess.PIPE,

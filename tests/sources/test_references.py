@@ -18,9 +18,41 @@ def test_built_in_pins_are_whole():
 
 
 def test_a_folder_and_a_gguf_file_are_taken_as_they_are(tmp_path):
-    (tmp_path / "model.gguf").touch()
     assert resolve_target(str(tmp_path)) == tmp_path
+    (tmp_path / "model.gguf").touch()
     assert resolve_target(str(tmp_path / "model.gguf")) == tmp_path / "model.gguf"
+
+
+def test_capitals_make_no_other_kind_of_file(tmp_path):
+    (tmp_path / "MODEL.GGUF").touch()
+    assert resolve_target(str(tmp_path / "MODEL.GGUF")) == tmp_path / "MODEL.GGUF"
+    with pytest.raises(FalconError, match=r"no such file or folder: none\.GGUF"):
+        resolve_target("none.GGUF")
+
+
+@pytest.mark.parametrize("name", ["m-00001-of-00003.gguf", "m-Q4_K_M-00002-of-00003.GGUF"])
+def test_a_part_of_a_gguf_file_is_to_be_merged(tmp_path, name):
+    (tmp_path / name).touch()
+    with pytest.raises(FalconError, match=r"one of 3 parts of a GGUF file: merge them with .*llama-gguf-split --merge"):
+        resolve_target(str(tmp_path / name))
+
+
+def test_the_only_part_of_a_gguf_file_is_whole(tmp_path):
+    (tmp_path / "m-00001-of-00001.gguf").touch()
+    assert resolve_target(str(tmp_path / "m-00001-of-00001.gguf")) == tmp_path / "m-00001-of-00001.gguf"
+
+
+def test_a_folder_of_gguf_files_names_them(tmp_path):
+    for name in ("b.gguf", "A.GGUF", "README.md"):
+        (tmp_path / name).touch()
+    with pytest.raises(FalconError, match=r"holds GGUF files: name one of them \(A\.GGUF, b\.gguf\)$"):
+        resolve_target(str(tmp_path))
+    for number in range(6):
+        (tmp_path / f"c{number}.gguf").touch()
+    with pytest.raises(FalconError, match=r"c2\.gguf, \.\.\.\)$"):
+        resolve_target(str(tmp_path))
+    (tmp_path / "config.json").touch()
+    assert resolve_target(str(tmp_path)) == tmp_path
 
 
 def test_home_is_understood(monkeypatch, tmp_path):

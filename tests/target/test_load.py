@@ -56,6 +56,14 @@ def test_threads_are_set_as_the_recipe_says(saved_model):
     assert torch.get_num_threads() == 2
 
 
+@pytest.mark.parametrize(("cores", "threads", "expected"), [(1, None, 1), (2, None, 2), (9, None, 2), (1, 2, 2)])
+def test_threads_keep_to_the_quota_unless_the_recipe_says_more(saved_model, monkeypatch, cores, threads, expected):
+    monkeypatch.setattr("falcon_cli.target.load.usable_cores", lambda: cores)
+    torch.set_num_threads(2)
+    load_target(recipe(saved_model, threads=threads))
+    assert torch.get_num_threads() == expected
+
+
 @pytest.mark.parametrize(("eos", "expected"), [(5, {2, 5}), ([5, 7], {2, 5, 7}), (None, {2})])
 def test_stop_tokens_are_the_generation_configurations_and_the_tokenizers(saved_model, eos, expected):
     path = saved_model / "generation_config.json"
@@ -127,15 +135,6 @@ def test_broken_descriptions_are_one_line(saved_model, name, text):
     assert "\n" not in str(error.value)
 
 
-def test_pickled_weights_are_never_read(saved_model):
-    from safetensors.torch import load_file
-
-    torch.save(load_file(saved_model / "model.safetensors"), saved_model / "pytorch_model.bin")
-    (saved_model / "model.safetensors").unlink()
-    with pytest.raises(FalconError, match="cannot be loaded as a causal LM"):
-        load_target(recipe(saved_model))
-
-
 def test_an_empty_folder_is_no_model(tmp_path):
     with pytest.raises(FalconError, match="cannot be loaded as a causal LM") as error:
         load_target(recipe(tmp_path))
@@ -196,8 +195,12 @@ def test_pick_device_takes_a_gpu_that_is_there(monkeypatch):
 def test_pick_dtype_follows_the_device_unless_told(monkeypatch):
     assert pick_dtype("auto", CPU) == "fp32"
     assert pick_dtype("bf16", CPU) == "bf16"
-    for supported, expected in [(True, "bf16"), (False, "fp16")]:
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda supported=supported: supported)
+    for emulated, supported, expected in [(True, True, "bf16"), (True, False, "fp16"), (False, False, "fp16")]:
+        monkeypatch.setattr(
+            torch.cuda,
+            "is_bf16_supported",
+            lambda including_emulation=True, e=emulated, s=supported: s or (e and including_emulation),
+        )
         assert pick_dtype("auto", torch.device("cuda")) == expected
 
 

@@ -154,6 +154,13 @@ def test_a_text_that_just_fits_is_taken(tiny_model):
     TargetModel(tiny_model()).check_room(200, 56)
 
 
+def test_a_token_without_a_row_is_refused_before_it_is_read(tiny_model):
+    target = TargetModel(tiny_model())
+    with pytest.raises(FalconError, match="a token of id 48, the model's embedding 48 rows"):
+        target.prefill(torch.tensor([1, 48, 2]))
+    assert target.cache.length == 0
+
+
 @pytest.mark.parametrize("length", [0, CONTEXT, CONTEXT + 5])
 def test_prefill_refuses_before_any_work(tiny_model, monkeypatch, length):
     target = TargetModel(tiny_model())

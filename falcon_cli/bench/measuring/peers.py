@@ -21,7 +21,7 @@ from torch import Tensor
 from falcon_cli.decode.stats import Completion, Cycle, Finish
 from falcon_cli.errors import FalconError, UsageError
 from falcon_cli.recipe.schema import TargetRecipe
-from falcon_cli.sources import resolve_target
+from falcon_cli.sources import is_gguf, resolve_target
 from falcon_cli.spelling import did_you_mean
 from falcon_cli.target.load import LoadedTarget, load_target
 from falcon_cli.target.reference import plain
@@ -77,7 +77,7 @@ def gguf_of(target: TargetRecipe) -> Path:
         UsageError: It is made of none.
     """
     where = resolve_target(target.model)
-    if not isinstance(where, Path) or where.suffix != ".gguf":
+    if not isinstance(where, Path) or not is_gguf(where):
         raise UsageError(f"peer llama-cpp reads GGUF files, and {target.model} is none: leave the peer out")
     return where
 

@@ -38,14 +38,16 @@ class BenchmarkSession:
         return self.chat.prompt(question.messages(turn, earlier), question.tools)
 
     def check(self, question: Question) -> None:
-        """Refuse a question that may outgrow the context, before anything is run.
+        """Refuse a question that may outgrow the context or has tokens of no embedding, before anything is run.
 
         Raises:
             FalconError: Names the question.
         """
         turns = len(question.turns)
-        longest = len(self.prompt(question, turns - 1, [""] * (turns - 1))) + self.max_new_tokens * (turns - 1)
+        prompt = self.prompt(question, turns - 1, [""] * (turns - 1))
+        longest = len(prompt) + self.max_new_tokens * (turns - 1)
         try:
+            self.target.check_ids(prompt)
             self.target.model.check_room(longest, self.max_new_tokens)
         except FalconError as error:
             raise FalconError(f"question {question.id}: {error}") from error

@@ -8,6 +8,7 @@ among them. If a template renders an earlier turn differently from how it was re
 import hashlib
 import json
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -37,19 +38,21 @@ class CorpusReader:
         chat: The target's chat template.
         stop_ids: Tokens that end an answer.
         bench: Prompts of benchmarks, which must not be trained on.
+        rows: Of the model's embedding: it cannot read the tokens of a tokenizer that lie beyond.
     """
 
     recipe: CorpusRecipe
     chat: ChatTemplate
     stop_ids: frozenset[int]
     bench: BenchPrompts
+    rows: int = sys.maxsize
     tally: Tally = field(default_factory=Tally)
     _cuts: list[str] = field(default_factory=list)
     """Why the dialogue at hand is cut."""
 
     @cached_property
     def _turns(self) -> TurnReader:
-        return TurnReader(self.recipe, self.chat, self.stop_ids)
+        return TurnReader(self.recipe, self.chat, self.stop_ids, self.rows)
 
     def texts(self) -> Iterator[Sample]:
         """The dialogues with the corpus' answers."""
@@ -134,6 +137,8 @@ class CorpusReader:
         text = "".join(user_messages)
         if not text.strip():
             return "without a user's word" if dialogue.talk.ended is None else f"at {dialogue.talk.ended}"
+        if unreadable := self._turns.unreadable(dialogue.prompt_ids + dialogue.response_ids):
+            return unreadable
         if len(dialogue.prompt_ids) > self.recipe.max_prompt_tokens:
             return "with a prompt that is too long"
         if _HALF.search(json.dumps(dialogue.talk.messages, ensure_ascii=False)):

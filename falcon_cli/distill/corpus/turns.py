@@ -20,11 +20,13 @@ class TurnReader:
         recipe: Where dialogues are cut.
         chat: The target's chat template.
         stop_ids: Tokens that end an answer.
+        rows: Of the model's embedding.
     """
 
     recipe: CorpusRecipe
     chat: ChatTemplate
     stop_ids: frozenset[int]
+    rows: int
 
     def end_of_turn(self, prompt: Sequence[int], begin: int) -> int:
         """The place after the first stop token from `begin` on; `begin` if there is none."""
@@ -49,11 +51,10 @@ class TurnReader:
                 return
             if message["role"] != "assistant":
                 continue
-            prompt = self._render(before, tools, cuts)
-            reply = None if prompt is None else self._reply(prompt, messages[: place + 1], tools, cuts)
-            if prompt is None or reply is None:
+            turn = self._turn(messages[: place + 1], tools, cuts)
+            if turn is None:
                 return
-            yield prompt, reply
+            yield turn
             turns += 1
             if turns == self.recipe.turns:
                 if place + 1 < len(messages):
@@ -63,6 +64,26 @@ class TurnReader:
             cuts.append(f"at {talk.ended}")
         elif turns and messages[-1]["role"] != "assistant":
             cuts.append("at a question without an answer")
+
+    def unreadable(self, ids: Sequence[int]) -> str | None:
+        """Which of these tokens the model's embedding has no row of; None where it has all."""
+        beyond = next((token for token in ids if token >= self.rows), None)
+        if beyond is None:
+            return None
+        return f"at the token {self.chat.tokenizer.convert_ids_to_tokens(beyond)}, which the model cannot read"
+
+    def _turn(
+        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], cuts: list[str]
+    ) -> tuple[list[int], list[int]] | None:
+        """The last message, an answer, and the prompt before it; None where either cannot be taken."""
+        prompt = self._render(messages[:-1], tools, cuts)
+        reply = None if prompt is None else self._reply(prompt, messages, tools, cuts)
+        if prompt is None or reply is None:
+            return None
+        if unreadable := self.unreadable([*prompt, *reply]):
+            cuts.append(unreadable)
+            return None
+        return prompt, reply
 
     def _unusable(self, message: Message, before: Sequence[Message]) -> str | None:
         """Why a dialogue ends before this message; None where it goes on."""

@@ -8,13 +8,18 @@ The draft model keeps a static cache of its own. It reads what it has not read y
     drafts             d1 d2 d3     d3 is never read, unless it is accepted
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from falcon_cli.core import Draft, Scores, Target, Verdict
 from falcon_cli.errors import UsageError
+
+STAND_IN = 0
+"""The id that the draft model reads in place of one that it does not know."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +44,22 @@ class RewindableTarget(Target, Protocol):
 
 
 class SpeculativeSampling:
-    """A chain drafted by a small model."""
+    """A chain drafted by a small model.
 
-    def __init__(self, model: RewindableTarget, vocab_size: int, options: SpsOptions):
+    Args:
+        model: The draft model.
+        vocab_size: Tokens that the target can say.
+        options: Settings.
+        foreign: Ids that are another token, or none, to the draft model. They are never drafted, and in the text it
+            reads `STAND_IN` in their place: that costs acceptance, never exactness.
+    """
+
+    def __init__(
+        self, model: RewindableTarget, vocab_size: int, options: SpsOptions, foreign: Collection[int] = frozenset()
+    ):
         self.model, self.vocab_size, self.options = model, vocab_size, options
+        self._foreign = frozenset(foreign)
+        self._never_drafted = torch.tensor(sorted(self._foreign), dtype=torch.long, device=model.device)
         self.text: list[int] = []
         self._read = 0
         """Tokens of the text that the draft model holds in its cache."""
@@ -51,7 +68,7 @@ class SpeculativeSampling:
         """Let the draft model read the prompt."""
         self.text, self._read = prompt_L.tolist(), 0
         if len(self.text) < self.model.context_limit:
-            self.model.prefill(prompt_L)
+            self.model.prefill(torch.tensor(self._as_read(self.text), device=prompt_L.device))
             self._read = len(self.text)
 
     def propose(self, token: int, room: int) -> Draft:
@@ -76,7 +93,11 @@ class SpeculativeSampling:
     def _read_on(self, drafted: list[int]) -> Tensor:
         """Read what is unread of text and draft; logits after its last token."""
         unread = (self.text + drafted)[self._read :]
-        scores = self.model.score(Draft.chain(unread, self.model.device))
+        scores = self.model.score(Draft.chain(self._as_read(unread), self.model.device))
         self.model.commit(range(len(unread)))
         self._read += len(unread)
-        return scores.logits_TV[-1, : self.vocab_size]
+        logits_V = scores.logits_TV[-1, : self.vocab_size]
+        return logits_V.index_fill(0, self._never_drafted[self._never_drafted < len(logits_V)], float("-inf"))
+
+    def _as_read(self, tokens: list[int]) -> list[int]:
+        return [STAND_IN if token in self._foreign else token for token in tokens] if self._foreign else tokens

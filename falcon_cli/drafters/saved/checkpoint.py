@@ -4,7 +4,6 @@ Nothing is ever unpickled, and no path in a config is followed. A drafter fits o
 what does not fit. Shapes: W draft vocabulary.
 """
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -20,6 +19,7 @@ from falcon_cli.drafters.saved.trained import TRAINED
 from falcon_cli.errors import FalconError
 from falcon_cli.sources import atomic_folder, sha256_of
 from falcon_cli.target.load import LoadedTarget
+from falcon_cli.target.vocabulary import is_alike, ordinary, vocab_hash
 
 FORMAT = 1
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -96,7 +96,8 @@ def save_drafter(
             "target": target.name,
             "hidden_size": target.model.hidden_size,
             "vocab_size": target.model.vocab_size,
-            "vocab_hash": vocab_hash(target.tokenizer),
+            "vocab_hash": vocab_hash(target.tokenizer.get_vocab()),
+            "vocab_hash_2": vocab_hash(ordinary(target.tokenizer)),
             "weights_sha256": sha256_of(unfinished / WEIGHTS),
             "training": training,
         }
@@ -146,12 +147,6 @@ def read_config(folder: Path, method: str | None = None) -> dict[str, Any]:
     return about
 
 
-def vocab_hash(tokenizer: Any) -> str:
-    """Fingerprint of what each token id means."""
-    words = sorted(tokenizer.get_vocab().items())
-    return hashlib.sha256(json.dumps(words).encode()).hexdigest()
-
-
 def _recipe(folder: Path, about: dict[str, Any], kind: Any) -> Any:
     values: Any = about.get("network")
     kinds = {field.name: type(field.default) for field in fields(kind)}
@@ -171,14 +166,12 @@ def _recipe(folder: Path, about: dict[str, Any], kind: Any) -> Any:
 
 def _check_target(folder: Path, about: dict[str, Any], target: LoadedTarget) -> None:
     made_for = about.get("target")
-    for key, mine in (("hidden_size", target.model.hidden_size), ("vocab_size", target.model.vocab_size)):
-        if about.get(key) != mine:
-            words = key.replace("_", " ")
-            raise FalconError(
-                f"the drafter {folder} is for {made_for}, of {words} {about.get(key)}, and {target.name} has {mine}: "
-                "distill one for this target"
-            )
-    if about.get("vocab_hash") != vocab_hash(target.tokenizer):
+    if about.get("hidden_size") != target.model.hidden_size:
+        raise FalconError(
+            f"the drafter {folder} is for {made_for}, of hidden size {about.get('hidden_size')}, and {target.name} has "
+            f"{target.model.hidden_size}: distill one for this target"
+        )
+    if not is_alike(target.tokenizer, about.get("vocab_hash"), about.get("vocab_hash_2")):
         raise FalconError(
             f"the drafter {folder} is for {made_for}, whose tokens are not those of {target.name}: "
             "distill one for this target"

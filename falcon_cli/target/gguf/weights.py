@@ -1,6 +1,5 @@
 """A GGUF file's tensors become safetensors files, one tensor after the other."""
 
-import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,9 +11,8 @@ from torch import Tensor
 from falcon_cli.console import progress
 from falcon_cli.target.gguf.file import GgufFile
 from falcon_cli.target.gguf.rope import FACTORS, LONG, SHORT
+from falcon_cli.target.weight_files import WeightFiles
 
-SHARD_BYTES = 256 << 20
-"""A file of weights is written when it has grown to this; so much is held in memory, beside the largest tensor."""
 _FIRST = 4096  # numbers of a weight that nearly always tell whether a half holds it
 _NO_WEIGHTS = (FACTORS, LONG, SHORT)
 _HALVES = {"F16": (torch.float16,), "BF16": (torch.bfloat16,), "F32": ()}
@@ -42,7 +40,7 @@ def write_weights(file: GgufFile, model: Any, processor: str, folder: Path) -> N
     """
     wanted = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
     found: set[str] = set()
-    shards = _Shards(folder)
+    shards = WeightFiles(folder)
     with progress(f"converting {file.path.name} to safetensors (once)", float(converted_bytes(file)), "B") as bar:
         for name, weight in _weights(file, model, processor):
             if wanted.get(name) != tuple(weight.shape):
@@ -131,39 +129,3 @@ def narrowest(weight: Tensor, kind: str) -> Tensor:
 
 def _holds(half: torch.dtype, weight: Tensor) -> bool:
     return torch.equal(weight.to(half).float(), weight)
-
-
-class _Shards:
-    """Safetensors files of limited size, with the index that transformers reads."""
-
-    def __init__(self, folder: Path):
-        self.folder, self.bytes = folder, 0
-        self.held: dict[str, Tensor] = {}
-        self.written: list[list[str]] = []
-        self.total = 0
-
-    def add(self, name: str, weight: Tensor) -> None:
-        if self.held and self.bytes + weight.nbytes > SHARD_BYTES:
-            self._write()
-        self.held[name] = weight.contiguous()
-        self.bytes += weight.nbytes
-
-    def finish(self) -> None:
-        self._write()
-        last = len(self.written)
-        places: dict[str, str] = {}
-        for number, names in enumerate(self.written):
-            final = f"model-{number + 1:05}-of-{last:05}.safetensors" if last > 1 else "model.safetensors"
-            (self.folder / f"{number}.safetensors").rename(self.folder / final)
-            places.update(dict.fromkeys(names, final))
-        if last > 1:
-            index = {"metadata": {"total_size": self.total}, "weight_map": places}
-            (self.folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
-
-    def _write(self) -> None:
-        from safetensors.torch import save_file
-
-        save_file(self.held, self.folder / f"{len(self.written)}.safetensors", metadata={"format": "pt"})
-        self.written.append(list(self.held))
-        self.total += self.bytes
-        self.held, self.bytes = {}, 0

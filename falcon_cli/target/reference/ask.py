@@ -63,6 +63,8 @@ def ask(model: Any, prompt: list[int], stop_ids: frozenset[int]) -> Reference:
     tokens = min(TOKENS, context_of(model.config.get_text_config(decoder=True)) - len(prompt))
     if not prompt or tokens < 1:
         return Reference(prompt, [], [], "the first prompt does not fit the context")
+    if max(prompt) >= len(model.get_input_embeddings().weight):
+        return Reference(prompt, [], [], "the first prompt has a token that the model's embedding has not")
     file = home() / "references" / f"{_key(model, prompt, stop_ids)}.json"
     known = _read(file)
     if known is not None:

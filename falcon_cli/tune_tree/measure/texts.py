@@ -53,7 +53,11 @@ def prompts_of(recipe: TuneTreeRecipe, target: LoadedTarget, date: datetime | No
     for question in questions:
         ids = chat.prompt(question.messages(), question.tools)
         room = target.model.context_limit - recipe.max_new_tokens
-        if len(ids) <= min(recipe.max_prompt_tokens, room) and _is_plain(question.turns[0]):
+        if (
+            max(ids) < target.model.embedding_rows
+            and len(ids) <= min(recipe.max_prompt_tokens, room)
+            and _is_plain(question.turns[0])
+        ):
             prompts.append(CalibrationPrompt(question.id, tuple(ids)))
         if len(prompts) == wanted:
             return prompts

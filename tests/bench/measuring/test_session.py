@@ -46,8 +46,12 @@ def session():
         if prompt_tokens + new_tokens > 200:
             raise FalconError("too long")
 
+    def check_ids(ids):
+        if ord("~") in ids:
+            raise FalconError("no row")
+
     target = SimpleNamespace(
-        tokenizer=Words(), model=SimpleNamespace(check_room=check_room, device=torch.device("cpu"))
+        check_ids=check_ids, tokenizer=Words(), model=SimpleNamespace(check_room=check_room, device=torch.device("cpu"))
     )
     session = BenchmarkSession(
         target,
@@ -94,6 +98,8 @@ def test_a_question_that_may_outgrow_the_context_is_refused_by_name_before_it_is
     session.check(QUESTIONS[0])
     with pytest.raises(FalconError, match="question long: too long"):
         session.check(Question("long", ("x" * 150, "y" * 40)))
+    with pytest.raises(FalconError, match="question far: no row"):
+        session.check(Question("far", ("x", "~")))
     assert asked == []
 
 

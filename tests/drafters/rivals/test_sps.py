@@ -107,6 +107,29 @@ def test_tokens_that_the_target_does_not_have_are_never_drafted(toy_target):
     assert int(drafter.propose(2, room=10).tokens_T.max()) < 40
 
 
+def test_foreign_tokens_are_never_drafted_and_are_read_as_another(toy_target):
+    """The target's tokens 30 to 47 are others, or none, to the draft model; its favourite is one of them."""
+    model = toy_target(lambda text: 47)
+    drafter = SpeculativeSampling(model, VOCAB, SpsOptions(gamma=3, **NEVER_EARLY), range(30, 48))
+    drafter.start(torch.tensor([1, 40, 2]), SCORES)
+    draft = drafter.propose(47, room=10)
+    assert model.read[:4] == [1, 0, 2, 0]
+    assert draft.tokens_T[0] == 47
+    assert int(draft.tokens_T[1:].max()) < 30
+    assert drafter.text == [1, 40, 2, 47]
+
+
+@pytest.mark.parametrize("rows", [40, 48, 60])
+def test_a_draft_model_of_fewer_or_more_rows_leaves_the_text_as_it_is(tiny_model, rows):
+    target, other = TargetModel(tiny_model()), TargetModel(tiny_model(vocab_size=rows, seed=1))
+    drafter = SpeculativeSampling(other, VOCAB, SpsOptions(**NEVER_EARLY), range(min(rows, 44), 48))
+    plain = complete(target, SpeculativeSampling(target_free(), VOCAB, SpsOptions()), [3, 47, 41], Stop((), 60)).ids
+    assert max(plain) >= 40
+    answer = complete(target, drafter, [3, 47, 41], Stop((), 60))
+    assert answer.ids == plain
+    assert any(cycle.nodes > 1 for cycle in answer.cycles)
+
+
 def test_a_new_text_forgets_the_old_one(tiny_model):
     model = TargetModel(tiny_model())
     drafter = SpeculativeSampling(model, VOCAB, SpsOptions(**NEVER_EARLY))

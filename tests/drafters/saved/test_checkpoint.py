@@ -10,7 +10,6 @@ from falcon_cli.drafters.saved.checkpoint import (
     load_drafter,
     save_drafter,
     shipped,
-    vocab_hash,
 )
 from falcon_cli.drafters.saved.trained import TRAINED
 from falcon_cli.errors import FalconError
@@ -21,8 +20,12 @@ from falcon_cli.target.model import TargetModel
 VOCAB = 48
 
 
-def words(count=VOCAB, prefix="word"):
-    return SimpleNamespace(get_vocab=lambda: {f"{prefix}{token}": token for token in range(count)})
+def words(count=VOCAB, prefix="word", added=()):
+    names = [*(f"{prefix}{token}" for token in range(count)), *added]
+    vocabulary = {name: token for token, name in enumerate(names)}
+    return SimpleNamespace(
+        get_vocab=lambda: vocabulary, get_added_vocab=lambda: {name: vocabulary[name] for name in added}
+    )
 
 
 def loaded(model, tokenizer=None, name="tiny"):
@@ -84,8 +87,7 @@ def test_saving_again_replaces_the_folder_whole(folder, target, tiny_network):
         ({"network": None}, "must hold k, and the same k"),
         ({"network": {"k": 3}}, "with mixer, normalise, start, chained, draft_vocab_size under network"),
         ({"hidden_size": 64}, "is for tiny, of hidden size 64, and tiny has 32: distill one"),
-        ({"vocab_size": 50}, "is for tiny, of vocab size 50, and tiny has 48"),
-        ({"vocab_hash": "0"}, "whose tokens are not those of tiny"),
+        ({"vocab_hash": "0", "vocab_hash_2": "0"}, "whose tokens are not those of tiny"),
         ({"draft_vocab_size": 4}, "does not hold the draft vocabulary of 4 tokens"),
         ({"draft_vocab_size": 0}, "does not hold the draft vocabulary of 0 tokens"),
         ({"weights_sha256": "0"}, "is cut short, damaged or another drafter's"),
@@ -175,9 +177,19 @@ def test_a_file_that_only_looks_whole_is_refused(folder, target):
         load_drafter(folder, target)
 
 
-def test_the_vocabularys_hash_does_not_depend_on_its_order():
-    turned = SimpleNamespace(get_vocab=lambda: dict(reversed(words().get_vocab().items())))
-    assert vocab_hash(words()) == vocab_hash(turned) != vocab_hash(words(47))
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize("rows", [48, 64])
+def test_a_target_with_more_added_tokens_or_rows_keeps_its_drafter(folder, tiny_model, old, rows):
+    path = folder / "config.json"
+    about = json.loads(path.read_text())
+    if old:
+        del about["vocab_hash_2"]
+    path.write_text(json.dumps(about))
+    model = tiny_model("llama-gqa", dtype=torch.float32, vocab_size=rows)
+    assert load_drafter(folder, loaded(model, words(added=("[PAD]",))))
+    for other in (words(47, added=("[PAD]",)), words(prefix="other")):
+        with pytest.raises(FalconError, match="whose tokens are not those of tiny"):
+            load_drafter(folder, loaded(model, other))
 
 
 def test_shipped_drafters_are_those_of_built_in_targets():

@@ -25,6 +25,11 @@ def test_a_gguf_loads_as_the_model_it_was_written_from(tiny_gguf, tiny_model):
     assert loaded.stop_ids == {1}
 
 
+def test_a_gguf_in_capitals_loads_too(tiny_gguf):
+    loud = tiny_gguf.rename(tiny_gguf.with_name("TINY.GGUF"))
+    assert load_target(TargetRecipe(model=str(loud), device="cpu")).stop_ids == {1}
+
+
 def test_a_gguf_is_converted_once_into_the_cache(tiny_gguf, tmp_path, capsys, monkeypatch):
     folder = ours.converted(tiny_gguf)
     assert folder.parent == tmp_path / "home" / "models"

@@ -1,5 +1,7 @@
+import copy
 import hashlib
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -70,6 +72,13 @@ def test_the_answer_must_fit_behind_the_prompt(target, dataset):
     for answer, fits in ((200, True), (400, False)):
         recipe = TuneTreeRecipe(dataset=dataset(texts), max_new_tokens=answer)
         assert ("long" in {one.id for one in prompts_of(recipe, target)}) == fits
+
+
+def test_a_prompt_with_a_token_without_a_row_is_left_out(target, dataset):
+    tokenizer = copy.deepcopy(target.tokenizer)
+    tokenizer.add_tokens(["number 7"], special_tokens=True)
+    found = prompts_of(TuneTreeRecipe(dataset=dataset(MANY)), replace(target, tokenizer=tokenizer))
+    assert {one.id for one in found} == MANY.keys() - {"q7"}
 
 
 def test_too_few_prompts_are_refused_in_one_line(target, dataset):
