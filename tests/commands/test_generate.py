@@ -150,24 +150,6 @@ def test_a_malformed_line_is_named_and_keep_going_skips_and_counts(generate):
     assert "stdin: 2 malformed lines skipped" in went_on.err
 
 
-def test_messages_are_read_in_the_forms_that_people_keep_them_in(generate):
-    plain = {"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi\nthere"}]}
-    parts = [{"type": "text", "text": "Hi"}, {"type": "text", "text": "there"}]
-    shared = [{"from": "system", "value": "Be brief."}, {"from": "human", "value": "Hi\nthere"}]
-    asked = [
-        plain,
-        {"messages": [plain["messages"][0], {"role": "user", "content": parts}]},
-        {"conversations": shared},
-        {"system": "Be brief.", "conversations": shared[1:]},
-        {"messages": [{"role": "developer", "content": "Be brief."}, {"role": "user", "content": parts}]},
-    ]
-    outcome = generate("--jsonl", stdin=lines(*asked))
-    assert (outcome.code, outcome.err) == (0, "")
-    answers = list(map(json.loads, outcome.out.splitlines()))
-    assert len(answers) == len(asked)
-    assert all(answer["token_ids"] == answers[0]["token_ids"] for answer in answers)
-
-
 def test_what_the_template_does_not_take_is_named_with_its_line_or_skipped(generate):
     call = {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}
     tool = {"messages": [{"role": "user", "content": "?"}, call, {"role": "tool", "content": "3"}]}

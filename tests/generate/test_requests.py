@@ -1,4 +1,5 @@
 import io
+import json
 import sys
 
 import pytest
@@ -83,6 +84,25 @@ def test_prompts_are_rendered_as_the_recipe_says(byte_tokenizer):
     assert text(own, system="Be brief.").startswith("<|im_start|>system\nOwn.<|im_end|>")
     with pytest.raises(FalconError, match='give "prompt" instead of "messages"'):
         text(own, raw=True)
+
+
+def test_messages_in_any_of_their_forms_are_the_same_prompt(byte_tokenizer):
+    parts = [{"type": "text", "text": "Hi"}, {"type": "text", "text": "there"}]
+    system = {"role": "system", "content": "Be brief."}
+    asked = [
+        {"messages": [system, {"role": "user", "content": "Hi\nthere"}]},
+        {"messages": [system, {"role": "user", "content": parts}]},
+        {"conversations": [{"from": "system", "value": "Be brief."}, {"from": "human", "value": "Hi\nthere"}]},
+        {"system": "Be brief.", "conversations": [{"from": "human", "value": "Hi\nthere"}]},
+        {"messages": [{**system, "role": "developer"}, {"role": "user", "content": parts}]},
+    ]
+    requests = lines([json.dumps(record).encode() for record in asked], "stdin", keep_going=False)
+    chat = ChatTemplate(byte_tokenizer)
+    prompts = [prompt_ids(request, GenerateRecipe(), chat) for request in requests]
+    assert len(prompts) == len(asked)
+    assert all(prompt == prompts[0] for prompt in prompts)
+    with_option = prompt_ids(single("Hi\nthere"), GenerateRecipe(system="Be brief."), chat)
+    assert with_option == prompts[0]
 
 
 def test_the_first_request_is_seen_ahead_of_its_turn():

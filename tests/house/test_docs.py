@@ -20,7 +20,7 @@ EXPLANATIONS = tuple(
     for page in ("architecture", "methods", "measuring", "kernels", "training", "scaling", "data", "notation")
 )
 FOR_CONTRIBUTORS = ("CONTRIBUTING.md", "CHANGELOG.md", "docs/first-hour.md", "docs/extending.md")
-GUIDE_WORDS, ALL_WORDS = 600, 10_000
+GUIDE_WORDS, ALL_WORDS = 600, 9_500
 GENERATED = ROOT / "docs" / "families.md"
 BENCHMARKS, LAB = ROOT / "docs" / "benchmarks", ROOT / "docs" / "lab"
 ENTRIES = sorted(path for path in LAB.iterdir() if path.name != "README.md")
@@ -48,7 +48,8 @@ def test_the_readme_leads_to_every_page():
 
 
 def words(path: Path) -> int:
-    return len(path.read_text().split())
+    """Words with a letter or a digit: the frames of tables and help pages are none."""
+    return len(re.findall(r"\S*\w\S*", path.read_text()))
 
 
 @pytest.mark.parametrize("page", GUIDES)
