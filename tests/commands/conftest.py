@@ -75,6 +75,6 @@ def far_target(chat_target: Path, tmp_path: Path) -> Path:
 
     folder = Path(shutil.copytree(chat_target, tmp_path / "far"))
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    tokenizer.add_tokens(["<|far|>"], special_tokens=True)
+    tokenizer.add_tokens(["<|far|>"])
     tokenizer.save_pretrained(folder)
     return folder

@@ -70,7 +70,7 @@ def test_a_run_goes_on_with_its_texts_whatever_became_of_their_source(inputs, an
 def test_texts_with_a_token_without_a_row_are_left_out_and_told_of(inputs, answers, capsys):
     recipe, target, folder = inputs
     tokenizer = copy.deepcopy(target.tokenizer)
-    tokenizer.add_tokens(["Count to 3"], special_tokens=True)
+    tokenizer.add_tokens(["Count to 3"])
     corpus = prepare(
         replace(recipe, answers=answers), replace(target, tokenizer=tokenizer), folder, Accelerator(cpu=True)
     )

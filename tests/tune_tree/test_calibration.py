@@ -24,7 +24,9 @@ def stage(tmp_path, chat_target, tiny_network):
     (tmp_path / "prompts.jsonl").write_text("\n".join(lines))
     dataset = str(tmp_path / "prompts.jsonl")
     recipe = TuneTreeRecipe(dataset=dataset, prompts=4, validation_prompts=2, max_new_tokens=12, passes=2, width=5)
-    return recipe, target, load_entries([tmp_path / "k2"], target), TuningFolder(tmp_path)
+    folder = TuningFolder(tmp_path / "run")
+    folder.enter(recipe, ["falcon"], resume=False)
+    return recipe, target, load_entries([tmp_path / "k2"], target), folder
 
 
 def test_texts_and_profiles_follow_the_recipe(stage, monkeypatch):

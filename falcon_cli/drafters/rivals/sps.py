@@ -97,6 +97,8 @@ class SpeculativeSampling:
         self.model.commit(range(len(unread)))
         self._read += len(unread)
         logits_V = scores.logits_TV[-1, : self.vocab_size]
+        if not self._foreign:
+            return logits_V
         return logits_V.index_fill(0, self._never_drafted[self._never_drafted < len(logits_V)], float("-inf"))
 
     def _as_read(self, tokens: list[int]) -> list[int]:

@@ -106,7 +106,7 @@ def test_a_file_may_be_packed(tmp_path):
         (line(wall_time=[0.5]), '"wall_time" holds 1 numbers, "turns" 2 texts'),
         (line(wall_time=[0.5, 0]), '"wall_time" must hold positive seconds'),
         (line(wall_time=[0.5, -1]), '"wall_time" must hold positive seconds'),
-        (line(wall_time=[0.5, float("nan")]), '"wall_time" must hold positive seconds'),
+        (line(wall_time=[0.5, float("nan")]), "NaN is no finite number"),
         (line(wall_time=[0.5, "1"]), '"wall_time" must hold positive seconds'),
         (line(accept_lengths=4), '"accept_lengths" must be a list of numbers'),
         (line(accept_lengths=[[4, 3]]), '"accept_lengths" must be a list of numbers'),

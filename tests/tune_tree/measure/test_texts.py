@@ -76,7 +76,7 @@ def test_the_answer_must_fit_behind_the_prompt(target, dataset):
 
 def test_a_prompt_with_a_token_without_a_row_is_left_out(target, dataset):
     tokenizer = copy.deepcopy(target.tokenizer)
-    tokenizer.add_tokens(["number 7"], special_tokens=True)
+    tokenizer.add_tokens(["number 7"])
     found = prompts_of(TuneTreeRecipe(dataset=dataset(MANY)), replace(target, tokenizer=tokenizer))
     assert {one.id for one in found} == MANY.keys() - {"q7"}
 
