@@ -185,8 +185,9 @@ def _print(rows: dict[str, dict[str, str]], recipe: QualityRecipe, questions: in
     if recipe.dataset == "humaneval" and not recipe.run_code:
         caption = "No pass@1: run_code=true runs the answers' code in a sandbox (see --help); what was read is kept."
     heads = next(iter(rows.values()))
-    table = Table("weights", *heads, title=f"{recipe.target.model}: {questions} questions of {recipe.dataset}")
-    table.caption = caption
+    table = Table(title=f"{recipe.target.model}: {questions} questions of {recipe.dataset}", caption=caption)
+    for head in ("weights", *heads):
+        table.add_column(head, overflow="fold")
     for name, row in rows.items():
         table.add_row(name, *row.values())
     show(table)

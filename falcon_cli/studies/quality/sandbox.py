@@ -32,8 +32,8 @@ from falcon_cli.errors import FalconError
 from falcon_cli.studies.quality import harness, jail
 
 Mark = Literal["passed", "failed", "timed out"]
+_JAIL, _HARNESS = getsource(jail), getsource(harness)
 _NOBODY = 65534
-_TIME_IS_UP = {128 + signal.SIGXCPU, 128 + signal.SIGKILL}
 _REPORT_BYTES = 4096
 _TRIAL = "import collections, decimal, heapq, math, random, re, typing\ndef one(): return 1\n"
 _TEST = "def check(candidate): assert candidate() == 1"
@@ -141,7 +141,7 @@ class Sandbox:
         with os.fdopen(reading, "rb", buffering=0) as report:
             try:
                 process = subprocess.Popen(
-                    [sys.executable, "-I", "-S", "-B", "-c", getsource(jail), *words, getsource(harness), str(writing)],
+                    [sys.executable, "-I", "-S", "-B", "-c", _JAIL, *words, _HARNESS, str(writing)],
                     cwd=folder,
                     env=_environment(folder),
                     stdin=subprocess.PIPE,
@@ -173,8 +173,10 @@ def _environment(folder: str) -> dict[str, str]:
 
 def _outcome(exit_code: int | None, report: bytes, token: str) -> Outcome:
     said = _json(report)
-    if exit_code is None or exit_code in _TIME_IS_UP:
-        return Outcome("timed out", "its time was up")
+    if exit_code is None:
+        return Outcome("timed out", "its time on the clock was up")
+    if exit_code == 128 + signal.SIGXCPU:
+        return Outcome("timed out", "its processor time was up")
     if said.get("token") == token:
         return Outcome("passed")
     if exit_code == jail.NO_WALLS:
