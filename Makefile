@@ -5,7 +5,7 @@
 # make profile  show where a cycle's time goes (ARGS="target.kernels=torch", any keys of a bench recipe)
 # make cost     what a forward costs by nodes and context (ARGS="shape=7b", "contexts=[0,2048,8000]")
 # make families try every family of models that transformers knows, and write docs/families.md
-# make quality  show what bf16 and int8 weights cost in quality (ARGS as above)
+# make quality  show what quantised weights cost in quality (ARGS as above, "dataset=humaneval run_code=true")
 # make docs     write docs/cli from the commands' own help
 # make tables   write the figures of docs/benchmarks into the pages that show them
 

@@ -18,7 +18,8 @@ from falcon_cli.errors import FalconError, UsageError
 from falcon_cli.recipe.load import load_recipe
 from falcon_cli.recipe.schema import BenchRecipe
 from falcon_cli.spelling import did_you_mean
-from falcon_cli.studies import cost, families, profile, quality, roofline
+from falcon_cli.studies import cost, families, profile, roofline
+from falcon_cli.studies.quality import run as quality
 
 COMMAND = "python -m falcon_cli.studies"
 _HELP = {"-h", "--help"}
@@ -40,7 +41,10 @@ STUDIES = {
     "families": Study("which families of models falcon reads, and how", families.FamiliesRecipe, families.run),
     "profile": Study("where a cycle's time goes", BenchRecipe, profile.run, settings=("limit=2", "max_new_tokens=48")),
     "quality": Study(
-        "what quantised weights cost in quality", BenchRecipe, quality.run, settings=("limit=20", "max_new_tokens=128")
+        "what quantised weights cost in quality",
+        quality.QualityRecipe,
+        quality.run,
+        settings=("limit=20", "max_new_tokens=128"),
     ),
     "roofline": Study("cost tables of published machines, not measured", roofline.RooflineRecipe, roofline.run),
 }
@@ -122,9 +126,12 @@ def _yaml(value: Any) -> str:
 
 
 def _docs(recipe: type) -> dict[str, str]:
-    """Field → the docstring below it, which Python itself drops."""
+    """Field → the docstring below it, which Python itself drops; a recipe has the fields of those that it builds on."""
+    docs: dict[str, str] = {}
+    for base in recipe.__bases__:
+        if dataclasses.is_dataclass(base):
+            docs |= _docs(base)
     (definition,) = ast.parse(textwrap.dedent(inspect.getsource(recipe))).body
-    docs = {}
     for field, below in pairwise(definition.body if isinstance(definition, ast.ClassDef) else []):
         match field, below:
             case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(doc))):

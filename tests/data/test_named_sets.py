@@ -43,6 +43,16 @@ def test_humaneval(folder, name):
     assert question.reference == "    return 1\n"
 
 
+def test_humanevals_problems_are_what_it_takes_to_run_an_answer(folder):
+    tested = HUMANEVAL | {"test": "def check(candidate): ...", "entry_point": "one"}
+    write(folder / "HumanEval.jsonl", tested)
+    found = {"HumanEval/0": humaneval.Problem(HUMANEVAL["prompt"], "def check(candidate): ...", "one")}
+    assert humaneval.problems() == found
+    write(folder / "HumanEval.jsonl", tested, HUMANEVAL)
+    with pytest.raises(FalconError, match=r'HumanEval\.jsonl:2: it has no "test"'):
+        humaneval.problems()
+
+
 def test_gsm8k(folder):
     write(folder / "gsm8k_test.jsonl", {"question": "How many?", "answer": "so 1000 + 234\n#### 1,234"})
     ((question,), _) = gsm8k.load()

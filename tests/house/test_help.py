@@ -17,6 +17,7 @@ TESTED_ELSEWHERE = {
     **{f"data/{name}.py": "tests/data/test_named_sets.py" for name in ("mt_bench", "humaneval", "gsm8k", "spec_bench")},
     "distill/run.py": "tests/commands/test_distill.py",
     "target/sharding.py": "tests/commands/test_distill.py",
+    **{f"studies/quality/{name}.py": "tests/studies/quality/test_sandbox.py" for name in ("jail", "harness")},
 }
 
 _spec = importlib.util.spec_from_file_location("cli_pages", Path(__file__).with_name("cli_pages.py"))

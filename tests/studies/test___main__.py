@@ -35,7 +35,10 @@ def test_help_lists_the_studies(capsys, words, code):
     [
         ("cost", ["nodes=[1,2,4,", "rounds=9", "Rounds that count", "shape=null", "target.threads=null"]),
         ("profile", ["limit=2 ", "max_new_tokens=48", "target.model=smollm2-135m-instruct", "Questions to take"]),
-        ("quality", ["limit=20 ", "max_new_tokens=128", "target.trust_remote_code=false"]),
+        (
+            "quality",
+            ["limit=20 ", "max_new_tokens=128", "target.trust_remote_code=false", "run_code=false", "programs run"],
+        ),
         ("roofline", ["folder=…", "MACHINE-SHAPE.json"]),
     ],
 )

@@ -1,0 +1,1 @@
+"""What quantised weights cost in quality: texts read by every kind of weights, and answers marked."""
