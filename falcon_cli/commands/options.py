@@ -154,7 +154,11 @@ JsonlOption = Annotated[
 
 DatasetOption = Annotated[
     Text,
-    _option("--dataset", "mt-bench, humaneval, gsm8k, spec-bench, sharegpt or FILE.jsonl (default: mt-bench).", "NAME"),
+    _option(
+        "--dataset",
+        "mt-bench, humaneval, gsm8k, math-500, spec-bench, sharegpt or FILE.jsonl (default: mt-bench).",
+        "NAME",
+    ),
 ]
 MethodsOption = Annotated[
     Texts,

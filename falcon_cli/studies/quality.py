@@ -21,8 +21,8 @@ from falcon_cli.bench.figures.certificate import TokenIds, first_difference
 from falcon_cli.console import progress, say, show
 from falcon_cli.data.chat import ChatTemplate
 from falcon_cli.data.datasets import load
-from falcon_cli.data.gsm8k import solved
 from falcon_cli.data.prompts import Question
+from falcon_cli.data.sets.gsm8k import solved
 from falcon_cli.decode.loop import complete
 from falcon_cli.decode.stop import Stop
 from falcon_cli.drafters.rivals.autoregressive import Autoregressive
