@@ -134,7 +134,8 @@ def test_a_killed_download_goes_on(target, tmp_path):
         from falcon_cli.sources.targets import BuiltInTarget, JoinedWheels
         from falcon_cli.sources.wheels import WheelFile
         copy = "import os, shutil, sys; os.mkdir(sys.argv[1]); shutil.copy(*sys.argv[:0:-1])"
-        stall = "import sys, time; open(sys.argv[1] + '.half.whl', 'w').close(); time.sleep(60)"
+        stall = "import os, sys, time; parent = os.getppid(); open(sys.argv[1] + '.half.whl', 'w').close()\\n"
+        stall += "while os.getppid() == parent: time.sleep(0.1)"
         def command(wheel, folder):
             program = stall if wheel.package == "tiny-part2" else copy
             archive = {str(tmp_path / "index")!r} + f"/{{wheel.package.replace('-', '_')}}-1.0-py3-none-any.whl"
