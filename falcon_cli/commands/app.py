@@ -4,6 +4,7 @@ Exit codes: 0 done · 1 something to put right (one line says what) · 2 wrong u
 own · 130 Ctrl-C.
 """
 
+import os
 import re
 import sys
 from typing import Any
@@ -21,7 +22,6 @@ from falcon_cli.console import error, exit_code_of
 app = typer.Typer(
     help="Lossless speculative decoding: generate a model's own greedy text faster, and prove it.",
     no_args_is_help=True,
-    add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
 app.command()(distill)
@@ -41,6 +41,8 @@ def common(debug: options.DebugOption = False, version: options.VersionOption = 
 
 def main() -> int:
     """Run the command line; returns the exit code. `--debug` is taken anywhere."""
+    if "_FALCON_COMPLETE" in os.environ:  # a shell asks how to go on
+        get_command(app)(prog_name="falcon")
     words = sys.argv[1:]
     debug = "--debug" in words
     return exit_code_of(lambda: run([word for word in words if word != "--debug"]), debug)

@@ -24,6 +24,13 @@ def _switch(name: str, help: str, panel: str | None) -> Any:
     return _option(name, help, "", panel)
 
 
+def _built_in_names(incomplete: str) -> list[str]:
+    """What a shell may complete `--target` to; files are completed by the shell itself."""
+    from falcon_cli.sources import built_in_targets
+
+    return [name for name in built_in_targets() if name.startswith(incomplete)]
+
+
 def _show_version(wanted: bool) -> None:
     if wanted:
         emit(f"falcon {__version__}")
@@ -42,8 +49,13 @@ SetOption = Annotated[Texts, _option("--set", "Override one key of the recipe (r
 
 TargetOption = Annotated[
     Text,
-    _option(
-        "--target", "Built-in name, folder, .gguf file or hub id (default: smollm2-135m-instruct).", "MODEL", _TARGET
+    Option(
+        "--target",
+        metavar="MODEL",
+        help="Built-in name, folder, .gguf file or hub id (default: smollm2-135m-instruct).",
+        show_default=False,
+        rich_help_panel=_TARGET,
+        autocompletion=_built_in_names,
     ),
 ]
 DTypeOption = Annotated[
@@ -142,7 +154,11 @@ JsonlOption = Annotated[
 
 DatasetOption = Annotated[
     Text,
-    _option("--dataset", "mt-bench, humaneval, gsm8k, spec-bench, sharegpt or FILE.jsonl (default: mt-bench).", "NAME"),
+    _option(
+        "--dataset",
+        "mt-bench, humaneval, gsm8k, math-500, spec-bench, sharegpt or FILE.jsonl (default: mt-bench).",
+        "NAME",
+    ),
 ]
 MethodsOption = Annotated[
     Texts,

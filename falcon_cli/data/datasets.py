@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from falcon_cli.data import gsm8k, humaneval, mt_bench, sharegpt, spec_bench
 from falcon_cli.data.prompts import Question, read_jsonl
+from falcon_cli.data.sets import gsm8k, humaneval, math, mt_bench, sharegpt, spec_bench
 from falcon_cli.errors import FalconError, UsageError
 from falcon_cli.spelling import did_you_mean
 
@@ -20,6 +20,7 @@ DATASETS: dict[str, Loader] = {
     "mt-bench": mt_bench.load,
     "humaneval": humaneval.load,
     "gsm8k": gsm8k.load,
+    "math-500": math.load,
     "sharegpt": sharegpt.load,
     "spec-bench": spec_bench.load,
 }

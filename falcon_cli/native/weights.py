@@ -21,6 +21,8 @@ from falcon_cli.native.packed_matrix import PackedMatrix, WeightFormat
 
 BLOCK = 32
 """How many inputs share a scale."""
+_ROWS = 4096
+"""How many outputs are quantised at a time."""
 
 
 def suits(linear: nn.Module) -> bool:
@@ -61,13 +63,13 @@ def pack(weight_OI: Tensor, format: WeightFormat, bias_O: Tensor | None = None) 
     """
     outputs, panel = len(weight_OI), torch.ops.falcon.panel()
     missing = -outputs % panel
-    weight_OI = pad(weight_OI, (0, 0, 0, missing))
+    weight_OI = _padded(weight_OI, 0, missing)
     bias = torch.empty(0) if bias_O is None else pad(bias_O.float(), (0, missing))
     if format in ("fp32", "bf16"):
         dtype = torch.float32 if format == "fp32" else torch.bfloat16
         data = weight_OI.to(dtype).unflatten(0, (-1, panel)).transpose(1, 2)
         return PackedMatrix(ARENA.copy_in(data), torch.empty(0), bias, outputs)
-    weight_OI = pad(weight_OI.float(), (0, -weight_OI.shape[1] % BLOCK))
+    weight_OI = _padded(weight_OI.float(), -weight_OI.shape[1] % BLOCK, 0)
     if format == "int4":
         return PackedMatrix(ARENA.copy_in(_int4(weight_OI, panel)), torch.empty(0), bias, outputs)
     quantised_OI, scale_O = _int8(weight_OI)
@@ -92,9 +94,18 @@ def _int8(weight_OI: Tensor) -> tuple[Tensor, Tensor]:
 
     They are stored as w + 128, because the processors' byte products want one unsigned factor.
     """
-    largest_O = weight_OI.abs().amax(1)
-    scale_O = torch.where(largest_O > 0, largest_O / 127, torch.ones_like(largest_O))
-    return ((weight_OI / scale_O[:, None]).round() + 128).to(torch.uint8), scale_O
+    quantised_OI, scale_O = torch.empty(weight_OI.shape, dtype=torch.uint8), torch.empty(len(weight_OI))
+    for start in range(0, len(weight_OI), _ROWS):  # what lies between is as large as the part
+        part, rows = weight_OI[start : start + _ROWS], slice(start, start + _ROWS)
+        largest = part.abs().amax(1)
+        scale_O[rows] = torch.where(largest > 0, largest / 127, torch.ones_like(largest))
+        quantised_OI[rows] = ((part / scale_O[rows, None]).round() + 128).to(torch.uint8)
+    return quantised_OI, scale_O
+
+
+def _padded(weight_OI: Tensor, inputs: int, outputs: int) -> Tensor:
+    """Zeros added at the ends; without any, the weights themselves and no copy."""
+    return pad(weight_OI, (0, inputs, 0, outputs)) if inputs or outputs else weight_OI
 
 
 def _int4(weight_OI: Tensor, panel: int) -> Tensor:

@@ -12,7 +12,7 @@ from falcon_cli.recipe.schema import TargetRecipe
 
 TrainableMethod = Literal["falcon", "eagle", "medusa", "sps"]
 
-BENCH_SETS = ("mt-bench", "humaneval", "gsm8k")
+BENCH_SETS = ("mt-bench", "humaneval", "gsm8k", "math-500")
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,8 @@ class CorpusRecipe(Recipe):
     """Which dialogues, and which of them are left out."""
 
     sources: tuple[str, ...] = ("sharegpt",)
-    """Each is sharegpt, a file (.json in ShareGPT's form, .jsonl, .parquet; .gz allowed) or a hub data set's id."""
+    """Each is sharegpt, gsm8k-train, math, mbpp, a file (.json in ShareGPT's form, .jsonl, .parquet; .gz allowed) or
+    a hub data set's id."""
     split: str = "train"
     """Split of a hub data set."""
     revision: str | None = None

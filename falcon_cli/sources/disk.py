@@ -106,6 +106,23 @@ def locked(path: Path) -> Iterator[None]:
         lock.release()
 
 
+def check_room(folder: Path, needed: int) -> None:
+    """Make sure that a folder's disk has room for so many bytes; the folder is made where it is missing.
+
+    Raises:
+        FalconError: It has not, or the folder cannot be made.
+    """
+    with disk_errors(folder, needed):
+        folder.mkdir(parents=True, exist_ok=True)
+        if shutil.disk_usage(folder).free < needed:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def is_disk_error(error: Exception) -> bool:
+    """Whether `disk_errors` has a line for this error."""
+    return _explain(error, home(), None) is not None
+
+
 @contextmanager
 def disk_errors(folder: Path, needed: int | None = None) -> Iterator[None]:
     """Turn a full disk, a forbidden place or a file in a folder's place into one clear line.

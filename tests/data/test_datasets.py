@@ -36,7 +36,7 @@ def test_a_file_is_a_data_set(tmp_path):
 @pytest.mark.parametrize("name", ["mt-bnech", "MT_Bench", "mtbench"])
 def test_an_unknown_name_lists_the_known(name, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UsageError, match=r"did you mean mt-bench\?.*humaneval, gsm8k, sharegpt, spec-bench"):
+    with pytest.raises(UsageError, match=r"did you mean mt-bench\?.*humaneval, gsm8k, math-500, sharegpt, spec-bench"):
         datasets.load(name)
 
 

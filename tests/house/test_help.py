@@ -14,7 +14,10 @@ MODULES = [path.relative_to(PACKAGE) for path in sorted(PACKAGE.rglob("*.py"))]
 HEAVY = {"torch", "transformers", "matplotlib", "datasets", "numpy", "safetensors"}
 TESTED_ELSEWHERE = {
     "__main__.py": "tests/commands/test_app.py",
-    **{f"data/{name}.py": "tests/data/test_named_sets.py" for name in ("mt_bench", "humaneval", "gsm8k", "spec_bench")},
+    **{
+        f"data/sets/{name}.py": "tests/data/sets/test_named_sets.py"
+        for name in ("mt_bench", "humaneval", "gsm8k", "spec_bench", "math", "mbpp", "olmo")
+    },
     "distill/run.py": "tests/commands/test_distill.py",
     "target/sharding.py": "tests/commands/test_distill.py",
     **{f"studies/quality/{name}.py": "tests/studies/quality/test_sandbox.py" for name in ("jail", "harness")},

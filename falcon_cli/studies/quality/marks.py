@@ -7,9 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from falcon_cli.console import progress
-from falcon_cli.data import gsm8k
-from falcon_cli.data.humaneval import Problem
 from falcon_cli.data.prompts import Question
+from falcon_cli.data.sets import gsm8k
+from falcon_cli.data.sets.humaneval import Problem
 from falcon_cli.sources import append_line, disk_errors, whole_lines
 from falcon_cli.studies.quality.extract import program_of
 from falcon_cli.studies.quality.sandbox import Outcome, Sandbox

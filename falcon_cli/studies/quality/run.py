@@ -23,8 +23,8 @@ from falcon_cli.bench.figures.certificate import TokenIds
 from falcon_cli.console import progress, say, show
 from falcon_cli.data.chat import ChatTemplate
 from falcon_cli.data.datasets import load
-from falcon_cli.data.humaneval import problems
 from falcon_cli.data.prompts import Question
+from falcon_cli.data.sets.humaneval import problems
 from falcon_cli.errors import FalconError
 from falcon_cli.methods.defaults import default_method
 from falcon_cli.methods.grammar import MethodChoice, choose, load_context

@@ -1,9 +1,13 @@
 """A benchmark's prompt is found whatever its spacing and position."""
 
+import json
+
 import pytest
 
+from falcon_cli.data.datasets import DATASETS
 from falcon_cli.distill.corpus.contamination import BenchPrompts, normalised
 from falcon_cli.errors import UsageError
+from falcon_cli.recipe.distill import BENCH_SETS
 
 LONG = "Compose an engaging travel blog post about a recent trip to Hawaii"
 BENCH = BenchPrompts.from_turns([LONG, "Why?"])
@@ -60,3 +64,17 @@ def test_an_unknown_data_set_is_wrong_usage():
 def test_mt_bench_is_kept_out():
     assert BenchPrompts.of(["mt-bench"]).match(["Compose an engaging travel blog post about a recent trip to Hawaii, "
         "highlighting cultural experiences and must-see attractions."])  # fmt: skip
+
+
+def test_a_corpus_is_checked_against_every_benchmark_that_can_be_had():
+    assert set(BENCH_SETS) == DATASETS.keys() - {"sharegpt", "spec-bench"}  # a corpus; a file that only its owner has
+
+
+def test_problems_are_found_by_their_text_and_not_by_their_id(monkeypatch, tmp_path):
+    monkeypatch.setenv("FALCON_DATA", str(tmp_path))
+    problem = "How many vertical asymptotes does the graph of $y=\\frac{2}{x^2+x-6}$ have?"
+    record = {"unique_id": "test/algebra/1.json", "problem": problem, "solution": "\\boxed{2}"}
+    (tmp_path / "math_500.jsonl").write_text(json.dumps(record))
+    bench = BenchPrompts.of(["math-500"])
+    assert bench.match([f"Problem 12: {problem.upper()}"])
+    assert not bench.match(["test/algebra/1.json"])

@@ -6,6 +6,7 @@ import json
 import pytest
 
 from falcon_cli.data.messages import Messages
+from falcon_cli.distill.corpus import dialogues
 from falcon_cli.distill.corpus.dialogues import Dialogue, read_dialogues
 from falcon_cli.errors import FalconError
 from falcon_cli.recipe.distill import CorpusRecipe
@@ -137,3 +138,11 @@ def test_dialogues_of_the_same_name_are_numbered(tmp_path):
     first = lines(tmp_path / "a.jsonl", {"id": "x", "messages": HELLO})
     second = lines(tmp_path / "b.jsonl", {"id": "x", "messages": HELLO})
     assert [dialogue.id for dialogue in read(first, second)] == ["x", "x#2"]
+
+
+@pytest.mark.parametrize("name", ["sharegpt", "gsm8k-train", "math", "mbpp"])
+def test_a_named_corpus_is_no_file_and_no_hub_data_set(name, monkeypatch):
+    talk = Messages(tuple(HELLO))
+    assert name in dialogues.CORPORA
+    monkeypatch.setitem(dialogues.CORPORA, name, lambda: iter([(f"{name}/1", talk)]))
+    assert read(name) == [Dialogue(f"{name}_1", talk)]

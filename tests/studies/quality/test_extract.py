@@ -2,7 +2,7 @@
 
 import pytest
 
-from falcon_cli.data.humaneval import problems
+from falcon_cli.data.sets.humaneval import problems
 from falcon_cli.studies.quality.extract import program_of
 
 PROMPT = (

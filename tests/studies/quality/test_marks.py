@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from falcon_cli.data import humaneval
 from falcon_cli.data.prompts import Question
+from falcon_cli.data.sets import humaneval
 from falcon_cli.studies.quality.marks import CodeMarks, numbers_right
 from falcon_cli.studies.quality.sandbox import Outcome, Sandbox
 

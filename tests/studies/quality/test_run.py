@@ -2,9 +2,9 @@ import json
 
 import pytest
 
-from falcon_cli.data import gsm8k, humaneval
 from falcon_cli.data.datasets import DATASETS
 from falcon_cli.data.prompts import Question
+from falcon_cli.data.sets import gsm8k, humaneval
 from falcon_cli.errors import FalconError, UsageError
 from falcon_cli.native.build import load_kernels
 from falcon_cli.recipe.load import load_recipe

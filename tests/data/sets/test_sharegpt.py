@@ -2,9 +2,9 @@ import json
 
 import pytest
 
-from falcon_cli.data import sharegpt
 from falcon_cli.data.messages import Messages
-from falcon_cli.data.sharegpt import read_conversations
+from falcon_cli.data.sets import sharegpt
+from falcon_cli.data.sets.sharegpt import read_conversations
 from falcon_cli.errors import FalconError
 
 RECORDS = [

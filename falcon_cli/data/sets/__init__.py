@@ -1,0 +1,1 @@
+"""The named data sets: where each lies, and how it is read."""
