@@ -108,7 +108,9 @@ def test_megabytes_of_output_go_nowhere(run, capfd):
 def test_a_report_of_megabytes_is_cut(best, run):
     brief = replace(best, limits=replace(QUICK, wall_seconds=3.0))
     body = "import os\nfor fd in range(3, 20):\n    try: os.write(fd, b'x' * 10 ** 7)\n    except OSError: pass"
-    assert run(body, brief).mark == "timed out"
+    outcome = run(body, brief)  # nobody reads on: the writing waits, or is refused
+    assert outcome.mark in ("timed out", "failed")
+    assert len(outcome.reason) < 1000
 
 
 def test_it_cannot_kill_who_waits_for_it(run):
