@@ -184,11 +184,10 @@ def _certify(session: BenchmarkSession, records: Sequence[TurnRecord], peers: Se
     """Put a certificate beside each method's figures, and for peers how many questions they answered alike."""
     plain = {record.prompt: record.completion.ids for record in reversed(records) if record.method == BASELINE}
 
-    def reference(prompt: TokenIds) -> TokenIds:
-        key = tuple(prompt)
-        if key not in plain:  # the second turn after a first answer that differs
-            plain[key] = session.answers[BASELINE](prompt, session.max_new_tokens).ids
-        return plain[key]
+    def reference(prompt: tuple[int, ...]) -> TokenIds:
+        if prompt not in plain:  # the second turn after a first answer that differs
+            plain[prompt] = session.answers[BASELINE](list(prompt), session.max_new_tokens).ids
+        return plain[prompt]
 
     own = [record for record in records if record.method not in peers]
     for name, certificate in certify(own, session.target.model, session.target.dtype, reference).items():
@@ -196,7 +195,7 @@ def _certify(session: BenchmarkSession, records: Sequence[TurnRecord], peers: Se
     for peer in peers:
         theirs = [record for record in records if record.method == peer]
         differing = {
-            r.question_id for r in theirs if first_difference(reference(list(r.prompt)), r.completion.ids) is not None
+            r.question_id for r in theirs if first_difference(reference(r.prompt), r.completion.ids) is not None
         }
         figures["peers"][peer]["prompts_equal"] = len({r.question_id for r in theirs} - differing)
 

@@ -12,7 +12,7 @@ from falcon_cli.console import duration
 from falcon_cli.distill.corpus.sample import Sample
 from falcon_cli.distill.corpus.split import Corpus
 from falcon_cli.distill.features.batches import Schedule, collate
-from falcon_cli.distill.features.extract import extract
+from falcon_cli.distill.features.extract import extract_all
 from falcon_cli.distill.features.source import disk_bytes
 from falcon_cli.distill.students.student import Student
 from falcon_cli.recipe.distill import DistillRecipe
@@ -130,13 +130,11 @@ def _trial(
         if tokens >= _TRIAL_TOKENS:
             break
     dtype = DTYPES[recipe.cache.dtype]
-    dict(extract(target.model, texts[:1], recipe.cache.top, dtype))  # warm-up
+    extract_all(target.model, texts[:1], recipe.cache.top, dtype)  # warm-up
     began = perf_counter()
-    features = dict(extract(target.model, texts, recipe.cache.top, dtype))
+    features = extract_all(target.model, texts, recipe.cache.top, dtype)
     reading = tokens / (perf_counter() - began)
-    batch = collate(
-        range(len(texts)), [features[number] for number in range(len(texts))], target.model.device, torch.float32
-    )
+    batch = collate(range(len(texts)), features, target.model.device, torch.float32)
     glance = recipe.glance if recipe.csgd else 0.0
     for _ in range(2):
         began = perf_counter()

@@ -14,12 +14,12 @@ from falcon_cli.console import say
 from falcon_cli.distill.corpus.split import Corpus
 from falcon_cli.distill.estimate import estimate_run, peak_memory
 from falcon_cli.distill.features.batches import Schedule
+from falcon_cli.distill.features.extract import extract_all
 from falcon_cli.distill.features.source import (
     OnlineFeatures,
     cached_features,
     check_disk,
     disk_bytes,
-    held_out_features,
 )
 from falcon_cli.distill.folder import DistillFolder
 from falcon_cli.distill.prepare import prepare
@@ -112,7 +112,7 @@ class Job:
         evaluator = HeldOutEvaluator(
             self.target,
             self.student,
-            held_out_features(self.target, self.corpus.held_out, self.recipe.cache.top),
+            extract_all(self.target.model, self.corpus.held_out, self.recipe.cache.top, torch.float32),
             self.corpus.held_out,
             self.recipe.training.decode_prompts,
         )

@@ -16,7 +16,7 @@ from falcon_cli.decode.stop import Stop
 from falcon_cli.distill.corpus.answers import reads_padded
 from falcon_cli.distill.corpus.sample import Sample
 from falcon_cli.distill.features.batches import collate
-from falcon_cli.distill.features.extract import TextFeatures, extract
+from falcon_cli.distill.features.extract import TextFeatures, extract_all
 from falcon_cli.distill.students.student import Student
 from falcon_cli.distill.students.table import make_student
 from falcon_cli.drafters.rivals.autoregressive import Autoregressive
@@ -47,7 +47,7 @@ def try_student(recipe: DistillRecipe, target: LoadedTarget) -> Student:
             recipe, target, "its class makes logits of its LM head's outputs in a way that falcon cannot learn"
         )
     with _faults(recipe, target, "reading texts"):
-        features = [text for _, text in sorted(extract(model, samples, recipe.cache.top, torch.float32), key=_number)]
+        features = extract_all(model, samples, recipe.cache.top, torch.float32)
     if not _teaches(target, samples, features):
         raise _refusal(recipe, target, "its log-probabilities in a padded batch are not those of its own forward")
     with _faults(recipe, target, "building the student"):
@@ -136,7 +136,3 @@ def _faults(recipe: DistillRecipe, target: LoadedTarget, what: str) -> Iterator[
 def _refusal(recipe: DistillRecipe, target: LoadedTarget, reason: str) -> FalconError:
     family = type(target.model.model).__name__
     return FalconError(f"{target.name}: a {family} cannot be distilled by method {recipe.method}: {reason}")
-
-
-def _number(entry: tuple[int, TextFeatures]) -> int:
-    return entry[0]

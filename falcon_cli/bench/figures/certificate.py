@@ -21,7 +21,7 @@ from falcon_cli.target.model import TargetModel
 from falcon_cli.target.reference.hold import TOLERANCE
 
 TokenIds = list[int]
-PlainAnswer = Callable[[TokenIds], TokenIds]
+PlainAnswer = Callable[[tuple[int, ...]], TokenIds]
 
 
 @dataclass(frozen=True)
@@ -109,12 +109,13 @@ def certify(
             record.method, Certificate(0.0 if exact else TOLERANCE[dtype], by_construction=exact)
         )
         certificate.prompts.add(record.question_id)
-        prompt = list(record.prompt)
-        plain, ids = reference(prompt), record.completion.ids
+        plain, ids = reference(record.prompt), record.completion.ids
         position = first_difference(plain, ids)
         if position is not None:
             margin = margin_at(
-                target, prompt + plain[:position], [*plain[position : position + 1], *ids[position : position + 1]]
+                target,
+                [*record.prompt, *plain[:position]],
+                [*plain[position : position + 1], *ids[position : position + 1]],
             )
             place = Divergence(record.question_id, record.turn, record.repeat, position, margin)
             certificate.divergences.append(place)

@@ -67,6 +67,12 @@ def extract(
                 yield number, _features(target, samples[number], features_BLD[row], top, dtype)
 
 
+def extract_all(target: TargetModel, samples: Sequence[Sample], top: int, dtype: torch.dtype) -> list[TextFeatures]:
+    """The features of all samples, in their order and in memory; see `extract`."""
+    features = dict(extract(target, samples, top, dtype))
+    return [features[number] for number in range(len(samples))]
+
+
 def padded_batches(order: Sequence[int], lengths: Sequence[int], limit: int) -> Iterator[list[int]]:
     """Cut numbers, sorted by ascending length, into batches of at most `limit` tokens with padding (at least one)."""
     batch: list[int] = []

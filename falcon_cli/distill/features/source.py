@@ -10,7 +10,7 @@ from accelerate import Accelerator
 
 from falcon_cli.console import progress, say
 from falcon_cli.distill.corpus.sample import Sample
-from falcon_cli.distill.features.extract import TextFeatures, bytes_a_token, extract, forwards
+from falcon_cli.distill.features.extract import TextFeatures, bytes_a_token, extract, extract_all, forwards
 from falcon_cli.distill.features.shards import ShardPlan, ShardReader, make_shards, missing, plan_shards
 from falcon_cli.errors import FalconError
 from falcon_cli.recipe.distill import CacheRecipe, DistillRecipe
@@ -29,8 +29,7 @@ class OnlineFeatures:
     def fetch(self, numbers: Sequence[int]) -> list[TextFeatures]:
         """The features of these texts."""
         wanted = [self.samples[number] for number in numbers]
-        features = dict(extract(self.target.model, wanted, self.top, self.target.model.dtype))
-        return [features[place] for place in range(len(wanted))]
+        return extract_all(self.target.model, wanted, self.top, self.target.model.dtype)
 
 
 def disk_bytes(samples: Sequence[Sample], hidden: int, recipe: CacheRecipe) -> int:
@@ -104,9 +103,3 @@ def _greatest(number: int, accelerator: Accelerator) -> int:
     if accelerator.num_processes == 1:
         return number
     return int(accelerator.gather(torch.tensor([number], device=accelerator.device)).max())
-
-
-def held_out_features(target: LoadedTarget, samples: Sequence[Sample], top: int) -> list[TextFeatures]:
-    """The held-out texts' features, in memory, in fp32."""
-    features = dict(extract(target.model, samples, top, torch.float32))
-    return [features[number] for number in range(len(samples))]

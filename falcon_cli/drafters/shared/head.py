@@ -58,6 +58,8 @@ class Head(ABC):
         """Tokens of the spare rows in use."""
         self._next = 0
         """The spare row that is written next: the oldest once all are in use."""
+        self._hold(head_VD if vocabulary_W is None else head_VD[self._ids])
+        self._use(self._fixed)
 
     @property
     def choices(self) -> int:
@@ -112,6 +114,10 @@ class Head(ABC):
         return outputs_EW if self._bias is None else outputs_EW + self._bias[: outputs_EW.shape[-1]]
 
     @abstractmethod
+    def _hold(self, rows: Tensor) -> None:
+        """Take in the fixed and the spare rows."""
+
+    @abstractmethod
     def _write(self, places: Tensor, rows: Tensor) -> None:
         """Replace some rows."""
 
@@ -131,18 +137,8 @@ class Head(ABC):
 class TorchHead(Head):
     """The head on torch's operators."""
 
-    def __init__(
-        self,
-        head_VD: Tensor,
-        vocabulary_W: Tensor | None,
-        dtype: torch.dtype,
-        spare: int = SPARE,
-        bias_V: Tensor | None = None,
-        form: LogitForm = PLAIN,
-    ):
-        super().__init__(head_VD, vocabulary_W, dtype, spare, bias_V, form)
-        self._all_rows = head_VD.to(dtype) if vocabulary_W is None else head_VD[self._ids].to(dtype)
-        self._use(self._fixed)
+    def _hold(self, rows: Tensor) -> None:
+        self._all_rows = rows.to(self._dtype)
 
     def _write(self, places: Tensor, rows: Tensor) -> None:
         self._all_rows[places] = rows
@@ -170,9 +166,11 @@ class NativeHead(Head):
         bias_V: Tensor | None = None,
         form: LogitForm = PLAIN,
     ):
+        self._kind = kind
         super().__init__(head_VD, vocabulary_W, dtype, spare, bias_V, form)
-        self._whole = pack(head_VD if vocabulary_W is None else head_VD[self._ids], kind)
-        self._use(self._fixed)
+
+    def _hold(self, rows: Tensor) -> None:
+        self._whole = pack(rows, self._kind)
 
     def _write(self, places: Tensor, rows: Tensor) -> None:
         rewrite(self._whole, places, rows)

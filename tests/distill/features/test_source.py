@@ -7,12 +7,12 @@ import torch
 from accelerate import Accelerator
 
 from falcon_cli.distill.corpus.sample import Sample
+from falcon_cli.distill.features.extract import extract_all
 from falcon_cli.distill.features.source import (
     OnlineFeatures,
     cached_features,
     check_disk,
     disk_bytes,
-    held_out_features,
 )
 from falcon_cli.errors import FalconError
 from falcon_cli.recipe.distill import CacheRecipe, DistillRecipe
@@ -126,7 +126,7 @@ def test_training_from_disk_goes_as_training_online(setup, training_setup, tmp_p
     assert setup.trained(3) == pytest.approx(online, rel=2e-3)
 
 
-def test_held_out_features_come_in_the_order_of_their_texts(setup):
-    features = held_out_features(setup.target, setup.samples, 8)
+def test_all_features_come_in_the_order_of_their_texts(setup):
+    features = extract_all(setup.target.model, setup.samples, 8, torch.float32)
     assert [tuple(text.tokens_L.tolist()) for text in features] == [sample.tokens for sample in setup.samples]
     assert {text.features_LD.dtype for text in features} == {torch.float32}
