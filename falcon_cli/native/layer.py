@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from falcon_cli.attention.view import View
 from falcon_cli.kv_cache import StaticCache
 from falcon_cli.native.packed_matrix import PackedMatrix, TopK, WeightFormat, product, top_k
-from falcon_cli.native.weights import packed, packed_gate_up
+from falcon_cli.native.quantized import QuantizedLinear
+from falcon_cli.native.weights import Linear, packed, packed_gate_up
 
 Rotary = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """transformers' rotary embedding: any tensor of a dtype, positions [1, S] → cosines and sines [1, S, H]."""
@@ -24,14 +25,15 @@ class NativeLinear(nn.Module):
     Args:
         linear: The layer.
         format: How the weights are stored.
-        keep: Keep the original `weight` and `bias` as well, for other readers.
+        keep: Keep the original `weight` and `bias` as well, for other readers (a `QuantizedTensor` of a file's blocks).
     """
 
-    def __init__(self, linear: nn.Linear, format: WeightFormat, keep: bool = False):
+    def __init__(self, linear: Linear, format: WeightFormat, keep: bool = False):
         super().__init__()
         self.matrix = packed([linear], format)
         if keep:
-            self.weight, self.bias = linear.weight, linear.bias
+            self.weight = linear.tensor if isinstance(linear, QuantizedLinear) else linear.weight
+            self.bias = linear.bias
 
     def forward(self, rows: Tensor) -> Tensor:
         """Outputs [..., N] of rows [..., K]."""

@@ -8,6 +8,7 @@ from torch import nn
 
 from falcon_cli.native.layer import NativeDecoder, NativeLinear, family_of
 from falcon_cli.native.packed_matrix import WeightFormat
+from falcon_cli.native.quantized import QuantizedLinear
 from falcon_cli.native.weights import suits
 
 FAMILIES = {"Llama", "Mistral", "Qwen2", "Qwen3"}
@@ -54,7 +55,7 @@ def swap_inside(module: nn.Module, format: WeightFormat) -> None:
     """Put every linear layer inside a module on the kernels."""
     for name, child in module.named_children():
         if suits(child):
-            assert isinstance(child, nn.Linear)
+            assert isinstance(child, nn.Linear | QuantizedLinear)
             setattr(module, name, NativeLinear(child, format))
         else:
             swap_inside(child, format)
@@ -84,6 +85,6 @@ def suits_layer(layer: Any) -> bool:
         and getattr(attention, "sliding_window", None) is None
         and getattr(config, "sliding_window", None) is None
         and getattr(config, "partial_rotary_factor", None) in (None, 1.0)
-        and all(suits(linear) for linear in linears if isinstance(linear, nn.Linear))
+        and all(suits(linear) for linear in linears if isinstance(linear, nn.Linear | QuantizedLinear))
         and layer.input_layernorm.weight.dtype in (torch.float32, torch.bfloat16, torch.float16)
     )

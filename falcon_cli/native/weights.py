@@ -18,6 +18,10 @@ from torch.nn.functional import pad
 
 from falcon_cli.native.arena import ARENA
 from falcon_cli.native.packed_matrix import PackedMatrix, WeightFormat
+from falcon_cli.native.quantized import QuantizedLinear
+
+Linear = nn.Linear | QuantizedLinear
+"""What the kernels take over."""
 
 BLOCK = 32
 """How many inputs share a scale."""
@@ -27,23 +31,28 @@ _ROWS = 4096
 
 def suits(linear: nn.Module) -> bool:
     """Whether the kernels take this layer: an ordinary linear one, with a multiple of 8 inputs."""
-    return type(linear) is nn.Linear and linear.in_features % 8 == 0
+    return type(linear) in (nn.Linear, QuantizedLinear) and bool(linear.in_features % 8 == 0)
 
 
-def packed(linears: Sequence[nn.Linear], format: WeightFormat) -> PackedMatrix:
+def weight_of(linear: Linear) -> Tensor:
+    """A layer's weights [O, I]; of a file's blocks in fp32."""
+    return linear.tensor[:] if isinstance(linear, QuantizedLinear) else linear.weight.detach()
+
+
+def packed(linears: Sequence[Linear], format: WeightFormat) -> PackedMatrix:
     """Linear layers of the same input as one matrix. Their outputs follow one another."""
-    weight_OI = torch.cat([linear.weight.detach() for linear in linears])
+    weight_OI = torch.cat([weight_of(linear) for linear in linears])
     return pack(weight_OI, format, _bias(linears))
 
 
-def packed_gate_up(gate: nn.Linear, up: nn.Linear, format: WeightFormat) -> PackedMatrix:
+def packed_gate_up(gate: Linear, up: Linear, format: WeightFormat) -> PackedMatrix:
     """Gate and up projection of a gated MLP as one matrix.
 
     The first half of each panel holds outputs of the gate, the second half the same outputs of the up projection. So
     the kernels multiply the two while both are in registers.
     """
     half = torch.ops.falcon.panel() // 2
-    rows = [_halves(linear.weight.detach(), half) for linear in (gate, up)]
+    rows = [_halves(weight_of(linear), half) for linear in (gate, up)]
     weight_OI = torch.stack(rows, 1).flatten(0, 2)
     bias_O = _bias([gate, up])
     if bias_O is not None:
@@ -61,6 +70,7 @@ def pack(weight_OI: Tensor, format: WeightFormat, bias_O: Tensor | None = None) 
             32, which leaves weights from a GGUF file of that format as they are.
         bias_O: Added to the outputs.
     """
+    format = "int8" if format == "file" else format  # TODO
     outputs, panel = len(weight_OI), torch.ops.falcon.panel()
     missing = -outputs % panel
     weight_OI = _padded(weight_OI, 0, missing)
@@ -124,12 +134,12 @@ def _int4(weight_OI: Tensor, panel: int) -> Tensor:
     return torch.cat([both, *ends], 2).contiguous()
 
 
-def _bias(linears: Sequence[nn.Linear]) -> Tensor | None:
+def _bias(linears: Sequence[Linear]) -> Tensor | None:
     if all(linear.bias is None for linear in linears):
         return None
     return torch.cat(
         [
-            linear.weight.new_zeros(linear.out_features) if linear.bias is None else linear.bias.detach()
+            torch.zeros(linear.out_features) if linear.bias is None else linear.bias.detach().float()
             for linear in linears
         ]
     )

@@ -10,7 +10,7 @@ from falcon_cli.recipe.checks import Recipe, at_least
 
 DType = Literal["auto", "fp32", "bf16", "fp16"]
 Kernels = Literal["auto", "native", "torch"]
-Quantize = Literal["none", "bf16", "int8", "int4"]
+Quantize = Literal["none", "bf16", "int8", "int4", "file"]
 
 
 @dataclass(frozen=True)
