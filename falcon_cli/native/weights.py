@@ -31,7 +31,9 @@ _ROWS = 4096
 
 def suits(linear: nn.Module) -> bool:
     """Whether the kernels take this layer: an ordinary linear one, with a multiple of 8 inputs."""
-    return type(linear) in (nn.Linear, QuantizedLinear) and bool(linear.in_features % 8 == 0)
+    if type(linear) is not nn.Linear and not isinstance(linear, QuantizedLinear):
+        return False
+    return linear.in_features % 8 == 0
 
 
 def weight_of(linear: Linear) -> Tensor:
