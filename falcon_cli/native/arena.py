@@ -1,5 +1,8 @@
 """Memory for packed weights: a few large blocks in huge pages, in the order in which a forward pass reads them."""
 
+from collections.abc import Sequence
+from math import prod
+
 import torch
 from torch import Tensor
 
@@ -15,12 +18,16 @@ class Arena:
 
     def copy_in(self, tensor: Tensor) -> Tensor:
         """A contiguous copy of a tensor, in the arena's memory."""
-        size = tensor.numel() * tensor.element_size()
+        return self.empty(tensor.shape, tensor.dtype).copy_(tensor)
+
+    def empty(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """A contiguous tensor in the arena's memory, to be filled."""
+        size = prod(shape) * dtype.itemsize
         taken = -(-size // _LINE) * _LINE
         if taken > len(self._left_B):
             self._left_B = torch.ops.falcon.huge(max(taken, _BLOCK))
         piece_B, self._left_B = self._left_B[:size], self._left_B[taken:]
-        return piece_B.view(tensor.dtype).view(tensor.shape).copy_(tensor)
+        return piece_B.view(dtype).view(*shape)
 
 
 ARENA = Arena()

@@ -13,7 +13,7 @@ from falcon_cli.attention.view import View
 from falcon_cli.kv_cache import StaticCache
 from falcon_cli.native.packed_matrix import PackedMatrix, TopK, WeightFormat, product, top_k
 from falcon_cli.native.quantized import QuantizedLinear
-from falcon_cli.native.weights import Linear, packed, packed_gate_up
+from falcon_cli.native.weights import Linear, packed, packed_gate_up, packed_parts
 
 Rotary = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """transformers' rotary embedding: any tensor of a dtype, positions [1, S] → cosines and sines [1, S, H]."""
@@ -97,8 +97,8 @@ class NativeDecoder(nn.Module):
     def _pack(self, layer: Any, format: WeightFormat) -> Any:
         """The layer as a `torch.classes.falcon.DecoderLayer`."""
         attention, mlp = layer.self_attn, layer.mlp
+        qkv = packed_parts([attention.q_proj, attention.k_proj, attention.v_proj], format)
         matrices = [
-            packed([attention.q_proj, attention.k_proj, attention.v_proj], format),
             packed([attention.o_proj], format),
             packed_gate_up(mlp.gate_proj, mlp.up_proj, format),
             packed([mlp.down_proj], format),
@@ -108,8 +108,8 @@ class NativeDecoder(nn.Module):
             [_weight(attention.q_norm), _weight(attention.k_norm)] if hasattr(attention, "q_norm") else [None] * 2
         )
         handles = [matrix.handle for matrix in matrices]
-        self.matrices += matrices
-        return torch.classes.falcon.DecoderLayer(*handles, *norms, *head_norms)
+        self.matrices += [*qkv, *matrices]
+        return torch.classes.falcon.DecoderLayer([matrix.handle for matrix in qkv], *handles, *norms, *head_norms)
 
     def _rotate_up_to(self, positions: int) -> tuple[Tensor, Tensor]:
         cosine, sine = self._rotary(torch.empty(0), torch.arange(positions)[None])

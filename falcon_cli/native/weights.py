@@ -11,12 +11,16 @@ Shapes: O outputs of a matrix (padded to whole panels), I inputs of a matrix (qu
 """
 
 from collections.abc import Sequence
+from itertools import groupby
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from falcon_cli.errors import FalconError
 from falcon_cli.native.arena import ARENA
+from falcon_cli.native.blocks import FLOATS, READERS, pack_blocks
 from falcon_cli.native.packed_matrix import PackedMatrix, WeightFormat
 from falcon_cli.native.quantized import QuantizedLinear
 
@@ -27,6 +31,9 @@ BLOCK = 32
 """How many inputs share a scale."""
 _ROWS = 4096
 """How many outputs are quantised at a time."""
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+PackFormat = Literal["fp32", "bf16", "fp16", "int8", "int4"]
+"""What numbers can be packed as."""
 
 
 def suits(linear: nn.Module) -> bool:
@@ -42,9 +49,18 @@ def weight_of(linear: Linear) -> Tensor:
 
 
 def packed(linears: Sequence[Linear], format: WeightFormat) -> PackedMatrix:
-    """Linear layers of the same input as one matrix. Their outputs follow one another."""
-    weight_OI = torch.cat([weight_of(linear) for linear in linears])
-    return pack(weight_OI, format, _bias(linears))
+    """Linear layers of the same input as one matrix. Their outputs follow one another.
+
+    With the format `file` all of them have the same one there.
+    """
+    rows, kind = _rows(linears, format)
+    return _pack(torch.cat(rows), kind, _bias(linears))
+
+
+def packed_parts(linears: Sequence[Linear], format: WeightFormat) -> list[PackedMatrix]:
+    """Linear layers of the same input as few matrices: neighbours of one format are one matrix."""
+    groups = groupby(linears, key=lambda linear: _kind(linear, format))
+    return [packed(list(group), format) for _, group in groups]
 
 
 def packed_gate_up(gate: Linear, up: Linear, format: WeightFormat) -> PackedMatrix:
@@ -54,16 +70,50 @@ def packed_gate_up(gate: Linear, up: Linear, format: WeightFormat) -> PackedMatr
     the kernels multiply the two while both are in registers.
     """
     half = torch.ops.falcon.panel() // 2
-    rows = [_halves(weight_of(linear), half) for linear in (gate, up)]
-    weight_OI = torch.stack(rows, 1).flatten(0, 2)
+    rows, kind = _rows([gate, up], format)
+    weight_OI = torch.stack([_halves(part, half) for part in rows], 1).flatten(0, 2)
     bias_O = _bias([gate, up])
     if bias_O is not None:
         bias_O = torch.stack([_halves(part, half) for part in bias_O.chunk(2)], 1).flatten()
-    matrix = pack(weight_OI, format, bias_O)
+    matrix = _pack(weight_OI, kind, bias_O)
     return PackedMatrix(matrix.data, matrix.scale_O, matrix.bias_O, 2 * gate.out_features)
 
 
-def pack(weight_OI: Tensor, format: WeightFormat, bias_O: Tensor | None = None) -> PackedMatrix:
+def _kind(linear: Linear, format: WeightFormat) -> str:
+    """How a layer's weights are packed: a format of ours, or one of GGUF's blocks.
+
+    Raises:
+        FalconError: The file's format is one that the kernels do not know.
+    """
+    if format != "file":
+        return format
+    kind = linear.tensor.kind if isinstance(linear, QuantizedLinear) else "F32"
+    if kind not in FLOATS and kind not in READERS:
+        known = ", ".join([*FLOATS, *READERS])
+        raise FalconError(f"the kernels hold no {kind} weights (only {known}): use --quantize int8 or int4")
+    return FLOATS.get(kind, kind)
+
+
+def _rows(linears: Sequence[Linear], format: WeightFormat) -> tuple[list[Tensor], str]:
+    """The rows of layers that become one matrix, as numbers or as a file's blocks, and how they are packed."""
+    kinds = {_kind(linear, format) for linear in linears}
+    kind = kinds.pop()
+    if kinds:  # a gate and an up projection that the file holds in two formats
+        kind = "fp32"
+    if kind in READERS:
+        return [linear.tensor.blocks_OB for linear in linears if isinstance(linear, QuantizedLinear)], kind
+    return [weight_of(linear) for linear in linears], kind
+
+
+def _pack(rows: Tensor, kind: str, bias_O: Tensor | None) -> PackedMatrix:
+    if kind not in READERS:
+        return pack(rows, cast(PackFormat, kind), bias_O)
+    outputs, missing = len(rows), -len(rows) % torch.ops.falcon.panel()
+    bias = torch.empty(0) if bias_O is None else pad(bias_O.float(), (0, missing))
+    return PackedMatrix(pack_blocks(kind, _padded(rows, 0, missing)), torch.empty(0), bias, outputs)
+
+
+def pack(weight_OI: Tensor, format: PackFormat, bias_O: Tensor | None = None) -> PackedMatrix:
     """Pack a matrix into panels.
 
     Args:
@@ -72,14 +122,12 @@ def pack(weight_OI: Tensor, format: WeightFormat, bias_O: Tensor | None = None) 
             32, which leaves weights from a GGUF file of that format as they are.
         bias_O: Added to the outputs.
     """
-    format = "int8" if format == "file" else format  # TODO
     outputs, panel = len(weight_OI), torch.ops.falcon.panel()
     missing = -outputs % panel
     weight_OI = _padded(weight_OI, 0, missing)
     bias = torch.empty(0) if bias_O is None else pad(bias_O.float(), (0, missing))
-    if format in ("fp32", "bf16"):
-        dtype = torch.float32 if format == "fp32" else torch.bfloat16
-        data = weight_OI.to(dtype).unflatten(0, (-1, panel)).transpose(1, 2)
+    if format in _DTYPES:
+        data = weight_OI.to(_DTYPES[format]).unflatten(0, (-1, panel)).transpose(1, 2)
         return PackedMatrix(ARENA.copy_in(data), torch.empty(0), bias, outputs)
     weight_OI = _padded(weight_OI.float(), -weight_OI.shape[1] % BLOCK, 0)
     if format == "int4":

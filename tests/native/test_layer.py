@@ -140,7 +140,7 @@ def layer_of(**changes):
     """A decoder layer of 4 query heads and 2 groups of size 8, in C++."""
     gate, up = (nn.Linear(32, 48) for _ in range(2))
     parts = {
-        "qkv": pack(torch.ones(64, 32), "fp32").handle,
+        "qkv": [pack(torch.ones(64, 32), "fp32").handle],
         "o": pack(torch.ones(32, 32), "fp32").handle,
         "gate_up": packed_gate_up(gate, up, "fp32").handle,
         "down": pack(torch.ones(32, 48), "fp32").handle,
@@ -181,9 +181,20 @@ def test_a_layer_of_parts_that_do_not_fit_is_refused(changes, told):
     assert "\n" not in str(error.value)
 
 
-def test_a_layer_of_two_formats_is_refused():
-    with pytest.raises(RuntimeError, match="all matrices must have one format"):
-        layer_of(o=pack(torch.ones(32, 32), "int8").handle)
+def test_a_layer_may_have_several_formats():
+    """Queries and keys are int8, values fp32, and what lies behind them bf16 and int4."""
+    weight, down = torch.randn(64, 32), torch.randn(32, 48)
+    qkv = [pack(weight[:48], "int8").handle, pack(weight[48:], "fp32").handle]
+    mixed = forward([layer_of(qkv=qkv, o=pack(torch.ones(32, 32), "bf16").handle, down=pack(down, "int4").handle)])
+    alike = forward([layer_of(qkv=[pack(weight, "fp32").handle], down=pack(down, "fp32").handle)])
+    assert mixed.shape == (3, 32)
+    assert (mixed - alike).norm() <= 0.2 * alike.norm()
+
+
+def test_heads_that_no_matrix_makes_are_refused():
+    parts = [pack(torch.ones(outputs, 32), "fp32").handle for outputs in (48, 40)]
+    with pytest.raises(RuntimeError, match="7 query heads for 2 groups"):
+        forward([layer_of(qkv=parts)])
 
 
 def test_layers_that_do_not_fit_the_cache_are_refused():

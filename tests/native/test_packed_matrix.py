@@ -78,7 +78,7 @@ def test_shapes_that_the_kernels_do_not_know_are_one_clear_line(data, scale, bia
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.int8])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.int16, torch.int8])
 def test_dtypes_that_the_kernels_do_not_know_are_one_clear_line(dtype):
     with pytest.raises(RuntimeError, match=r"^PackedMatrix: no format holds panels") as error:
         PackedMatrix(panels(1, 8, ..., dtype=dtype), EMPTY, EMPTY, 1)

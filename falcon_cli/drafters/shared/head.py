@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from falcon_cli.native.layer import linear_of
-from falcon_cli.native.packed_matrix import WeightFormat, product, top_k
-from falcon_cli.native.weights import pack, rewrite, suits
+from falcon_cli.native.packed_matrix import product, top_k
+from falcon_cli.native.weights import PackFormat, pack, rewrite, suits
 from falcon_cli.target.forward.logits import PLAIN, LogitForm
 from falcon_cli.target.model import TargetModel
 
@@ -162,7 +162,7 @@ class NativeHead(Head):
         vocabulary_W: Tensor | None,
         dtype: torch.dtype,
         spare: int = SPARE,
-        kind: WeightFormat = "int8",
+        kind: PackFormat = "int8",
         bias_V: Tensor | None = None,
         form: LogitForm = PLAIN,
     ):

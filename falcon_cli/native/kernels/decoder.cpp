@@ -29,7 +29,7 @@ Tensor linear(const PackedMatrixPtr& weight, const Tensor& x) {
   Tensor flat = x.contiguous().view({-1, x.size(-1)});
   Tensor y = at::empty({flat.size(0), weight->outputs}, flat.options());
   weight->check_inputs(flat.size(1));
-  QuantisedInputs workspace(*weight, flat.size(0), flat.size(1));
+  QuantisedInputs workspace(weight->shape.is_quantised(), flat.size(0), flat.size(1));
   const InputRows rows{.x = data_or_null(flat), .count = flat.size(0), .width = flat.size(1), .quantised = workspace};
   float* to = y.data_ptr<float>();
 #pragma omp parallel num_threads(at::get_num_threads())
@@ -104,7 +104,7 @@ void rotate(float* x, const float* cosine, const float* sine, int64_t H) {
 // Norm and rotate queries and keys, then write keys and values into the cache
 void fill_cache(const DecoderLayer& layer, const LayerCache& cache, Forward& f) {
   const int64_t H = f.H;
-  const int64_t width = layer.qkv->outputs;
+  const int64_t width = layer.qkv_width();
   const float* query_norm = layer.query_norm ? data_or_null(*layer.query_norm) : nullptr;
   const float* key_norm = layer.key_norm ? data_or_null(*layer.key_norm) : nullptr;
 #pragma omp for schedule(static)
@@ -129,7 +129,7 @@ void fill_cache(const DecoderLayer& layer, const LayerCache& cache, Forward& f) 
 void run_layer(const DecoderLayer& layer, const LayerCache& cache, Forward& f, float* x, const float* context) {
   const int64_t D = f.D;
   const int64_t query_width = f.N * f.H;
-  const int64_t width = layer.qkv->outputs;
+  const int64_t width = layer.qkv_width();
   const int64_t inner = layer.inner_size();
   auto norm_rows = [&](const float* from, const Tensor& weight) {
     const float* factors = data_or_null(weight);
@@ -137,14 +137,20 @@ void run_layer(const DecoderLayer& layer, const LayerCache& cache, Forward& f, f
     for (int64_t t = 0; t < f.T; t++) normalise(from + t * D, factors, f.normed.data() + t * D, D, f.epsilon);
     return f.rows_of(f.normed, D);
   };
+  auto project = [&](const InputRows& rows, float* y) {
+    for (const PackedMatrixPtr& matrix : layer.qkv) {
+      product(rows, *matrix, y, width, Epilogue::store);
+      y += matrix->outputs;
+    }
+  };
   if (context) {
-    product(norm_rows(x, layer.input_norm), *layer.qkv, f.projected_queries.data(), width, Epilogue::store);
-    product(norm_rows(context, layer.input_norm), *layer.qkv, f.projected.data(), width, Epilogue::store);
+    project(norm_rows(x, layer.input_norm), f.projected_queries.data());
+    project(norm_rows(context, layer.input_norm), f.projected.data());
 #pragma omp for schedule(static) nowait
     for (int64_t t = 0; t < f.T; t++)
       std::copy_n(&f.projected_queries[t * width], query_width, &f.projected[t * width]);
   } else {
-    product(norm_rows(x, layer.input_norm), *layer.qkv, f.projected.data(), width, Epilogue::store);
+    project(norm_rows(x, layer.input_norm), f.projected.data());
   }
   fill_cache(layer, cache, f);
   attend_all(f.projected.data(), width, f.N, cache, f.slots, f.scale, f.attended.data());
@@ -167,7 +173,7 @@ Tensor Decoder::forward(const Tensor& hidden, const OptionalTensor& context, con
   const int64_t G = cache.size(3);
   const int64_t T = x.size(-2);
   const int64_t D = x.size(-1);
-  const int64_t width = first.qkv->outputs;
+  const int64_t width = first.qkv_width();
   const int64_t N = width / H - 2 * G;
   const int64_t inner = first.inner_size();
   const int64_t begin = committed + (visible ? visible->size(1) : T) - T;
@@ -194,7 +200,7 @@ Tensor Decoder::forward(const Tensor& hidden, const OptionalTensor& context, con
             .projected_queries = floats(context ? T * width : 0),
             .attended = floats(T * N * H),
             .inner = floats(T * inner),
-            .quantised = QuantisedInputs(*first.qkv, T, std::max({D, N * H, inner}))};
+            .quantised = QuantisedInputs(any_quantised(), T, std::max({D, N * H, inner}))};
   for (int64_t t = 0; t < T; t++) {
     const int64_t position = committed + depth.const_data_ptr<int64_t>()[t];
     TORCH_CHECK(position < cosine.size(0), "a position outside the rotary tables");

@@ -9,7 +9,7 @@ namespace falcon {
 
 // torch.classes.falcon.DecoderLayer: norm, attention, norm, gated MLP
 struct DecoderLayer : torch::CustomClassHolder {
-  const PackedMatrixPtr qkv;  // queries, keys and values one after the other
+  const std::vector<PackedMatrixPtr> qkv;  // queries, keys and values one after the other; several if formats differ
   const PackedMatrixPtr o;
   const PackedMatrixPtr gate_up;  // half of each in every panel
   const PackedMatrixPtr down;
@@ -18,7 +18,7 @@ struct DecoderLayer : torch::CustomClassHolder {
   const std::optional<Tensor> query_norm;  // of each head; some families have these two
   const std::optional<Tensor> key_norm;
 
-  DecoderLayer(PackedMatrixPtr qkv_, PackedMatrixPtr o_, PackedMatrixPtr gate_up_, PackedMatrixPtr down_,
+  DecoderLayer(std::vector<PackedMatrixPtr> qkv_, PackedMatrixPtr o_, PackedMatrixPtr gate_up_, PackedMatrixPtr down_,
                Tensor input_norm_, Tensor mlp_norm_, std::optional<Tensor> query_norm_, std::optional<Tensor> key_norm_)
       : qkv(std::move(qkv_)),
         o(std::move(o_)),
@@ -30,22 +30,31 @@ struct DecoderLayer : torch::CustomClassHolder {
         key_norm(std::move(key_norm_)) {
     check_norm(input_norm, hidden_size());
     check_norm(mlp_norm, hidden_size());
-    qkv->check_inputs(hidden_size());
+    for (const PackedMatrixPtr& matrix : qkv) matrix->check_inputs(hidden_size());
     gate_up->check_inputs(hidden_size());
     down->check_sizes(inner_size(), hidden_size());
-    TORCH_CHECK(qkv->format == o->format && qkv->format == gate_up->format && qkv->format == down->format,
-                "DecoderLayer: all matrices must have one format");
     TORCH_CHECK(query_norm.has_value() == key_norm.has_value(), "DecoderLayer: a query norm and a key norm, or none");
   }
 
   int64_t hidden_size() const { return input_norm.numel(); }
   int64_t inner_size() const { return gate_up->outputs / 2; }
+  int64_t qkv_width() const {
+    int64_t width = 0;
+    for (const PackedMatrixPtr& matrix : qkv) width += matrix->outputs;
+    return width;
+  }
+  bool any_quantised() const {
+    bool any = o->shape.is_quantised() || gate_up->shape.is_quantised() || down->shape.is_quantised();
+    for (const PackedMatrixPtr& matrix : qkv) any |= matrix->shape.is_quantised();
+    return any;
+  }
 
   // What the constructor cannot know: the size of the heads, and how many there are
   void check_heads(int64_t queries, int64_t groups, int64_t head_size) const {
     TORCH_CHECK(queries > 0 && queries % groups == 0, "DecoderLayer: ", queries, " query heads for ", groups,
                 " groups");
-    qkv->check_sizes(hidden_size(), (queries + 2 * groups) * head_size);
+    const int64_t wanted = (queries + 2 * groups) * head_size;
+    TORCH_CHECK(qkv_width() == wanted, "DecoderLayer: ", qkv_width(), " outputs where ", wanted, " are needed");
     o->check_sizes(queries * head_size, hidden_size());
     if (query_norm) {
       check_norm(*query_norm, head_size);
@@ -78,10 +87,13 @@ struct Decoder : torch::CustomClassHolder {
     TORCH_CHECK(!layers.empty(), "Decoder: no layers");
     const DecoderLayer& first = *layers[0];
     for (const DecoderLayerPtr& layer : layers)
-      TORCH_CHECK(layer->hidden_size() == first.hidden_size() && layer->inner_size() == first.inner_size() &&
-                      layer->qkv->format == first.qkv->format,
-                  "Decoder: layers of different sizes or formats");
+      TORCH_CHECK(layer->hidden_size() == first.hidden_size() && layer->inner_size() == first.inner_size(),
+                  "Decoder: layers of different sizes");
     if (final_norm) DecoderLayer::check_norm(*final_norm, first.hidden_size());
+  }
+
+  bool any_quantised() const {
+    return std::any_of(layers.begin(), layers.end(), [](const auto& layer) { return layer->any_quantised(); });
   }
 
   Tensor forward(const Tensor& hidden, const std::optional<Tensor>& context, const Tensor& cosine, const Tensor& sine,

@@ -17,7 +17,7 @@ Tensor Drafter::mix(const Tensor& embedded, const Tensor& features, const Tensor
   Tensor f = features.contiguous();
   Tensor y = at::empty_like(f);
   mixer->check_sizes(2 * D, D);
-  QuantisedInputs workspace(*mixer, rows, 2 * D);
+  QuantisedInputs workspace(mixer->shape.is_quantised(), rows, 2 * D);
   std::vector<float> both(rows * 2 * D);
   const float* from_e = data_or_null(e);
   const float* from_f = data_or_null(f);
@@ -51,7 +51,7 @@ Tensor Drafter::start(const Tensor& mixed, const Tensor& last, const Tensor& slo
   Tensor x = mixed.contiguous();
   Tensor y = at::empty_like(x);
   (*own)->check_sizes(D, D);
-  QuantisedInputs workspace(**own, rows, D);
+  QuantisedInputs workspace((*own)->shape.is_quantised(), rows, D);
   const int64_t* last_of = last.const_data_ptr<int64_t>();
   const int64_t* slot_of = slot.const_data_ptr<int64_t>();
   const float* from = data_or_null(x);
@@ -83,7 +83,7 @@ Tensor Drafter::finish(const Tensor& hidden, const Tensor& before, const Tensor&
   if (from) {
     TORCH_CHECK(gate, "Drafter: tokens before, but no chain that reads them");
     (*gate)->check_sizes(2 * D, 2 * D);
-    workspace.emplace(**gate, rows, 2 * D);
+    workspace.emplace((*gate)->shape.is_quantised() || (*change)->shape.is_quantised(), rows, 2 * D);
   }
   float* to = y.data_ptr<float>();
 #pragma omp parallel num_threads(at::get_num_threads())
@@ -135,7 +135,7 @@ std::tuple<Tensor, Tensor> top_k(const PackedMatrixPtr& head, const Tensor& feat
   Tensor chosen = at::empty({rows, count}, at::kLong);
   Tensor y = at::empty({rows, outputs}, x.options());
   head->check_inputs(D);
-  QuantisedInputs workspace(*head, rows, D);
+  QuantisedInputs workspace(head->shape.is_quantised(), rows, D);
   const InputRows inputs{.x = data_or_null(x), .count = rows, .width = D, .quantised = workspace};
   float* logits = y.data_ptr<float>();
   int64_t* to = chosen.data_ptr<int64_t>();

@@ -40,7 +40,6 @@ struct Drafter : torch::CustomClassHolder {
     if (!gate) return;
     (*gate)->check_sizes(2 * D, 2 * D);
     (*change)->check_sizes(D, D);
-    TORCH_CHECK((*gate)->format == (*change)->format, "Drafter: a chain of two formats");
   }
 
   Tensor mix(const Tensor& embedded, const Tensor& features, const Tensor& scale) const;

@@ -62,17 +62,21 @@ struct RowTiles {
 struct ProductPlan {
   const InputRows& rows;
   RowTiles tiles;
-  int64_t block_bytes;     // of a block of inputs in a panel
-  int64_t bytes_a_step;    // of a kernel's step: a block, or 8 inputs of an fp32 or bf16 matrix
+  const FormatShape& shape;
+  int64_t unit_bytes;      // of a unit of inputs in a panel
+  int64_t bytes_a_step;    // of a kernel's step: a block, or 8 inputs of a matrix of floats
   TileKernel low_kernel;   // for tiles of the least height
   TileKernel high_kernel;  // for tiles of one row more
 
   ProductPlan(const InputRows& rows, const PackedMatrix& w)
-      : rows(rows), tiles(rows.count, w.is_quantised() ? QUANTISED_TILE_ROWS : FLOAT_TILE_ROWS) {
-    block_bytes = w.is_quantised() ? w.data.stride(0) / rows.blocks() : BLOCK * P * w.data.element_size();
-    bytes_a_step = w.is_quantised() ? block_bytes : block_bytes / 4;
-    low_kernel = select_kernel(tiles.least_height(), w.format);
-    high_kernel = select_kernel(tiles.least_height() + 1, w.format);
+      : rows(rows),
+        tiles(rows.count, w.shape.is_quantised() ? QUANTISED_TILE_ROWS : FLOAT_TILE_ROWS),
+        shape(w.shape) {
+    const int64_t unit = shape.unit();
+    unit_bytes = unit / shape.inputs * shape.width * P * w.data.element_size();
+    bytes_a_step = unit_bytes / (unit / (shape.is_quantised() ? BLOCK : 8));
+    low_kernel = select_kernel(tiles.least_height(), shape.format);
+    high_kernel = select_kernel(tiles.least_height() + 1, shape.format);
   }
 };
 
@@ -82,16 +86,16 @@ inline void accumulate_tiles(const ProductPlan& plan, const char* data, int64_t 
   const RowTiles& tiles = plan.tiles;
   const int64_t first_row = tiles.begin(t0);
   const int64_t count = t1 - t0;
-  const int64_t blocks = plan.rows.blocks();
-  const int64_t chunk = count == 1 ? blocks : std::max<int64_t>(1, CHUNK_BYTES / plan.block_bytes);
-  const int64_t chunk_bytes = chunk * plan.block_bytes;
+  const int64_t units = plan.rows.units(plan.shape);
+  const int64_t chunk = count == 1 ? units : std::max<int64_t>(1, CHUNK_BYTES / plan.unit_bytes);
+  const int64_t chunk_bytes = chunk * plan.unit_bytes;
   std::fill_n(sums, 2 * (tiles.begin(t1) - first_row), broadcast(0.f));
-  for (int64_t b = 0; b < blocks; b += chunk, data += chunk_bytes)
+  for (int64_t u = 0; u < units; u += chunk, data += chunk_bytes)
     for (int64_t t = t0; t < t1; t++) {
       const int64_t row = tiles.begin(t);
       const TileKernel kernel = tiles.height(t) == tiles.least_height() ? plan.low_kernel : plan.high_kernel;
       const char* ahead = count == 1 ? data + PREFETCH_DISTANCE : data + chunk_bytes + (t - t0) * chunk_bytes / count;
-      kernel(data, plan.rows.tile(row), {b, std::min(b + chunk, blocks)}, sums + 2 * (row - first_row),
+      kernel(data, plan.rows.tile(row, plan.shape), {u, std::min(u + chunk, units)}, sums + 2 * (row - first_row),
              {ahead, plan.bytes_a_step / count});
     }
 }
@@ -105,12 +109,9 @@ inline void product(const InputRows& rows, const PackedMatrix& w, float* y, int6
   if (!rows.count) return;
   const ProductPlan plan(rows, w);
   const RowTiles& tiles = plan.tiles;
-  if (w.is_quantised()) {
-    const bool int8 = w.format == WeightFormat::int8;
-    const int levels = int8 ? INT8_LEVELS : INT4_LEVELS;
-    const int sum_factor = int8 ? -128 : 1;
+  if (w.shape.is_quantised()) {
 #pragma omp for schedule(static)
-    for (int64_t m = 0; m < rows.count; m++) rows.quantise(m, levels, sum_factor);
+    for (int64_t m = 0; m < rows.count; m++) rows.quantise(m, w.shape);
   } else {
 #pragma omp barrier
   }

@@ -47,12 +47,25 @@ inline F load_as_float(const at::BFloat16* p) {
 inline F load_as_float(const at::Half* p) { return _mm512_cvtph_ps(load_256(p)); }
 inline F to_float(I v) { return _mm512_cvtepi32_ps(v); }
 inline I load_bytes(const uint8_t* p) { return _mm512_loadu_si512(p); }
-inline I low_nibbles(I v) { return _mm512_and_si512(v, _mm512_set1_epi8(15)); }
-inline I high_nibbles(I v) { return low_nibbles(_mm512_srli_epi16(v, 4)); }
 inline I add_int16(I a, I b) { return _mm512_add_epi16(a, b); }
 inline I add_int32(I a, I b) { return _mm512_add_epi32(a, b); }
+inline I subtract_int32(I a, I b) { return _mm512_sub_epi32(a, b); }
 inline I multiply_add_pairs(I w, I x) { return _mm512_maddubs_epi16(w, x); }
-inline I add_neighbours(I v) { return _mm512_madd_epi16(v, _mm512_set1_epi16(1)); }
+inline I multiply_add_int16(I a, I b) { return _mm512_madd_epi16(a, b); }
+inline I multiply_int32(I a, I b) { return _mm512_mullo_epi32(a, b); }
+inline I load_int8_as_int16(const int8_t* p) { return _mm512_cvtepi8_epi16(load_256(p)); }
+inline I shift_left_int16(I v, int bits) { return _mm512_slli_epi16(v, bits); }
+inline I shift_right_int16(I v, int bits) { return _mm512_srli_epi16(v, bits); }
+inline I shift_left_int32(I v, int bits) { return _mm512_slli_epi32(v, bits); }
+inline I shift_right_int32(I v, int bits) { return _mm512_srai_epi32(v, bits); }
+inline I bits_of(I v, int mask) { return _mm512_and_si512(v, _mm512_set1_epi8(static_cast<char>(mask))); }
+inline I any_of(I a, I b) { return _mm512_or_si512(a, b); }
+inline I flip_bits(I v, int mask) { return _mm512_xor_si512(v, _mm512_set1_epi8(static_cast<char>(mask))); }
+inline I magnitude(I v) { return _mm512_abs_epi8(v); }
+inline I signed_like(I x, I w) {
+  return _mm512_mask_sub_epi8(x, _mm512_movepi8_mask(w), _mm512_setzero_si512(), x);
+}
+inline I shuffle_bytes(I v, __m128i places) { return _mm512_shuffle_epi8(v, _mm512_broadcast_i32x4(places)); }
 #if defined(__AVX512VNNI__)
 #define FALCON_VNNI "vpdpbusd"
 #endif
@@ -74,33 +87,59 @@ inline F load_as_float(const at::BFloat16* p) {
 inline F load_as_float(const at::Half* p) { return _mm256_cvtph_ps(load_128(p)); }
 inline F to_float(I v) { return _mm256_cvtepi32_ps(v); }
 inline I load_bytes(const uint8_t* p) { return load_256(p); }
-inline I low_nibbles(I v) { return _mm256_and_si256(v, _mm256_set1_epi8(15)); }
-inline I high_nibbles(I v) { return low_nibbles(_mm256_srli_epi16(v, 4)); }
 inline I add_int16(I a, I b) { return _mm256_add_epi16(a, b); }
 inline I add_int32(I a, I b) { return _mm256_add_epi32(a, b); }
+inline I subtract_int32(I a, I b) { return _mm256_sub_epi32(a, b); }
 inline I multiply_add_pairs(I w, I x) { return _mm256_maddubs_epi16(w, x); }
-inline I add_neighbours(I v) { return _mm256_madd_epi16(v, _mm256_set1_epi16(1)); }
+inline I multiply_add_int16(I a, I b) { return _mm256_madd_epi16(a, b); }
+inline I multiply_int32(I a, I b) { return _mm256_mullo_epi32(a, b); }
+inline I load_int8_as_int16(const int8_t* p) { return _mm256_cvtepi8_epi16(load_128(p)); }
+inline I shift_left_int16(I v, int bits) { return _mm256_slli_epi16(v, bits); }
+inline I shift_right_int16(I v, int bits) { return _mm256_srli_epi16(v, bits); }
+inline I shift_left_int32(I v, int bits) { return _mm256_slli_epi32(v, bits); }
+inline I shift_right_int32(I v, int bits) { return _mm256_srai_epi32(v, bits); }
+inline I bits_of(I v, int mask) { return _mm256_and_si256(v, _mm256_set1_epi8(static_cast<char>(mask))); }
+inline I any_of(I a, I b) { return _mm256_or_si256(a, b); }
+inline I flip_bits(I v, int mask) { return _mm256_xor_si256(v, _mm256_set1_epi8(static_cast<char>(mask))); }
+inline I magnitude(I v) { return _mm256_abs_epi8(v); }
+inline I signed_like(I x, I w) { return _mm256_sign_epi8(x, w); }
+inline I shuffle_bytes(I v, __m128i places) { return _mm256_shuffle_epi8(v, _mm256_broadcastsi128_si256(places)); }
 #if defined(__AVXVNNI__)
 #define FALCON_VNNI "%{vex%} vpdpbusd"
 #endif
 #endif
 inline F load_as_float(const float* p) { return load(p); }
 
+inline I low_nibbles(I v) { return bits_of(v, 15); }
+inline I high_nibbles(I v) { return low_nibbles(shift_right_int16(v, 4)); }
+
 // Products of unsigned bytes w and signed bytes x, added to sums:
 //   dot4     four neighbouring products to each 32-bit sum
-//   dot2     two neighbouring products to each 16-bit sum, which saves an instruction; the caller knows that a block's
-//            sums fit. `widen_dot2` makes 32-bit sums of them. With VNNI both are one instruction, and dot2 is dot4.
+//   dot2     two neighbouring products to each 16-bit sum, which saves an instruction; the caller knows that the sums
+//            fit. `widen_dot2` makes 32-bit sums of them, and `scaled_dot2` multiplies each by a whole number as well.
+//            With VNNI dot2 is dot4, and sums are 32 bits wide.
+//
+// The whole numbers are 16 bits wide and come in pairs, two for each output; `even_of` and `odd_of` make of a vector of
+// pairs what `scaled_dot2` takes.
 #if defined(FALCON_VNNI)
+constexpr bool HAS_VNNI = true;
 inline I dot4(I sum, I w, I x) {
   asm(FALCON_VNNI " %2, %1, %0" : "+v"(sum) : "v"(w), "v"(x));  // GCC's intrinsic copies each sum before and after
   return sum;
 }
 inline I dot2(I sum, I w, I x) { return dot4(sum, w, x); }
 inline I widen_dot2(I sum) { return sum; }
+inline I scaled_dot2(I sum, I factor) { return multiply_int32(sum, factor); }
+inline I even_of(I pairs) { return shift_right_int32(shift_left_int32(pairs, 16), 16); }
+inline I odd_of(I pairs) { return shift_right_int32(pairs, 16); }
 #else
-inline I dot4(I sum, I w, I x) { return pin_to_register(add_int32(sum, add_neighbours(multiply_add_pairs(w, x)))); }
+constexpr bool HAS_VNNI = false;
+inline I widen_dot2(I sum) { return multiply_add_int16(sum, broadcast(0x00010001)); }
+inline I dot4(I sum, I w, I x) { return pin_to_register(add_int32(sum, widen_dot2(multiply_add_pairs(w, x)))); }
 inline I dot2(I sum, I w, I x) { return pin_to_register(add_int16(sum, multiply_add_pairs(w, x))); }
-inline I widen_dot2(I sum) { return add_neighbours(sum); }
+inline I scaled_dot2(I sum, I factor) { return multiply_add_int16(sum, factor); }
+inline I even_of(I pairs) { return shuffle_bytes(pairs, _mm_setr_epi32(0x01000100, 0x05040504, 0x09080908, 0x0d0c0d0c)); }
+inline I odd_of(I pairs) { return shuffle_bytes(pairs, _mm_setr_epi32(0x03020302, 0x07060706, 0x0b0a0b0a, 0x0f0e0f0e)); }
 #endif
 
 // The same names for a vector type that is a template's argument, F8 or F

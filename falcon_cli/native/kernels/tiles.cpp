@@ -1,0 +1,92 @@
+// Tile kernels of float and int8 weights.
+#include "tiles.h"
+
+namespace falcon {
+
+namespace {
+
+// fp32, bf16 and fp16 weights. The sums are copied into a local array, and the kernel is a function of its own (noinline):
+// only so does GCC keep all of them in registers.
+template <int M, typename T>
+__attribute__((noinline)) void tile_float(const void* data, const TileInputs& rows, UnitRange range, F* sums,
+                                          Prefetch prefetch) {
+  const T* w = static_cast<const T*>(data);
+  F s[2 * M];
+#pragma GCC unroll 24
+  for (int i = 0; i < 2 * M; i++) s[i] = pin_to_register(sums[i]);
+  const int64_t K = rows.width;
+  const float* x = rows.floats + range.begin * BLOCK;
+  const float* end = rows.floats + std::min(range.end * BLOCK, K);
+  while (x < end) {
+    prefetch.step();
+#pragma GCC unroll 8
+    for (int k = 0; k < 8; k++, x++, w += P) {
+      F low = pin_to_register(load_as_float(w));
+      F high = pin_to_register(load_as_float(w + W));
+#pragma GCC unroll 12
+      for (int m = 0; m < M; m++) {
+        F b = broadcast(x[m * K]);
+        s[2 * m] = fma(low, b, s[2 * m]);
+        s[2 * m + 1] = fma(high, b, s[2 * m + 1]);
+      }
+    }
+  }
+#pragma GCC unroll 24
+  for (int i = 0; i < 2 * M; i++) sums[i] = pin_to_register(s[i]);
+}
+
+// int8 weights. A block's integer sums are exact; they begin at -128 times the sum of the block's inputs, because
+// weights are stored as w + 128.
+template <int M>
+__attribute__((noinline)) void tile_int8(const void* data, const TileInputs& rows, UnitRange range, F* sums,
+                                         Prefetch prefetch) {
+  const uint8_t* w = static_cast<const uint8_t*>(data);
+  const int8_t* x = rows.quantised + range.begin * BLOCK;
+  const int64_t B = rows.units;
+  const int64_t K = B * BLOCK;
+  for (int64_t b = range.begin; b < range.end; b++) {
+    I t[2 * M];
+    for (int m = 0; m < M; m++) t[2 * m] = t[2 * m + 1] = broadcast(-128 * rows.sum[m * B + b]);
+    prefetch.step();
+#pragma GCC unroll 1
+    for (int64_t k = 0; k < BLOCK; k += 4, w += 4 * P, x += 4) {
+      I low = pin_to_register(load_bytes(w));
+      I high = pin_to_register(load_bytes(w + 2 * P));
+#pragma GCC unroll 12
+      for (int m = 0; m < M; m++) {
+        I v = broadcast(load4(x + m * K));
+        t[2 * m] = dot4(t[2 * m], low, v);
+        t[2 * m + 1] = dot4(t[2 * m + 1], high, v);
+      }
+    }
+    for (int m = 0; m < M; m++) {
+      F unit = broadcast(rows.scale[m * B + b]);
+      sums[2 * m] = fma(to_float(t[2 * m]), unit, sums[2 * m]);
+      sums[2 * m + 1] = fma(to_float(t[2 * m + 1]), unit, sums[2 * m + 1]);
+    }
+  }
+}
+
+template <int M = std::max(FLOAT_TILE_ROWS, QUANTISED_TILE_ROWS)>
+TileKernel select(int64_t rows, WeightFormat format) {
+  if constexpr (M > 1)
+    if (rows < M) return select<M - 1>(rows, format);
+  switch (format) {
+    case WeightFormat::fp32:
+      return tile_float<M, float>;
+    case WeightFormat::bf16:
+      return tile_float<M, at::BFloat16>;
+    case WeightFormat::fp16:
+      return tile_float<M, at::Half>;
+    default:
+      return tile_int8<M>;
+  }
+}
+
+}  // namespace
+
+TileKernel select_kernel(int64_t rows, WeightFormat format) {
+  return format <= WeightFormat::int8 ? select(rows, format) : select_block_kernel(rows, format);
+}
+
+}  // namespace falcon
