@@ -3,8 +3,9 @@
 Shapes: T nodes of a draft, A accepted nodes (the root included), L prompt tokens, D hidden size, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -56,17 +57,25 @@ class Draft:
 class Scores:
     """What the target says after reading tokens."""
 
-    logits_TV: Tensor
-    """Next-token logits, one row a node (after prefill: one row, the last prompt token's)."""
     features_TD: Tensor
     """Last hidden states after the final norm, which the LM head reads (after prefill: every prompt token's)."""
     choice_T: Tensor
     """The likeliest token of each row of logits, of equals the first."""
+    best_T: Tensor
+    """Its logit."""
+    make_logits: Callable[[], Tensor]
+    """Makes `logits_TV`: of many nodes and words they are the largest tensor of all, and few ask for them."""
+
+    @cached_property
+    def logits_TV(self) -> Tensor:
+        """Next-token logits, one row a node (after prefill: one row, the last prompt token's)."""
+        return self.make_logits()
 
     @classmethod
     def of(cls, logits_TV: Tensor, features_TD: Tensor) -> "Scores":
         """Scores with the argmax computed here."""
-        return cls(logits_TV, features_TD, logits_TV.argmax(-1))
+        choice_T = logits_TV.argmax(-1)
+        return cls(features_TD, choice_T, logits_TV.gather(1, choice_T[:, None])[:, 0], lambda: logits_TV)
 
 
 @dataclass(frozen=True)

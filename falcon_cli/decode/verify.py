@@ -60,7 +60,7 @@ def check_finite(scores: Scores, rows: Iterable[int]) -> None:
     Raises:
         FalconError: Some of them are not finite.
     """
-    chosen = scores.logits_TV.gather(1, scores.choice_T[:, None])[:, 0].tolist()
+    chosen = scores.best_T.tolist()
     sums = scores.features_TD.sum(-1, dtype=torch.float32).tolist()  # fp16's own would overflow
     if not all(isfinite(chosen[row]) and isfinite(sums[row]) for row in rows):
         raise FalconError(NOT_FINITE)

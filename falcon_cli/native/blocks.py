@@ -3,8 +3,8 @@
     q4_1, q5_0, q5_1, q8_0   [O / panel, I / 32, bytes]    a scale for each 32 inputs; Q4_0 is held as q4_1
     q4_k, q5_k, q6_k         [O / panel, I / 256, bytes]   scales of scales; `kernels/block_tiles.cpp` draws them
 
-Shapes: O outputs of a matrix (padded to whole panels), I inputs of a matrix, B bytes of a row, U blocks or superblocks
-of a row, G groups of a row, which have a whole scale each.
+Shapes: O outputs of a matrix (padded to whole panels), I inputs of a matrix. Scales and least values have a row for
+each output and a column for each block, superblock or group of one.
 """
 
 from collections.abc import Callable
@@ -22,27 +22,27 @@ FLOATS = {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}
 """Formats that are no blocks, and what they are called here."""
 
 
-class Blocks(NamedTuple):
+class BlockParts(NamedTuple):
     """The parts of some rows."""
 
     bits: int
     numbers_OI: Tensor
     """Whole numbers (uint8); 8 bits are two's complements."""
-    scale_OU: Tensor
+    scales: Tensor
     """fp16."""
-    least_OU: Tensor | None = None
+    leasts: Tensor | None = None
     """fp16, added to scaled numbers; in superblocks the scale of whole least values."""
-    scales_OG: Tensor | None = None
+    whole_scales: Tensor | None = None
     """Whole scales of superblocks (uint8, two's complements)."""
-    leasts_OG: Tensor | None = None
+    whole_leasts: Tensor | None = None
 
 
-def pack_blocks(kind: str, rows_OB: Tensor) -> Tensor:
+def pack_blocks(kind: str, rows: Tensor) -> Tensor:
     """Panels of rows as they are in a file, in the arena's memory.
 
     Args:
         kind: The format's name in GGUF, one of `READERS`.
-        rows_OB: Bytes of each row, of whole panels of them.
+        rows: Bytes of each row, of whole panels of them.
 
     Raises:
         FalconError: A scale is no finite number.
@@ -50,28 +50,28 @@ def pack_blocks(kind: str, rows_OB: Tensor) -> Tensor:
     panel = torch.ops.falcon.panel()
     portion = _ROWS // panel * panel
     whole = None
-    for start in range(0, len(rows_OB), portion):
-        part = _panels(READERS[kind](rows_OB[start : start + portion]), panel)
+    for start in range(0, len(rows), portion):
+        part = _panels(READERS[kind](rows[start : start + portion]), panel)
         if whole is None:
-            whole = ARENA.empty((len(rows_OB) // panel, *part.shape[1:]), torch.uint8)
+            whole = ARENA.empty((len(rows) // panel, *part.shape[1:]), torch.uint8)
         whole[start // panel : start // panel + len(part)] = part
     assert whole is not None, "a matrix has rows"
     return whole
 
 
-def _panels(parts: Blocks, panel: int) -> Tensor:
-    """[O / panel, U, bytes]."""
-    scale_OU = parts.scale_OU
-    if not scale_OU.isfinite().all() or (parts.least_OU is not None and not parts.least_OU.isfinite().all()):
+def _panels(parts: BlockParts, panel: int) -> Tensor:
+    """[O / panel, blocks or superblocks, bytes]."""
+    scales = parts.scales
+    if not scales.isfinite().all() or (parts.leasts is not None and not parts.leasts.isfinite().all()):
         raise FalconError("a block's scale is NaN or infinite; try another file")
-    units = scale_OU.shape[1]
+    units = scales.shape[1]
     pieces = [_numbers(parts, panel).unflatten(1, (units, -1)).flatten(2)]
-    pieces += [_pairs(whole, panel, units) for whole in (parts.scales_OG, parts.leasts_OG) if whole is not None]
-    pieces += [_halves(half, panel) for half in (scale_OU, parts.least_OU) if half is not None]
+    pieces += [_pairs(whole, panel, units) for whole in (parts.whole_scales, parts.whole_leasts) if whole is not None]
+    pieces += [_halves(half, panel) for half in (scales, parts.leasts) if half is not None]
     return torch.cat(pieces, 2)
 
 
-def _numbers(parts: Blocks, panel: int) -> Tensor:
+def _numbers(parts: BlockParts, panel: int) -> Tensor:
     """Numbers of the panels' two halves [O / panel, groups, bytes]: planes of higher bits, then the lower four."""
     steps = {4: 8, 5: 8, 6: 4, 8: 8}[parts.bits]
     width = panel // 2
@@ -88,14 +88,14 @@ def _numbers(parts: Blocks, panel: int) -> Tensor:
     return torch.cat(pieces, 2)
 
 
-def _pairs(whole_OG: Tensor, panel: int, units: int) -> Tensor:
-    """Whole numbers of two neighbouring groups for each output [O / panel, U, bytes]."""
-    return whole_OG.view(-1, panel, units, whole_OG.shape[1] // units // 2, 2).permute(0, 2, 3, 1, 4).flatten(2)
+def _pairs(whole: Tensor, panel: int, units: int) -> Tensor:
+    """Whole numbers of two neighbouring groups for each output [O / panel, blocks or superblocks, bytes]."""
+    return whole.view(-1, panel, units, whole.shape[1] // units // 2, 2).permute(0, 2, 3, 1, 4).flatten(2)
 
 
-def _halves(half_OU: Tensor, panel: int) -> Tensor:
-    """An fp16 number for each output [O / panel, U, bytes]."""
-    return half_OU.view(-1, panel, half_OU.shape[1]).transpose(1, 2).contiguous().view(torch.uint8)
+def _halves(halves: Tensor, panel: int) -> Tensor:
+    """An fp16 number for each output [O / panel, blocks or superblocks, bytes]."""
+    return halves.view(-1, panel, halves.shape[1]).transpose(1, 2).contiguous().view(torch.uint8)
 
 
 def _half(blocks: Tensor, start: int) -> Tensor:
@@ -114,47 +114,47 @@ def _fifth_bits(blocks: Tensor, start: int) -> Tensor:
     return ((blocks[..., start : start + 4, None] >> bits & 1) << 4).flatten(-2)
 
 
-def _q4_0(blocks: Tensor) -> Blocks:
-    scale_OU = _half(blocks, 0)
-    return Blocks(4, _nibbles(blocks[..., 2:]).flatten(1), scale_OU, scale_OU * -8)
+def _q4_0(blocks: Tensor) -> BlockParts:
+    scales = _half(blocks, 0)
+    return BlockParts(4, _nibbles(blocks[..., 2:]).flatten(1), scales, scales * -8)
 
 
-def _q4_1(blocks: Tensor) -> Blocks:
-    return Blocks(4, _nibbles(blocks[..., 4:]).flatten(1), _half(blocks, 0), _half(blocks, 2))
+def _q4_1(blocks: Tensor) -> BlockParts:
+    return BlockParts(4, _nibbles(blocks[..., 4:]).flatten(1), _half(blocks, 0), _half(blocks, 2))
 
 
-def _q5_0(blocks: Tensor) -> Blocks:
+def _q5_0(blocks: Tensor) -> BlockParts:
     numbers = _nibbles(blocks[..., 6:]) | _fifth_bits(blocks, 2)
-    return Blocks(5, numbers.flatten(1), _half(blocks, 0))
+    return BlockParts(5, numbers.flatten(1), _half(blocks, 0))
 
 
-def _q5_1(blocks: Tensor) -> Blocks:
+def _q5_1(blocks: Tensor) -> BlockParts:
     numbers = _nibbles(blocks[..., 8:]) | _fifth_bits(blocks, 4)
-    return Blocks(5, numbers.flatten(1), _half(blocks, 0), _half(blocks, 2))
+    return BlockParts(5, numbers.flatten(1), _half(blocks, 0), _half(blocks, 2))
 
 
-def _q8_0(blocks: Tensor) -> Blocks:
-    return Blocks(8, blocks[..., 2:].flatten(1), _half(blocks, 0))
+def _q8_0(blocks: Tensor) -> BlockParts:
+    return BlockParts(8, blocks[..., 2:].flatten(1), _half(blocks, 0))
 
 
-def _q4_k(blocks: Tensor) -> Blocks:
+def _q4_k(blocks: Tensor) -> BlockParts:
     numbers = _nibbles(blocks[..., 16:].unflatten(-1, (4, 32)))
-    return Blocks(4, numbers.flatten(1), _half(blocks, 0), -_half(blocks, 2), *_six_bits(blocks[..., 4:16]))
+    return BlockParts(4, numbers.flatten(1), _half(blocks, 0), -_half(blocks, 2), *_six_bits(blocks[..., 4:16]))
 
 
-def _q5_k(blocks: Tensor) -> Blocks:
+def _q5_k(blocks: Tensor) -> BlockParts:
     groups = torch.arange(8, dtype=torch.uint8).view(8, 1)
     fifth = (blocks[..., None, 16:48] >> groups & 1) << 4
     numbers = _nibbles(blocks[..., 48:].unflatten(-1, (4, 32))).flatten(-2) | fifth.flatten(-2)
-    return Blocks(5, numbers.flatten(1), _half(blocks, 0), -_half(blocks, 2), *_six_bits(blocks[..., 4:16]))
+    return BlockParts(5, numbers.flatten(1), _half(blocks, 0), -_half(blocks, 2), *_six_bits(blocks[..., 4:16]))
 
 
-def _q6_k(blocks: Tensor) -> Blocks:
+def _q6_k(blocks: Tensor) -> BlockParts:
     lower = _nibbles(blocks[..., :128].unflatten(-1, (2, 64)))
     pairs = torch.arange(0, 8, 2, dtype=torch.uint8).view(4, 1)
     upper = (blocks[..., 128:192].unflatten(-1, (2, 1, 32)) >> pairs & 3) << 4
     numbers = lower.flatten(-2) | upper.flatten(-3)
-    return Blocks(6, numbers.flatten(1), _half(blocks, 208), None, blocks[..., 192:208].flatten(1))
+    return BlockParts(6, numbers.flatten(1), _half(blocks, 208), None, blocks[..., 192:208].flatten(1))
 
 
 def _six_bits(packed: Tensor) -> tuple[Tensor, Tensor]:
@@ -165,8 +165,8 @@ def _six_bits(packed: Tensor) -> tuple[Tensor, Tensor]:
     return scales.flatten(1), leasts.flatten(1)
 
 
-def _reader(size: int, read: Callable[[Tensor], Blocks]) -> Callable[[Tensor], Blocks]:
-    return lambda rows_OB: read(rows_OB.unflatten(1, (-1, size)))
+def _reader(size: int, read: Callable[[Tensor], BlockParts]) -> Callable[[Tensor], BlockParts]:
+    return lambda rows: read(rows.unflatten(1, (-1, size)))
 
 
 READERS = {

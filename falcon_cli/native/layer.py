@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from falcon_cli.attention.view import View
 from falcon_cli.kv_cache import StaticCache
-from falcon_cli.native.packed_matrix import PackedMatrix, TopK, WeightFormat, product, top_k
+from falcon_cli.native.packed_matrix import Best, PackedMatrix, WeightFormat, best, product
 from falcon_cli.native.quantized import QuantizedLinear
 from falcon_cli.native.weights import Linear, packed, packed_gate_up, packed_parts
 
@@ -39,9 +39,9 @@ class NativeLinear(nn.Module):
         """Outputs [..., N] of rows [..., K]."""
         return product(rows.float(), self.matrix)
 
-    def best(self, rows: Tensor) -> TopK:
-        """Outputs [T, N] of rows [T, K], and the index [T, 1] of the largest one."""
-        return top_k(rows.float(), self.matrix, 1)
+    def best(self, rows: Tensor) -> Best:
+        """The largest output of each row [T, K]."""
+        return best(rows.float(), self.matrix)
 
 
 class PackedLayer(nn.Module):

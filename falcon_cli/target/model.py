@@ -5,6 +5,7 @@ Shapes: L prompt tokens, T nodes, D hidden size, V vocabulary.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -25,6 +26,9 @@ from falcon_cli.target.forward.longrope import LongRope, boundary_of
 from falcon_cli.target.forward.norm import FinalNorm, final_norm
 from falcon_cli.target.forward.own import CausalForward, HeadInput
 from falcon_cli.target.outline import TargetOutline, epsilon_of
+
+_FEW_ROWS = 2
+"""Logits of so many rows are kept: a draft model's are asked for."""
 
 
 class TargetModel:
@@ -207,7 +211,7 @@ class TargetModel:
             self.cache.commit(range(len(piece)))
         self._text = [text_L]
         end = pieces[-1]
-        return Scores(end.logits_TV, torch.cat([piece.features_TD for piece in pieces]), end.choice_T)
+        return replace(end, features_TD=torch.cat([piece.features_TD for piece in pieces]))
 
     def _read(self, tokens_T: Tensor, depth_T: Tensor, ancestors_TT: Tensor | None, last: bool = False) -> Scores:
         """Scores of all rows, or features of all and logits of the last; keys and values are written, not kept."""
@@ -230,10 +234,10 @@ class TargetModel:
 
     def _judged(self, last_TD: Tensor, features_TD: Tensor) -> Scores:
         """Scores of some features, with the logits behind the last of them."""
-        if not isinstance(self.head, NativeLinear):
+        if not isinstance(self.head, NativeLinear) or len(last_TD) <= _FEW_ROWS:
             return Scores.of(self.head(last_TD), features_TD)
-        best = self.head.best(last_TD)
-        return Scores(best.outputs_TN, features_TD, best.places_TX[:, 0])
+        head = self.head
+        return Scores(features_TD, *head.best(last_TD), lambda: head(last_TD))
 
     def _two_rows(self) -> View | None:
         """How the first two tokens of a text are read."""

@@ -4,7 +4,7 @@ from torch import nn
 from torch.nn.functional import pad
 
 from falcon_cli.native.layer import NativeLinear
-from falcon_cli.native.packed_matrix import product, top_k
+from falcon_cli.native.packed_matrix import best, product, top_k
 from falcon_cli.native.weights import pack, packed, packed_gate_up, suits
 
 KINDS = ("fp32", "bf16", "int8", "int4")
@@ -167,6 +167,26 @@ def test_the_best_outputs_are_those_of_the_product_of_equals_the_first(kind, out
     assert torch.equal(found.outputs_TN, expected)
     order = expected.sort(dim=-1, descending=True, stable=True).indices
     assert torch.equal(found.places_TX, order[:, :count])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("outputs", [5, 32, 77, 1000, 5000])
+@pytest.mark.parametrize("rows", [1, 7, 70])
+def test_the_best_output_is_the_products_of_equals_the_first(kind, outputs, rows):
+    """Every third weight stands twice; the bias is so low that no padding may win."""
+    weight_OI = rows_of(outputs, 32).repeat_interleave(3, 0)[::2][:outputs]
+    matrix = pack(weight_OI, kind, torch.full((outputs,), -1e3))
+    found, expected = best(rows_of(rows, 32, seed=1), matrix), product(rows_of(rows, 32, seed=1), matrix)
+    order = expected.sort(dim=-1, descending=True, stable=True)
+    assert torch.equal(found.place_T, order.indices[:, 0])
+    assert torch.equal(found.value_T, order.values[:, 0])
+
+
+def test_a_row_of_no_numbers_has_no_best_output():
+    rows = rows_of(4, 32)
+    rows[2, 5] = float("nan")
+    found = best(rows, pack(rows_of(50, 32), "fp32"))
+    assert found.value_T.isfinite().tolist() == [True, True, False, True]
 
 
 @pytest.mark.parametrize("kind", KINDS)

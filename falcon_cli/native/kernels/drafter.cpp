@@ -2,6 +2,8 @@
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/zeros.h>
 
 #include "operators.h"
 #include "product.h"
@@ -146,6 +148,51 @@ std::tuple<Tensor, Tensor> top_k(const PackedMatrixPtr& head, const Tensor& feat
     for (int64_t r = 0; r < rows; r++) find_top_k(logits + r * outputs, outputs, count, to + r * count);
   }
   return {chosen, y};
+}
+
+// The best output's index and value of each row [rows], of equals the first. All outputs of many rows would take more
+// memory than the cache has. Of a row without any number above -infinity the value is -infinity.
+std::tuple<Tensor, Tensor> best(const PackedMatrixPtr& head, const Tensor& features) {
+  FALCON_PROFILE("falcon::best");
+  const int64_t D = features.size(-1);
+  const int64_t rows = features.numel() / D;
+  Tensor x = features.contiguous();
+  Tensor places = at::zeros({rows}, at::kLong);
+  Tensor values = at::full({rows}, -INFINITY, x.options());
+  head->check_inputs(D);
+  QuantisedInputs workspace(head->shape.is_quantised(), rows, D);
+  const InputRows inputs{.x = data_or_null(x), .count = rows, .width = D, .quantised = workspace};
+  int64_t* place = places.data_ptr<int64_t>();
+  float* value = values.data_ptr<float>();
+  const float* bias = data_or_null(head->bias);
+#pragma omp parallel num_threads(at::get_num_threads())
+  {
+    std::vector<float> own_value(rows, -INFINITY);
+    std::vector<int64_t> own_place(rows, 0);
+    for_each_panel(inputs, *head, [&](int64_t m, int64_t first_output, F low, F high) {
+      if (bias) {
+        low += load(bias + first_output);
+        high += load(bias + first_output + W);
+      }
+      if (!any_above(low, own_value[m]) && !any_above(high, own_value[m])) return;
+      alignas(64) float s[P];
+      store(s, low);
+      store(s + W, high);
+      const int64_t count = std::min<int64_t>(P, head->outputs - first_output);
+      for (int64_t i = 0; i < count; i++)
+        if (s[i] > own_value[m]) {
+          own_value[m] = s[i];
+          own_place[m] = first_output + i;
+        }
+    });
+#pragma omp critical
+    for (int64_t m = 0; m < rows; m++)
+      if (own_value[m] > value[m] || (own_value[m] == value[m] && own_place[m] < place[m])) {
+        value[m] = own_value[m];
+        place[m] = own_place[m];
+      }
+  }
+  return {places, values};
 }
 
 }  // namespace falcon

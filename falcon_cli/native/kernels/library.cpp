@@ -13,6 +13,7 @@ TORCH_LIBRARY(falcon, library) {
   library.class_<PackedMatrix>("PackedMatrix")
       .def(torch::init<Tensor, Tensor, Tensor, int64_t>(), "", {arg("data"), arg("scale"), arg("bias"), arg("outputs")})
       .def("linear", &linear)
+      .def("best", &best)
       .def("top_k", &top_k);
   library.class_<DecoderLayer>("DecoderLayer")
       .def(torch::init<std::vector<Matrix>, Matrix, Matrix, Matrix, Tensor, Tensor, OptionalTensor, OptionalTensor>(), "",

@@ -20,6 +20,7 @@ Tensor attention(const Tensor& query, Tensor keys, Tensor values, int64_t commit
                  double scale);
 
 // drafter.cpp
+std::tuple<Tensor, Tensor> best(const PackedMatrixPtr& head, const Tensor& features);
 std::tuple<Tensor, Tensor> top_k(const PackedMatrixPtr& head, const Tensor& features, int64_t count);
 
 // torch.classes.falcon.Drafter: the matrices around a drafter's decoder layer. A drafter may have no `own`, and no

@@ -100,12 +100,13 @@ inline void accumulate_tiles(const ProductPlan& plan, const char* data, int64_t 
     }
 }
 
-// y [rows, outputs] of x [rows, inputs] and a packed matrix; y's rows are `stride` floats apart.
+// Sums of x [rows, inputs] and a packed matrix, scaled, without the bias: `take(row, first_output, low, high)` is given
+// those of each row and panel. A thread's panels ascend.
 //
 // Callers may leave out the barrier behind a loop that made the rows, if its schedule is static: quantisation has the
 // same schedule, so each thread quantises the rows that it made itself. Without quantisation, the barrier is here.
-inline void product(const InputRows& rows, const PackedMatrix& w, float* y, int64_t stride, Epilogue epilogue) {
-  FALCON_PROFILE("falcon::product");
+template <typename Take>
+void for_each_panel(const InputRows& rows, const PackedMatrix& w, Take take) {
   if (!rows.count) return;
   const ProductPlan plan(rows, w);
   const RowTiles& tiles = plan.tiles;
@@ -116,7 +117,6 @@ inline void product(const InputRows& rows, const PackedMatrix& w, float* y, int6
 #pragma omp barrier
   }
   const char* data = static_cast<const char*>(w.data.const_data_ptr());
-  const float* bias = data_or_null(w.bias);
   const float* scale = data_or_null(w.scale);
   const int64_t panel_bytes = w.data.stride(0) * w.data.element_size();
   // Guided: a thread takes a long stretch of panels first, because each new stretch breaks its stream of memory, and
@@ -136,10 +136,18 @@ inline void product(const InputRows& rows, const PackedMatrix& w, float* y, int6
           low *= load(scale + first_output);
           high *= load(scale + first_output + W);
         }
-        apply_epilogue(low, high, bias ? bias + first_output : nullptr, y + m * stride, first_output, w.outputs,
-                       epilogue);
+        take(m, first_output, low, high);
       }
     }
+}
+
+// y [rows, outputs] of x [rows, inputs] and a packed matrix; y's rows are `stride` floats apart.
+inline void product(const InputRows& rows, const PackedMatrix& w, float* y, int64_t stride, Epilogue epilogue) {
+  FALCON_PROFILE("falcon::product");
+  const float* bias = data_or_null(w.bias);
+  for_each_panel(rows, w, [&](int64_t m, int64_t first_output, F low, F high) {
+    apply_epilogue(low, high, bias ? bias + first_output : nullptr, y + m * stride, first_output, w.outputs, epilogue);
+  });
 }
 
 }  // namespace falcon
