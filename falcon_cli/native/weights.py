@@ -20,7 +20,7 @@ from torch.nn.functional import pad
 
 from falcon_cli.errors import FalconError
 from falcon_cli.native.arena import ARENA
-from falcon_cli.native.blocks import FLOATS, READERS, pack_blocks
+from falcon_cli.native.blocks import BLOCK_FORMATS, FLOATS, pack_blocks
 from falcon_cli.native.packed_matrix import PackedMatrix, WeightFormat
 from falcon_cli.native.quantized import QuantizedLinear
 
@@ -88,8 +88,8 @@ def _kind(linear: Linear, format: WeightFormat) -> str:
     if format != "file":
         return format
     kind = linear.tensor.kind if isinstance(linear, QuantizedLinear) else "F32"
-    if kind not in FLOATS and kind not in READERS:
-        known = ", ".join([*FLOATS, *READERS])
+    if kind not in FLOATS and kind not in BLOCK_FORMATS:
+        known = ", ".join([*FLOATS, *BLOCK_FORMATS])
         raise FalconError(f"the kernels hold no {kind} weights (only {known}): use --quantize int8 or int4")
     return FLOATS.get(kind, kind)
 
@@ -100,13 +100,13 @@ def _rows(linears: Sequence[Linear], format: WeightFormat) -> tuple[list[Tensor]
     kind = kinds.pop()
     if kinds:  # a gate and an up projection that the file holds in two formats
         kind = "fp32"
-    if kind in READERS:
+    if kind in BLOCK_FORMATS:
         return [linear.tensor.blocks_OB for linear in linears if isinstance(linear, QuantizedLinear)], kind
     return [weight_of(linear) for linear in linears], kind
 
 
 def _pack(rows: Tensor, kind: str, bias_O: Tensor | None) -> PackedMatrix:
-    if kind not in READERS:
+    if kind not in BLOCK_FORMATS:
         return pack(rows, cast(PackFormat, kind), bias_O)
     outputs, missing = len(rows), -len(rows) % torch.ops.falcon.panel()
     bias = torch.empty(0) if bias_O is None else pad(bias_O.float(), (0, missing))

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from falcon_cli.errors import FalconError
-from falcon_cli.native.blocks import READERS, pack_blocks
+from falcon_cli.native.blocks import BLOCK_FORMATS, pack_blocks
 from falcon_cli.native.layer import NativeLinear
 from falcon_cli.native.packed_matrix import product
 from falcon_cli.native.quantized import QuantizedLinear, QuantizedTensor
@@ -25,7 +25,7 @@ def rows_of(count, width, seed=0):
 
 
 def test_every_format_that_the_kernels_take_is_tested():
-    assert READERS.keys() == SHAPES.keys()
+    assert BLOCK_FORMATS.keys() == SHAPES.keys()
 
 
 @pytest.mark.parametrize("kind", KINDS)

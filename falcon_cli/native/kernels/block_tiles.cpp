@@ -1,46 +1,10 @@
-// Tile kernels of GGUF's formats, on the very numbers of the file.
-//
-// A weight is scale * q + least. q has 4, 5, 6 or 8 bits. A block of 32 inputs has an fp16 scale, and in some formats an
-// fp16 least value (q5_0: -16 scales). A superblock of 256 inputs ("K-quants") has an fp16 scale for the whole scales of
-// its groups of 32 or 16 inputs, and one for their whole least values (q6_k: -32 scales).
-//
-//     group       [planes: 2 vectors] [4 inputs: 1 vector, of 8 bits 2] ...
-//     block       group [scale P] [least P]
-//     superblock  group ... [scales: P pairs] ... [leasts: P pairs] ... [scale P] [scale of leasts P]
-//
-// A vector of 4-bit numbers holds the panel's first half in the lower bits of its bytes, the second half in the higher
-// ones. A plane holds the higher bits of one half: those of the group's first four inputs are the lowest of its bytes.
-// Whole scales come in pairs, those of two neighbouring groups for each output.
+// Tile kernels of GGUF's formats, on the very numbers of the file (block_formats.h).
+#include "block_formats.h"
 #include "tiles.h"
 
 namespace falcon {
 
 namespace {
-
-template <int BITS_, int GROUP_, bool SUPER_, bool LEAST_, int OFFSET_>
-struct BlockFormat {
-  static constexpr int BITS = BITS_;        // of q
-  static constexpr int GROUP = GROUP_;      // inputs that share a scale
-  static constexpr bool SUPER = SUPER_;     // in superblocks
-  static constexpr bool HAS_LEAST = LEAST_;
-  static constexpr int OFFSET = OFFSET_;    // a weight is scale * (q - OFFSET)
-  static constexpr int UNIT = SUPER ? SUPERBLOCK : BLOCK;
-  static constexpr int STEPS = GROUP / 4;
-  static constexpr int PLANES = BITS == 5 || BITS == 6 ? 2 : 0;
-  static constexpr int VECTOR = 4 * W;  // bytes
-  static constexpr int GROUP_BYTES = (PLANES + STEPS * (BITS == 8 ? 2 : 1)) * VECTOR;
-  static constexpr int PAIRS = SUPER ? UNIT / GROUP / 2 : 0;
-  // Steps whose products a 16-bit sum takes
-  static constexpr int STEPS_A_SUM = HAS_VNNI ? STEPS : BITS == 4 ? 8 : BITS == 5 ? 4 : BITS == 6 ? 2 : 1;
-};
-
-using Q4_1 = BlockFormat<4, 32, false, true, 0>;
-using Q5_0 = BlockFormat<5, 32, false, false, 16>;
-using Q5_1 = BlockFormat<5, 32, false, true, 0>;
-using Q8_0 = BlockFormat<8, 32, false, false, HAS_VNNI ? 128 : 0>;
-using Q4_K = BlockFormat<4, 32, true, true, 0>;
-using Q5_K = BlockFormat<5, 32, true, true, 0>;
-using Q6_K = BlockFormat<6, 16, true, false, 32>;
 
 // The weights of a group's inputs 4 * step .. 4 * step + 3: the panel's two halves
 template <typename Q>
@@ -135,11 +99,11 @@ __attribute__((noinline)) void tile_blocks(const void* data, const TileInputs& r
         const float unit = rows.scale[m * rows.units + u];
         F& s = sums[2 * m + n];
         s = fma(to_float(total[2 * m + n]), scale * broadcast(unit), s);
-        if constexpr (Q::HAS_LEAST)
+        if constexpr (Q::LEAST)
           s = fma(load_as_float(scales + P + n * W), broadcast(unit * rows.sum[m * rows.units + u]), s);
       }
     }
-    w += (Q::HAS_LEAST ? 4 : 2) * P;
+    w += (Q::LEAST ? 4 : 2) * P;
   }
 }
 
@@ -150,7 +114,7 @@ __attribute__((noinline)) void tile_superblocks(const void* data, const TileInpu
   const int64_t row_bytes = rows.units * SUPERBLOCK;
   const int8_t* x = rows.quantised + range.begin * SUPERBLOCK;
   constexpr int PAIR_BYTES = 4 * W;
-  constexpr int LEASTS = Q::HAS_LEAST ? Q::PAIRS : 0;
+  constexpr int LEASTS = Q::LEAST ? Q::PAIRS : 0;
   for (int64_t u = range.begin; u < range.end; u++) {
     const uint8_t* pairs = w + 2 * Q::PAIRS * Q::GROUP_BYTES;
     const uint8_t* leasts = pairs + Q::PAIRS * PAIR_BYTES;
@@ -176,17 +140,17 @@ __attribute__((noinline)) void tile_superblocks(const void* data, const TileInpu
         F& s = sums[2 * m + n];
         I sum = total[2 * m + n];
         if constexpr (Q::OFFSET > 0) {
-          static_assert(Q::HAS_LEAST == false && Q::OFFSET == 32);
+          static_assert(Q::LEAST == false && Q::OFFSET == 32);
           sum = subtract_int32(sum, shift_left_int32(dot_pairs(pairs, Q::PAIRS, n, halves), 5));
         }
         s = fma(to_float(sum), scale * unit, s);
-        if constexpr (Q::HAS_LEAST) {
+        if constexpr (Q::LEAST) {
           const I least = dot_pairs(leasts, Q::PAIRS, n, halves + QuantisedInputs::HALVES);
           s = fma(to_float(least), load_as_float(scales + P + n * W) * unit, s);
         }
       }
     }
-    w = reinterpret_cast<const uint8_t*>(scales + (Q::HAS_LEAST ? 2 : 1) * P);
+    w = reinterpret_cast<const uint8_t*>(scales + (Q::LEAST ? 2 : 1) * P);
   }
 }
 

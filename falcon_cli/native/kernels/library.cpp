@@ -31,6 +31,7 @@ TORCH_LIBRARY(falcon, library) {
       .def("finish", &Drafter::finish);
 
   library.def("huge(int bytes) -> Tensor", &huge);
+  library.def("pack_blocks(Tensor rows, str kind, Tensor(a!) panels) -> ()", &pack_blocks);
   library.def("panel() -> int", [] { return static_cast<int64_t>(P); });
   library.def("rms_norm(Tensor x, Tensor weight, float epsilon) -> Tensor", &rms_norm);
   library.def("attend(Tensor query, Tensor keys, Tensor values, int committed, Tensor? visible, float scale) -> Tensor",

@@ -19,6 +19,9 @@ Tensor rms_norm(const Tensor& x, const Tensor& weight, double epsilon);
 Tensor attention(const Tensor& query, Tensor keys, Tensor values, int64_t committed, const OptionalTensor& visible,
                  double scale);
 
+// pack_blocks.cpp
+void pack_blocks(const Tensor& rows, const std::string& kind, Tensor panels);
+
 // drafter.cpp
 std::tuple<Tensor, Tensor> best(const PackedMatrixPtr& head, const Tensor& features);
 std::tuple<Tensor, Tensor> top_k(const PackedMatrixPtr& head, const Tensor& features, int64_t count);
