@@ -7,6 +7,7 @@ Shapes: O outputs of a matrix.
 """
 
 from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ class BlockFile:
         Raises:
             NoBlocksError: A matrix is of another layer than an ordinary linear one or an embedding.
         """
-        model = blank_model(self._config)
+        model = blank_model(deepcopy(self._config))  # another model's may have been put on another attention
         vectors = dict(self._vectors)
         for name, matrix in self._matrices.items():
             place = name.removesuffix(".weight")

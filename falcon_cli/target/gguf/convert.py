@@ -54,6 +54,7 @@ def _made(gguf: Path, ending: str, sign: str, make: Callable[[GgufFile, Path], N
     folder = home() / "models" / f"{gguf.stem}-{_fingerprint(gguf)}-v{VERSION}{ending}"
     with locked(folder):
         if not (folder / sign).is_file():
+            say(f"reading {gguf.name} (once)")
             try:
                 make(GgufFile(gguf), folder)
             except (FalconError, OSError):
