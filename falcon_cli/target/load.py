@@ -206,6 +206,7 @@ def _in_blocks(recipe: TargetRecipe, kind: WeightFormat | None, dtype: str) -> _
             raise
         return None
     check_finite_blocks(recipe.model, model)
+    file.release()
     tokenizer = load_tokenizer(recipe)
 
     def ask_later(prompt: list[int], stop_ids: frozenset[int]) -> ForcedReference:

@@ -4,9 +4,17 @@ import gguf
 import pytest
 import torch
 
-from falcon_cli.errors import FalconError
-from falcon_cli.native.quantized import QuantizedEmbedding, QuantizedLinear
+from falcon_cli.decode.loop import complete
+from falcon_cli.decode.stop import Stop
+from falcon_cli.drafters.rivals.autoregressive import Autoregressive
+from falcon_cli.errors import FalconError, UsageError
+from falcon_cli.native.build import NoKernelsError
+from falcon_cli.native.quantized import QuantizedEmbedding, QuantizedLinear, QuantizedTensor
+from falcon_cli.recipe.schema import TargetRecipe
 from falcon_cli.target.gguf import BlockFile, NoBlocksError
+from falcon_cli.target.load import load_target
+from falcon_cli.target.reference.ask import TOKENS
+from falcon_cli.target.reference.hold import hold, told
 
 KINDS = gguf.GGMLQuantizationType
 
@@ -107,7 +115,9 @@ def test_a_network_that_only_transformers_knows_has_no_blocks(write_gguf, tmp_pa
             BlockFile(path)
 
 
-@pytest.mark.parametrize("change", [lambda weights: weights - 1, lambda weights: weights.T, lambda weights: 2 * weights])
+@pytest.mark.parametrize(
+    "change", [lambda weights: weights - 1, lambda weights: weights.T, lambda weights: 2 * weights]
+)
 def test_a_change_that_moves_no_rows_cannot_be_undone_on_blocks(change, model, write_gguf, tmp_path, monkeypatch):
     from transformers.modeling_gguf_pytorch_utils import GGUFTensor, LlamaTensorProcessor
 
@@ -123,3 +133,100 @@ def test_inputs_that_the_kernels_do_not_take_are_left_to_the_conversion(model, w
     path = write_gguf(tmp_path / "m.gguf", model(hidden_size=36, head_dim=8))
     with pytest.raises(NoBlocksError, match=r"_proj\.weight is a weight of a Linear"):
         BlockFile(path).model()
+
+
+class TestOfATarget:
+    """Through `load_target`."""
+
+    @pytest.fixture
+    def path(self, model, write_gguf, tmp_path):
+        return write_gguf(tmp_path / "m.gguf", model("llama-tied"), kind=KINDS.Q8_0)
+
+    def load(self, path, prompt_of=None, **changes):
+        return load_target(TargetRecipe(str(path), device="cpu", **changes), prompt_of)
+
+    def folders(self, tmp_path):
+        return sorted(folder.name[-9:] for folder in (tmp_path / "home" / "models").iterdir() if folder.is_dir())
+
+    @pytest.mark.parametrize("quantize", ["file", "int8", "int4", "bf16"])
+    def test_rounded_weights_come_without_a_conversion(self, path, quantize, tmp_path):
+        target = self.load(path, quantize=quantize)
+        assert target.model.native.kind == quantize
+        assert target.model.native.exact
+        assert self.folders(tmp_path) == ["described"]
+        model = target.model
+        assert (model.vocab_size, model.hidden_size, model.embedding_rows, model.dtype) == (48, 32, 48, torch.float32)
+        assert isinstance(model.embedding_VD, QuantizedTensor)
+        assert model.embedding_VD is model.head.weight
+        assert target.stop_ids == {1}
+
+    @pytest.mark.parametrize("changes", [{}, {"kernels": "torch"}, {"quantize": "int8", "dtype": "bf16"}])
+    def test_full_precision_comes_by_conversion(self, path, changes, tmp_path):
+        assert isinstance(self.load(path, **changes).model.embedding_VD, torch.Tensor)
+        assert [name.endswith("-v2") for name in self.folders(tmp_path)] == [True]
+
+    def test_a_target_without_blocks_is_refused_by_name(self, tiny_model, tmp_path):
+        tiny_model(dtype=torch.float32).save_pretrained(tmp_path / "plain")
+        with pytest.raises(UsageError, match=r"^--quantize file: .*plain is no GGUF file: use int8 or int4$"):
+            self.load(tmp_path / "plain", quantize="file")
+
+    @pytest.mark.parametrize(
+        ("changes", "option"), [({"adapter": "somewhere"}, "--adapter"), ({"dtype": "bf16"}, "--dtype bf16")]
+    )
+    def test_blocks_are_taken_as_they_are_or_not_at_all(self, path, changes, option):
+        refusal = f"^--quantize file takes the weights as they are: leave out {option}, or use int8$"
+        with pytest.raises(UsageError, match=refusal):
+            self.load(path, quantize="file", **changes)
+
+    def test_an_adapter_is_merged_into_the_converted_file(self, path, monkeypatch):
+        monkeypatch.setattr("falcon_cli.target.load.with_adapter", lambda model, adapter: model)
+        target = self.load(path, quantize="int8", adapter="somewhere")
+        assert isinstance(target.model.embedding_VD, torch.Tensor)
+
+    def test_other_networks_are_converted_where_they_may_be(self, path, monkeypatch):
+        def refuse(path):
+            raise NoBlocksError("it has experts: use --quantize int8")
+
+        monkeypatch.setattr("falcon_cli.target.load.BlockFile", refuse)
+        assert self.load(path, quantize="int8").model.native.kind == "int8"
+        with pytest.raises(NoBlocksError, match="it has experts: use --quantize int8"):
+            self.load(path, quantize="file")
+
+    @pytest.mark.parametrize("tensor", ["blk.1.ffn_down.weight", "token_embd.weight", "output_norm.weight"])
+    def test_weights_that_are_no_numbers_are_found_and_named(self, tensor, model, write_gguf, tmp_path):
+        spoiled = model("llama-tied")
+        names = {
+            "blk.1.ffn_down.weight": "model.layers.1.mlp.down_proj.weight",
+            "token_embd.weight": "model.embed_tokens.weight",
+            "output_norm.weight": "model.norm.weight",
+        }
+        spoiled.get_parameter(names[tensor]).data.view(-1)[3] = float("inf")
+        path = write_gguf(tmp_path / "m.gguf", spoiled, kind=KINDS.F16)
+        with pytest.raises(FalconError, match=f"{names[tensor]} holds NaN or infinity instead of numbers; try another"):
+            self.load(path, quantize="int8")
+
+    def test_the_certificate_is_one_forward_of_the_class_itself(self, path, loaded, capsys, monkeypatch):
+        target = self.load(path, lambda tokenizer: [5, 9, 2], quantize="int8")
+        ids = complete(target.model, Autoregressive(target.model.device), [5, 9, 2], Stop((), 40)).ids
+        with torch.inference_mode():
+            own = loaded(path)(torch.tensor([[5, 9, 2, *ids]])).logits[0, 2:-1].argmax(-1).tolist()
+        entry = hold(target, ids, "81")
+        assert entry["tokens"] == TOKENS
+        assert entry["agreement"] == sum(a == b for a, b in zip(own[:TOKENS], ids[:TOKENS], strict=True)) / TOKENS
+        assert entry["verdict"] is None
+        assert "by transformers' own forward" in capsys.readouterr().err
+        monkeypatch.setattr("falcon_cli.target.gguf.blocks.BlockFile.model", None)
+        assert hold(target, ids, "81") == entry  # kept
+        assert capsys.readouterr().err == ""
+
+    def test_a_prompt_that_does_not_fit_has_no_certificate(self, path):
+        target = self.load(path, lambda tokenizer: [5] * 300, quantize="int8")
+        assert told(hold(target, [], "81")) == "reference: none, the first prompt does not fit the context"
+
+    def test_without_a_compiler_they_are_refused_as_ever(self, path, monkeypatch):
+        def refuse():
+            raise NoKernelsError("there is no C++ compiler (g++)")
+
+        monkeypatch.setattr("falcon_cli.target.load.load_kernels", refuse)
+        with pytest.raises(NoKernelsError, match="no C"):
+            self.load(path, quantize="file")
