@@ -24,7 +24,7 @@ from falcon_cli.target.forward.logits import PLAIN, LogitForm, fitted, outputs_t
 from falcon_cli.target.forward.longrope import LongRope, boundary_of
 from falcon_cli.target.forward.norm import FinalNorm, final_norm
 from falcon_cli.target.forward.own import CausalForward, HeadInput
-from falcon_cli.target.forward.rows import Rows, device_of, rows_of
+from falcon_cli.target.forward.rows import TokenRows, device_of, rows_of
 from falcon_cli.target.outline import TargetOutline, epsilon_of
 
 
@@ -145,7 +145,7 @@ class TargetModel:
         return logits
 
     @property
-    def embedding_VD(self) -> Rows:
+    def embedding_VD(self) -> TokenRows:
         """A vector for each token: the embedding's, or where that has another width than features the head's."""
         embedding = rows_of(self.model.get_input_embeddings())
         return embedding if embedding.shape[-1] == self.hidden_size else rows_of(self.head)

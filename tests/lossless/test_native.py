@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from gguf import GGMLQuantizationType as KINDS
+from gguf import GGMLQuantizationType
 
 from falcon_cli.decode.loop import complete
 from falcon_cli.decode.stop import Stop
@@ -45,14 +45,14 @@ def test_every_method_is_exact_on_every_kind_of_weights(chat_target, drafters, q
 
 
 @pytest.mark.parametrize("family", ["llama-tied", "qwen2"])
-@pytest.mark.parametrize("kind", [KINDS.F16, KINDS.Q8_0, KINDS.Q5_1], ids=str)
+@pytest.mark.parametrize("kind", ["F16", "Q8_0", "Q5_1"])
 @pytest.mark.parametrize("quantize", ["file", "bf16", "int8", "int4"])
 def test_every_method_is_exact_on_a_files_own_blocks(
     quantize, kind, family, tiny_model, write_gguf, save_drafters, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("FALCON_HOME", str(tmp_path / "home"))
     model = tiny_model(family, seed=12, dtype=torch.float32, intermediate_size=64)
-    path = write_gguf(tmp_path / "m.gguf", model, family.partition("-")[0], kind=kind)
+    path = write_gguf(tmp_path / "m.gguf", model, family.partition("-")[0], kind=GGMLQuantizationType[kind])
     plain = load_target(TargetRecipe(str(path), kernels="torch"))
     save_drafters(tmp_path, plain)
     check_every_method(load_target(TargetRecipe(str(path), quantize=quantize)), plain, tmp_path)

@@ -10,16 +10,16 @@ from torch import Tensor
 
 from falcon_cli.native.quantized import QuantizedEmbedding, QuantizedLinear, QuantizedTensor
 
-Rows = Tensor | QuantizedTensor
+TokenRows = Tensor | QuantizedTensor
 """A vector for each token: [V, D]."""
 
 
-def rows_of(module: Any) -> Rows:
+def rows_of(module: Any) -> TokenRows:
     """The weights of an embedding or a linear layer of any kind."""
-    rows: Rows = module.tensor if isinstance(module, QuantizedEmbedding | QuantizedLinear) else module.weight
+    rows: TokenRows = module.tensor if isinstance(module, QuantizedEmbedding | QuantizedLinear) else module.weight
     return rows
 
 
-def device_of(rows: Rows) -> torch.device:
+def device_of(rows: TokenRows) -> torch.device:
     """Where they are; a file's blocks are in main memory."""
     return rows.device if isinstance(rows, Tensor) else torch.device("cpu")

@@ -1,7 +1,9 @@
 """The tensors of a GGUF file as they lie there: mapped into memory, in their own blocks, without a copy.
 
 gguf's reader takes many seconds for a large vocabulary. So a table beside the model's description keeps where each
-tensor is. Shapes: O outputs of a matrix, I inputs of a matrix, B bytes of a row.
+tensor is.
+
+Shapes: O outputs of a matrix, I inputs of a matrix, R rows of it.
 """
 
 import json
@@ -72,7 +74,7 @@ class MappedMatrix(QuantizedTensor):
         """See `QuantizedTensor`."""
         if not isinstance(rows, slice):
             return super().__getitem__(rows)
-        blocks_RB, (_, inputs) = self.blocks_OB[rows], self.shape
+        blocks_RB, inputs = self.blocks_OB[rows], self.shape[1]
         weight_RI = np.empty((len(blocks_RB), inputs), np.float32)  # no tensor: inference mode is a thread's own
         step = max(1, _PORTION // inputs)
 
@@ -161,7 +163,7 @@ def finite(matrix: QuantizedTensor) -> bool:
 
 
 def _dequantised(blocks: NDArray[np.uint8], kind: str) -> NDArray[np.float32]:
-    """Numbers of a few bytes [1, B]; gguf makes those of one row at once, and of many rows in small groups."""
+    """Numbers of a few bytes, all in one row; gguf makes those of one row at once, and of many rows in small groups."""
     from gguf import GGMLQuantizationType, dequantize
 
     return dequantize(blocks, GGMLQuantizationType[kind])

@@ -177,21 +177,19 @@ def _check_rounded(name: str, single: Any, kind: WeightFormat, branches: bool) -
     for parameter in single.parameters():
         if parameter.dim() > 1:
             parameter.data *= GENTLE  # scores far apart would turn a rounding into another token
-    held, same = deepcopy(single), deepcopy(single)
+    held = deepcopy(single)
     if kind == "file":
         put_in_blocks(held)
     layers = {place: module for place, module in held.named_modules() if suits(module)}
     rounded = swapped(held, kind, branches=branches)
     if rounded.native is None or not rounded.native.exact:
         return
-    for place, module in same.named_modules():
-        if place in layers:
-            held_OI = held_weights(layers[place], kind)
-            if not (held_OI - module.weight).norm() < HELD * module.weight.norm():
-                raise FalconError(
-                    f"{name}: {kind} kernels hold other weights than the model's: a bug of ours; use fp32"
-                )
-            module.weight = torch.nn.Parameter(held_OI, requires_grad=False)  # of tied ones the embedding stays
+    same = deepcopy(single)
+    for place, layer in layers.items():
+        held_OI, module = held_weights(layer, kind), same.get_submodule(place)
+        if not (held_OI - module.weight).norm() < HELD * module.weight.norm():
+            raise FalconError(f"{name}: {kind} kernels hold other weights than the model's: a bug of ours; use fp32")
+        module.weight = torch.nn.Parameter(held_OI, requires_grad=False)  # of tied ones the embedding stays
     exact = swapped(same, "fp32", branches=branches)
 
     def own(text: list[int]) -> Tensor:

@@ -4,7 +4,7 @@ A target whose weights stay in a file's blocks is too slow to generate by transf
 all weights anew. But one forward over prompt and answer tells what the model itself would have said at every position.
 The choices are kept, so that they are asked for once.
 
-Shapes: N new tokens, V vocabulary.
+Shapes: T rows of a forward, V vocabulary.
 """
 
 import hashlib
@@ -75,8 +75,8 @@ def _choices(model: Any, prompt: list[int], ids: Sequence[int]) -> list[int]:
 
         for layer in layers:
             layer.register_forward_hook(note)
-        logits_NV = model(input_ids=text, **given).logits[0, -len(ids) :]
-    best = logits_NV.float().max(-1)
+        logits_TV = model(input_ids=text, **given).logits[0, -len(ids) :]
+    best = logits_TV.float().max(-1)
     if not best.values.isfinite().all():
         raise FalconError(NOT_FINITE)
     choices: list[int] = best.indices.tolist()
