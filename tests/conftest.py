@@ -12,7 +12,7 @@ from torch import Tensor
 
 from falcon_cli.core import Draft, Scores, Verdict
 
-pytest_plugins = ("chatting",)
+pytest_plugins = ("chatting", "gguf_files")
 
 torch.set_num_threads(1)
 settings.register_profile("falcon", deadline=None, derandomize=True)

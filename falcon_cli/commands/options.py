@@ -72,7 +72,13 @@ KernelsOption = Annotated[
     Text, _option("--kernels", "auto, native, torch (default: auto: native on AVX2 CPUs).", "NAME", _TARGET)
 ]
 QuantizeOption = Annotated[
-    Text, _option("--quantize", "none, bf16, int8, int4 weights of native kernels (default: none).", "TYPE", _TARGET)
+    Text,
+    _option(
+        "--quantize",
+        "none, bf16, int8, int4, file (a .gguf's own) weights of native kernels (default: none).",
+        "TYPE",
+        _TARGET,
+    ),
 ]
 CompileOption = Annotated[
     Switch, _switch("--compile", "Score drafts by compiled graphs of fixed shapes (GPUs; slow to start).", _TARGET)

@@ -28,7 +28,7 @@ class TargetRecipe(Recipe):
     kernels: Kernels = "auto"
     """native: falcon's own (x86 CPUs, fp32 activations); torch: its operators; auto: native where it runs."""
     quantize: Quantize = "none"
-    """How native kernels hold the weights, whatever they were loaded in."""
+    """How native kernels hold the weights, whatever they were loaded in; file: as a GGUF file does."""
     compile: bool = False
     """Score drafts by compiled graphs of fixed shapes, on torch's operators."""
     revision: str | None = None

@@ -1,8 +1,9 @@
 """A reference becomes a target: weights, tokenizer and stop tokens."""
 
 import gc
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,16 @@ from falcon_cli.recipe.cores import usable_cores
 from falcon_cli.recipe.schema import TargetRecipe
 from falcon_cli.sources import is_gguf, resolve_target
 from falcon_cli.target.adapter import with_adapter
-from falcon_cli.target.gguf import converted, tokenizer_class, whole
+from falcon_cli.target.gguf import BlockFile, NoBlocksError, converted, described, tokenizer_class, whole
 from falcon_cli.target.guard.check import KernelsError, check_reading
 from falcon_cli.target.hub import why_not_loaded
 from falcon_cli.target.model import TargetModel
 from falcon_cli.target.pickled import with_safetensors
 from falcon_cli.target.quantised import StoredForm, stored_form
-from falcon_cli.target.reference.ask import PromptOf, Reference, ask
+from falcon_cli.target.reference.ask import PromptOf, Reference, ask, unanswerable
+from falcon_cli.target.reference.force import ForcedReference
 from falcon_cli.target.reference.plain import tell_penalties
-from falcon_cli.target.reference.weights import check_finite
+from falcon_cli.target.reference.weights import check_finite, check_finite_blocks
 from falcon_cli.target.stops import stop_tokens
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -44,8 +46,8 @@ class LoadedTarget:
     stop_ids: frozenset[int]
     dtype: str
     """fp32, bf16 or fp16."""
-    reference: Reference | None = None
-    """What transformers' own generate says to one prompt; None where nobody asked."""
+    reference: Reference | ForcedReference | None = None
+    """What transformers' own generate says to one prompt, or can be asked of it; None where nobody asked."""
 
     def check_ids(self, ids: Iterable[int]) -> None:
         """Refuse a token that the tokenizer has and the model cannot read.
@@ -105,20 +107,14 @@ def load_target(recipe: TargetRecipe, prompt_of: PromptOf | None = None) -> Load
     device = pick_device(recipe.device)
     dtype = pick_dtype(recipe.dtype, device)
     attention = pick_backend("sdpa" if recipe.compile else recipe.attention, device, DTYPES[dtype])
-    where = _place(recipe)
     native = _native_kind(recipe, device, dtype)
-    to_be_plain = native is not None or recipe.adapter is not None
-    form = stored_form(recipe.model, where, _fetching(recipe), device, to_be_plain)
-    native = form.kernels(native, _asks_for_kernels(recipe))
-    model, tokenizer = _from_transformers(where, recipe, DTYPES[dtype], form)
-    if recipe.adapter is not None:
-        model = with_adapter(model, recipe.adapter)
+    opened = _in_blocks(recipe, native, dtype) or _plain(recipe, native, device, dtype)
+    model, tokenizer = opened.model, opened.tokenizer
     stop_ids = stop_tokens(model, tokenizer)
-    model = model.to(device)
-    check_finite(recipe.model, model, dtype)
     tell_penalties(recipe.model, model.generation_config)
-    reference = None if prompt_of is None else ask(model, prompt_of(tokenizer), stop_ids)
-    held = _hooked(recipe, model, attention, native)
+    reference = None if prompt_of is None else opened.ask(prompt_of(tokenizer), stop_ids)
+    held = _hooked(recipe, model, attention, opened.kind)
+    opened.release()
     gc.freeze()  # a model's many objects are here to stay: no later collection need walk them
     gc.enable()
     return LoadedTarget(recipe.model, held, tokenizer, stop_ids, dtype, reference)
@@ -130,17 +126,12 @@ def load_tokenizer(recipe: TargetRecipe) -> Any:
     Raises:
         FalconError: It cannot be found or read.
     """
-    where = _place(recipe)
+    found = resolve_target(recipe.model)
+    where = str(described(found) if isinstance(found, Path) and is_gguf(found) else found)
     try:
         return tokenizer_class(where).from_pretrained(where, **_fetching(recipe))
     except Exception as error:  # a broken file, an unreachable hub: one line for all of them
         raise FalconError(why_not_loaded(where, error, "a tokenizer")) from error
-
-
-def _place(recipe: TargetRecipe) -> str:
-    """What transformers is to load from: a folder, or a hub id."""
-    where = resolve_target(recipe.model)
-    return str(converted(where) if isinstance(where, Path) and is_gguf(where) else where)
 
 
 def _fetching(recipe: TargetRecipe) -> dict[str, Any]:
@@ -172,6 +163,71 @@ def _native_kind(recipe: TargetRecipe, device: torch.device, dtype: str) -> Weig
         say(f"torch's own operators serve: {error}")
         return None
     return kind
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A target as transformers has it, on its own attention, its weights known to be finite numbers."""
+
+    model: Any
+    tokenizer: Any
+    kind: WeightFormat | None
+    """How native kernels are to hold the weights; None where torch's operators serve."""
+    ask: Callable[[list[int], frozenset[int]], Reference | ForcedReference]
+    """Prompt, stop tokens → what the model says itself, or can be asked."""
+    release: Callable[[], None] = lambda: None
+    """Called once the kernels have their weights."""
+
+
+def _in_blocks(recipe: TargetRecipe, kind: WeightFormat | None, dtype: str) -> _Opened | None:
+    """A target whose matrices stay in its GGUF file until they are packed; None where it must be loaded plainly.
+
+    Raises:
+        UsageError: The file's own blocks are asked for, and the target has none, or is to be changed first.
+        FalconError: The file cannot be read.
+    """
+    if recipe.quantize == "none":
+        return None
+    where, asked = resolve_target(recipe.model), recipe.quantize == "file"
+    if not isinstance(where, Path) or not is_gguf(where):
+        if asked:
+            raise UsageError(f"--quantize file: {recipe.model} is no GGUF file: use int8 or int4")
+        return None
+    if recipe.adapter is not None or dtype != "fp32":
+        if asked:
+            change = "--adapter" if recipe.adapter is not None else f"--dtype {dtype}"
+            raise UsageError(f"--quantize file takes the weights as they are: leave out {change}, or use int8")
+        return None
+    try:
+        file = BlockFile(where)
+        model = file.model()
+    except NoBlocksError:
+        if asked:
+            raise
+        return None
+    check_finite_blocks(recipe.model, model)
+    file.release()
+    tokenizer = load_tokenizer(recipe)
+
+    def ask_later(prompt: list[int], stop_ids: frozenset[int]) -> ForcedReference:
+        return ForcedReference(prompt, file.folder.name, file.model, unanswerable(model, prompt))
+
+    return _Opened(model, tokenizer, kind, ask_later, file.release)
+
+
+def _plain(recipe: TargetRecipe, kind: WeightFormat | None, device: torch.device, dtype: str) -> _Opened:
+    """A target as transformers loads it, from a GGUF file once that is converted."""
+    found = resolve_target(recipe.model)
+    where = str(converted(found) if isinstance(found, Path) and is_gguf(found) else found)
+    to_be_plain = kind is not None or recipe.adapter is not None
+    form = stored_form(recipe.model, where, _fetching(recipe), device, to_be_plain)
+    kind = form.kernels(kind, _asks_for_kernels(recipe))
+    model, tokenizer = _from_transformers(where, recipe, DTYPES[dtype], form)
+    if recipe.adapter is not None:
+        model = with_adapter(model, recipe.adapter)
+    model = model.to(device)
+    check_finite(recipe.model, model, dtype)
+    return _Opened(model, tokenizer, kind, partial(ask, model))
 
 
 def _hooked(recipe: TargetRecipe, model: Any, attention: str, kind: WeightFormat | None) -> TargetModel:

@@ -25,6 +25,7 @@ from falcon_cli.target.forward.logits import PLAIN, LogitForm, fitted, outputs_t
 from falcon_cli.target.forward.longrope import LongRope, boundary_of
 from falcon_cli.target.forward.norm import FinalNorm, final_norm
 from falcon_cli.target.forward.own import CausalForward, HeadInput
+from falcon_cli.target.forward.rows import TokenRows, device_of, rows_of
 from falcon_cli.target.outline import TargetOutline, epsilon_of
 
 _FEW_ROWS = 2
@@ -62,8 +63,9 @@ class TargetModel:
         self.chunk = chunk
         self.sharded = False
         """Its layers are spread over processes: forwards must be run by all of them together."""
-        self.device = self.head.weight.device
-        self.dtype: torch.dtype = self.head.weight.dtype if native is None else torch.float32
+        head = rows_of(self.head)
+        self.device = device_of(head)
+        self.dtype: torch.dtype = head.dtype if isinstance(head, Tensor) and native is None else torch.float32
         """Of features, logits and the cache."""
         self.forward = CausalForward(model, None if native is None else self.dtype)
         self.graphs = FixedReader(self.forward) if compiled else None
@@ -74,9 +76,9 @@ class TargetModel:
         """The committed tokens, and the draft's scored last, where longrope may have to read the text anew."""
         self._scored = torch.empty(0)
         self.context_limit: int = context_of(self.config)
-        self.vocab_size, self.hidden_size = self.head.weight.shape
+        self.vocab_size, self.hidden_size = head.shape
         self._head_input = HeadInput(getattr(self.decoder, "norm", None))
-        self.embedding_rows: int = len(model.get_input_embeddings().weight)
+        self.embedding_rows: int = len(rows_of(model.get_input_embeddings()))
         """A token can be read if its id is less; a tokenizer may have added tokens beyond."""
         self.cache: SlotCache = self._empty_cache()
         self.outline = TargetOutline(self.hidden_size, self.config, self.decoder, self._final_norm)
@@ -147,10 +149,10 @@ class TargetModel:
         return logits
 
     @property
-    def embedding_VD(self) -> Tensor:
+    def embedding_VD(self) -> TokenRows:
         """A vector for each token: the embedding's, or where that has another width than features the head's."""
-        embedding: Tensor = self.model.get_input_embeddings().weight
-        return embedding if embedding.shape[-1] == self.hidden_size else self.head.weight
+        embedding = rows_of(self.model.get_input_embeddings())
+        return embedding if embedding.shape[-1] == self.hidden_size else rows_of(self.head)
 
     @property
     def draft_room(self) -> int:

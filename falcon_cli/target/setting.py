@@ -17,7 +17,7 @@ class Setting:
     """The processor's or the GPU's name."""
     target: str
     weights: str
-    """fp32, bf16, fp16, int8 or int4."""
+    """fp32, bf16, fp16, int8, int4 or file."""
     kernels: str
     """native, torch or compiled."""
     threads: int

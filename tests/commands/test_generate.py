@@ -282,4 +282,4 @@ def test_check_fails_where_the_model_itself_says_otherwise(generate, misread):
 def test_check_of_quantised_weights_tells_how_many_tokens_agree(generate):
     outcome = generate("the end", "--check", "--quantize", "int8", "--json")
     assert (outcome.code, outcome.document["reference"]["verdict"]) == (0, None)
-    assert "of 32 tokens are transformers.generate's (other weights: no verdict)" in outcome.err
+    assert "of 32 tokens are transformers' choice (other weights: no verdict)" in outcome.err

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from gguf import GGMLQuantizationType
 
 from falcon_cli.decode.loop import complete
 from falcon_cli.decode.stop import Stop
@@ -25,14 +26,33 @@ def drafters(chat_target, save_drafters, tmp_path_factory):
     return root
 
 
-@pytest.mark.parametrize("quantize", ["none", "bf16", "int8", "int4"])
-def test_every_method_is_exact_on_every_kind_of_weights(chat_target, drafters, quantize):
-    target = load_target(TargetRecipe(str(chat_target), quantize=quantize, kernels="native"))
-    kit = DraftingContext(target, load_target(TargetRecipe(str(chat_target), kernels="torch")))
+def check_every_method(target, draft_model, drafters):
+    """Hold the ids of every method against plain decoding's, on prompts of several lengths."""
+    kit = DraftingContext(target, draft_model)
     generator = torch.Generator().manual_seed(3)
     for length in (1, 7, 60):
-        prompt = torch.randint(200, (length,), generator=generator).tolist()
+        prompt = torch.randint(48, (length,), generator=generator).tolist()
         plain = complete(target.model, choose("ar").build(kit), prompt, Stop((), 48)).ids
         for method in METHODS:
             own = replace(kit, drafter=str(drafters / method.partition(":")[0]))
             assert complete(target.model, choose(method).build(own), prompt, Stop((), 48)).ids == plain, method
+
+
+@pytest.mark.parametrize("quantize", ["none", "bf16", "int8", "int4"])
+def test_every_method_is_exact_on_every_kind_of_weights(chat_target, drafters, quantize):
+    target = load_target(TargetRecipe(str(chat_target), quantize=quantize, kernels="native"))
+    check_every_method(target, load_target(TargetRecipe(str(chat_target), kernels="torch")), drafters)
+
+
+@pytest.mark.parametrize("family", ["llama-tied", "qwen2"])
+@pytest.mark.parametrize("kind", ["F16", "Q8_0", "Q5_1"])
+@pytest.mark.parametrize("quantize", ["file", "bf16", "int8", "int4"])
+def test_every_method_is_exact_on_a_files_own_blocks(
+    quantize, kind, family, tiny_model, write_gguf, save_drafters, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("FALCON_HOME", str(tmp_path / "home"))
+    model = tiny_model(family, seed=12, dtype=torch.float32, intermediate_size=64)
+    path = write_gguf(tmp_path / "m.gguf", model, family.partition("-")[0], kind=GGMLQuantizationType[kind])
+    plain = load_target(TargetRecipe(str(path), kernels="torch"))
+    save_drafters(tmp_path, plain)
+    check_every_method(load_target(TargetRecipe(str(path), quantize=quantize)), plain, tmp_path)

@@ -157,7 +157,7 @@ def test_a_gguf_reference_is_converted_first(saved_model, tmp_path, monkeypatch)
 def test_a_tokenizer_comes_without_the_model(saved_model, monkeypatch, tmp_path):
     (saved_model / "model.safetensors").unlink()
     assert load_tokenizer(recipe(saved_model))("word3 word4").input_ids == [6, 7]
-    monkeypatch.setattr("falcon_cli.target.load.converted", lambda gguf: saved_model)
+    monkeypatch.setattr("falcon_cli.target.load.described", lambda gguf: saved_model)
     (tmp_path / "m.gguf").write_bytes(b"GGUF")
     assert load_tokenizer(recipe(tmp_path / "m.gguf"))("word3").input_ids == [6]
 

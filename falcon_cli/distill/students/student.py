@@ -138,7 +138,7 @@ def target_weights(target: LoadedTarget, vocabulary_W: Tensor | None) -> TargetW
     chosen = slice(None) if vocabulary_W is None else vocabulary_W.to(model.device)
     bias_V: Tensor | None = getattr(model.head, "bias", None)
     return TargetWeights(
-        embedding_VD=model.embedding_VD.detach().float(),
+        embedding_VD=model.embedding_VD[:].detach().float(),
         head_VD=model.head.weight.detach(),
         head_WD=model.head.weight.detach().float()[chosen].contiguous(),
         number_V=number_of_V(vocabulary_W, model.vocab_size).to(model.device),

@@ -13,12 +13,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from falcon_cli.native.layer import linear_of
-from falcon_cli.native.packed_matrix import product, top_k
+from falcon_cli.native.layer import NativeLinear, linear_of
+from falcon_cli.native.packed_matrix import PackedMatrix, product, top_k
+from falcon_cli.native.quantized import QuantizedLinear, QuantizedTensor
 from falcon_cli.native.weights import PackFormat, pack, rewrite, suits
 from falcon_cli.target.forward.logits import PLAIN, LogitForm
+from falcon_cli.target.forward.rows import TokenRows, device_of, rows_of
 from falcon_cli.target.model import TargetModel
 
 SPARE = 512
@@ -39,7 +41,7 @@ class Head(ABC):
 
     def __init__(
         self,
-        head_VD: Tensor,
+        head_VD: TokenRows,
         vocabulary_W: Tensor | None,
         dtype: torch.dtype,
         spare: int = SPARE,
@@ -50,7 +52,7 @@ class Head(ABC):
         self._fixed = len(head_VD) if vocabulary_W is None else len(vocabulary_W)
         self._spare = 0 if vocabulary_W is None else spare
         ids_W = torch.arange(len(head_VD)) if vocabulary_W is None else vocabulary_W.cpu()
-        self._ids = torch.cat([ids_W, ids_W.new_zeros(self._spare)]).to(head_VD.device)
+        self._ids = torch.cat([ids_W, ids_W.new_zeros(self._spare)]).to(device_of(head_VD))
         """Of the fixed and the spare rows."""
         self._bias = None if bias_V is None else bias_V[self._ids].to(dtype)
         self._known = set(ids_W.tolist())
@@ -114,7 +116,7 @@ class Head(ABC):
         return outputs_EW if self._bias is None else outputs_EW + self._bias[: outputs_EW.shape[-1]]
 
     @abstractmethod
-    def _hold(self, rows: Tensor) -> None:
+    def _hold(self, rows: TokenRows) -> None:
         """Take in the fixed and the spare rows."""
 
     @abstractmethod
@@ -137,8 +139,8 @@ class Head(ABC):
 class TorchHead(Head):
     """The head on torch's operators."""
 
-    def _hold(self, rows: Tensor) -> None:
-        self._all_rows = rows.to(self._dtype)
+    def _hold(self, rows: TokenRows) -> None:
+        self._all_rows = rows[:].to(self._dtype)
 
     def _write(self, places: Tensor, rows: Tensor) -> None:
         self._all_rows[places] = rows
@@ -154,23 +156,28 @@ class TorchHead(Head):
 
 
 class NativeHead(Head):
-    """The head on the kernels."""
+    """The head on the kernels.
+
+    Args:
+        shared: The target's own matrix of all rows, for a head of all tokens.
+    """
 
     def __init__(
         self,
-        head_VD: Tensor,
+        head_VD: TokenRows,
         vocabulary_W: Tensor | None,
         dtype: torch.dtype,
         spare: int = SPARE,
         kind: PackFormat = "int8",
         bias_V: Tensor | None = None,
         form: LogitForm = PLAIN,
+        shared: PackedMatrix | None = None,
     ):
-        self._kind = kind
+        self._kind, self._shared = kind, shared
         super().__init__(head_VD, vocabulary_W, dtype, spare, bias_V, form)
 
-    def _hold(self, rows: Tensor) -> None:
-        self._whole = pack(rows, self._kind)
+    def _hold(self, rows: TokenRows) -> None:
+        self._whole = self._shared or pack(rows[:], self._kind)
 
     def _write(self, places: Tensor, rows: Tensor) -> None:
         rewrite(self._whole, places, rows)
@@ -187,8 +194,19 @@ class NativeHead(Head):
 
 def head_of(target: TargetModel, vocabulary_W: Tensor | None, dtype: torch.dtype) -> Head:
     """The LM head's rows of the draft vocabulary, on the kernels where the target is."""
-    head_VD: Tensor = target.head.weight
-    native = target.native is not None and suits(linear_of(head_VD))
-    kind = NativeHead if native else TorchHead
-    bias_V: Tensor | None = getattr(target.head, "bias", None)
-    return kind(head_VD, vocabulary_W, dtype, bias_V=bias_V, form=target.logit_form or PLAIN)
+    head_VD, bias_V = rows_of(target.head), getattr(target.head, "bias", None)
+    form = target.logit_form or PLAIN
+    if target.native is None or not suits(_layer(head_VD)):
+        return TorchHead(head_VD, vocabulary_W, dtype, bias_V=bias_V, form=form)
+    shared = _matrix(target) if vocabulary_W is None and bias_V is None else None
+    return NativeHead(head_VD, vocabulary_W, dtype, bias_V=bias_V, form=form, shared=shared)
+
+
+def _matrix(target: TargetModel) -> PackedMatrix | None:
+    """The target's own packed head, where it takes no more memory to read than the drafter's would."""
+    small = target.native is not None and target.native.kind in ("int8", "file")
+    return target.head.matrix if small and isinstance(target.head, NativeLinear) else None
+
+
+def _layer(rows: TokenRows) -> nn.Linear | QuantizedLinear:
+    return QuantizedLinear(rows) if isinstance(rows, QuantizedTensor) else linear_of(rows)

@@ -31,7 +31,7 @@ from falcon_cli.methods.grammar import MethodChoice, choose, load_context
 from falcon_cli.native.build import version
 from falcon_cli.recipe.load import dump
 from falcon_cli.recipe.schema import BenchRecipe, Quantize
-from falcon_cli.sources import append_line, disk_errors, home, whole_lines
+from falcon_cli.sources import append_line, disk_errors, home, is_gguf, resolve_target, whole_lines
 from falcon_cli.studies.quality.figures import Quality, Solved
 from falcon_cli.studies.quality.marks import CodeMarks, numbers_right
 from falcon_cli.studies.quality.reading import Reading, read
@@ -74,7 +74,7 @@ def run(recipe: QualityRecipe) -> None:
     marks: dict[str, list[bool]] = {}
     rows: dict[str, dict[str, str]] = {}
     try:
-        for kind in _KINDS:
+        for kind in _kinds(recipe):
             name = "fp32" if kind == "none" else kind
             found = _readings(kind, questions, recipe, choices, log, [reading.own for reading in exact])
             exact = exact or found
@@ -90,6 +90,13 @@ def run(recipe: QualityRecipe) -> None:
         say(f"what was read is kept in {log}; the same command goes on")
         raise
     _print(rows, recipe, len(questions))
+
+
+def _kinds(recipe: QualityRecipe) -> list[Quantize]:
+    """The kinds of weights that a target can have: a file's own blocks only where it is a GGUF file."""
+    where = resolve_target(recipe.target.model)
+    in_blocks = isinstance(where, Path) and is_gguf(where)
+    return [kind for kind in _KINDS if kind != "file" or in_blocks]
 
 
 def _choices(recipe: QualityRecipe) -> list[MethodChoice]:

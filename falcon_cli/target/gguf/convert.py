@@ -1,7 +1,11 @@
-"""A GGUF file becomes an ordinary transformers folder, once, so that it then loads in a second."""
+"""A GGUF file becomes an ordinary transformers folder, once, so that it then loads in a second.
+
+Or it becomes such a folder without weights, and a table of where the file has them (`blocks.py`).
+"""
 
 import hashlib
 import shutil
+from collections.abc import Callable
 from contextlib import redirect_stderr
 from io import StringIO
 from pathlib import Path
@@ -14,8 +18,9 @@ from falcon_cli.target.gguf.architectures import ARCHITECTURES
 from falcon_cli.target.gguf.config import check_keys, model_config
 from falcon_cli.target.gguf.end_tokens import end_tokens
 from falcon_cli.target.gguf.file import UNREADABLE, GgufFile
+from falcon_cli.target.gguf.mapped import TABLE, write_table
 from falcon_cli.target.gguf.tokenizer import build_tokenizer, special_id
-from falcon_cli.target.gguf.weights import converted_bytes, write_weights
+from falcon_cli.target.gguf.weights import blank_model, converted_bytes, write_weights
 
 VERSION = 2
 """Of the conversion: folders made by another are not used."""
@@ -30,11 +35,28 @@ def converted(gguf: Path) -> Path:
     Raises:
         FalconError: A file that cannot be read, or asks for what falcon cannot follow; no space in the cache.
     """
-    folder = home() / "models" / f"{gguf.stem}-{_fingerprint(gguf)}-v{VERSION}"
+    return _made(gguf, "", "config.json", _convert)
+
+
+def described(gguf: Path) -> Path:
+    """A folder like `converted`'s without the weights, with a table of the file's tensors instead.
+
+    Of an architecture that only transformers can convert there is no config.json.
+
+    Raises:
+        FalconError: A file that cannot be read, or asks for what falcon cannot follow.
+    """
+    return _made(gguf, "-described", TABLE, _describe)
+
+
+def _made(gguf: Path, ending: str, sign: str, make: Callable[[GgufFile, Path], None]) -> Path:
+    """A folder in the cache; it is made where it has no file named `sign` yet."""
+    folder = home() / "models" / f"{gguf.stem}-{_fingerprint(gguf)}-v{VERSION}{ending}"
     with locked(folder):
-        if not (folder / "config.json").is_file():
+        if not (folder / sign).is_file():
+            say(f"reading {gguf.name} (once)")
             try:
-                _convert(GgufFile(gguf), folder)
+                make(GgufFile(gguf), folder)
             except (FalconError, OSError):
                 raise
             except Exception as error:  # numpy, gguf, tokenizers and transformers raise whatever they stumble on
@@ -75,8 +97,6 @@ def _fingerprint(path: Path) -> str:
 
 
 def _convert(file: GgufFile, folder: Path) -> None:
-    from transformers import GenerationConfig
-
     tokenizer, needed = build_tokenizer(file), converted_bytes(file)
     free = shutil.disk_usage(folder.parent).free
     if needed > free:
@@ -89,21 +109,38 @@ def _convert(file: GgufFile, folder: Path) -> None:
             _tensor_by_tensor(file, unfinished)
         else:
             _by_transformers(file, unfinished)
-        tokenizer.save_pretrained(unfinished)
-        ids = {f"{short}_token_id": special_id(file, name) for short, name in (("bos", "bos"), ("pad", "padding"))}
-        GenerationConfig(eos_token_id=end_tokens(file) or None, **ids).save_pretrained(unfinished)
+        _write_words(file, tokenizer, unfinished)
+
+
+def _describe(file: GgufFile, folder: Path) -> None:
+    tokenizer = build_tokenizer(file)
+    with atomic_folder(folder) as unfinished:
+        if file.architecture in ARCHITECTURES:
+            _write_config(blank_model(model_config(file)), unfinished)
+        _write_words(file, tokenizer, unfinished)
+        write_table(file, unfinished)
+
+
+def _write_words(file: GgufFile, tokenizer: Any, folder: Path) -> None:
+    """The tokenizer, and which tokens end a text."""
+    from transformers import GenerationConfig
+
+    tokenizer.save_pretrained(folder)
+    ids = {f"{short}_token_id": special_id(file, name) for short, name in (("bos", "bos"), ("pad", "padding"))}
+    GenerationConfig(eos_token_id=end_tokens(file) or None, **ids).save_pretrained(folder)
 
 
 def _tensor_by_tensor(file: GgufFile, folder: Path) -> None:
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    config = model_config(file)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+    model = blank_model(model_config(file))
     write_weights(file, model, ARCHITECTURES[file.architecture].processor, folder)
-    config.architectures, config.dtype = [type(model).__name__], torch.float32  # the widest that is in it
-    config.save_pretrained(folder)
+    _write_config(model, folder)
+
+
+def _write_config(model: Any, folder: Path) -> None:
+    import torch
+
+    model.config.architectures, model.config.dtype = [type(model).__name__], torch.float32  # the widest that is in it
+    model.config.save_pretrained(folder)
 
 
 def _by_transformers(file: GgufFile, folder: Path) -> None:

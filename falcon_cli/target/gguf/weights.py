@@ -1,7 +1,7 @@
 """A GGUF file's tensors become safetensors files, one tensor after the other."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from falcon_cli.console import progress
+from falcon_cli.errors import FalconError
 from falcon_cli.target.gguf.file import GgufFile
 from falcon_cli.target.gguf.rope import FACTORS, LONG, SHORT
 from falcon_cli.target.weight_files import WeightFiles
@@ -16,6 +17,14 @@ from falcon_cli.target.weight_files import WeightFiles
 _FIRST = 4096  # numbers of a weight that nearly always tell whether a half holds it
 _NO_WEIGHTS = (FACTORS, LONG, SHORT)
 _HALVES = {"F16": (torch.float16,), "BF16": (torch.bfloat16,), "F32": ()}
+
+
+def blank_model(config: Any) -> Any:
+    """transformers' causal LM of a configuration, on the device `meta`: names and shapes of its weights."""
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
 
 
 def converted_bytes(file: GgufFile) -> int:
@@ -44,38 +53,71 @@ def write_weights(file: GgufFile, model: Any, processor: str, folder: Path) -> N
     with progress(f"converting {file.path.name} to safetensors (once)", float(converted_bytes(file)), "B") as bar:
         for name, weight in _weights(file, model, processor):
             if wanted.get(name) != tuple(weight.shape):
-                raise file.refusal(
-                    f"{name} has the shape {list(weight.shape)}, but {list(wanted.get(name, ()))} is needed"
-                )
+                raise file.refusal(misshapen(name, weight.shape, wanted.get(name, ())))
             found.add(name)
             shards.add(name, weight)
             bar.advance(weight.nbytes)
-    tied = set(getattr(model, "all_tied_weights_keys", {})) if model.config.tie_word_embeddings else set()
-    missing = sorted(wanted.keys() - found - tied)
-    if missing:
-        raise file.refusal(f"{len(missing)} weights are missing, such as {missing[0]}")
+    check_whole(file.path, model, found)
     shards.finish()
+
+
+def check_whole(path: Path, model: Any, found: set[str]) -> None:
+    """Refuse a file that lacks weights of its model.
+
+    Raises:
+        FalconError: Weights that are neither found nor tied to others.
+    """
+    tied = set(getattr(model, "all_tied_weights_keys", {})) if model.config.tie_word_embeddings else set()
+    missing = sorted(model.state_dict().keys() - found - tied)
+    if missing:
+        raise FalconError(f"{path}: {len(missing)} weights are missing, such as {missing[0]}")
+
+
+def unknown(name: str, model: Any) -> str:
+    """A tensor of the file that is no weight of the model."""
+    return f"tensor {name}: a {type(model).__name__} has no such weight"
+
+
+def unreadable(name: str, kind: str) -> str:
+    """A tensor whose type nothing here reads."""
+    return f"tensor {name}: the gguf package cannot read {kind} yet"
+
+
+def misshapen(name: str, shape: Sequence[int], needed: Sequence[int]) -> str:
+    """A weight of another shape than the model's."""
+    return f"{name} has the shape {list(shape)}, but {list(needed)} is needed"
+
+
+def is_weight(name: str) -> bool:
+    """Whether a tensor of the file is a weight, not a table of the rotary angles."""
+    return name not in _NO_WEIGHTS and not name.endswith(".attn_rot_embd.weight")
+
+
+def processor_of(model: Any, processor: str) -> Any:
+    """transformers' tensor processor of that name, for this model; "" changes nothing."""
+    from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor
+
+    return TENSOR_PROCESSORS.get(processor, TensorProcessor)(config=model.config.to_dict())
 
 
 def _weights(file: GgufFile, model: Any, processor: str) -> Iterator[tuple[str, Tensor]]:
     """Names and values of the model's weights, each as soon as all tensors that it is made of have been read."""
     from gguf import dequantize
-    from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor
 
-    change = TENSOR_PROCESSORS.get(processor, TensorProcessor)(config=model.config.to_dict())
-    names = _names(file, model, change)
+    change = processor_of(model, processor)
+    names = names_of(file.architecture, model, change)
     waiting: dict[str, Tensor] = {}
-    parts = Counter(_target(names, name) for name in file.tensors)
+    parts = Counter(weight_name(names, name) for name in file.tensors)
     for name, tensor in file.tensors.items():
-        if name in _NO_WEIGHTS or name.endswith(".attn_rot_embd.weight"):
+        if not is_weight(name):
             continue
-        target = _target(names, name)
+        target = weight_name(names, name)
         if target is None:
-            raise file.refusal(f"tensor {name}: a {type(model).__name__} has no such weight")
+            raise file.refusal(unknown(name, model))
         try:
             numbers = dequantize(tensor.data, tensor.tensor_type)
         except NotImplementedError as error:
-            raise file.refusal(f"tensor {name}: the gguf package cannot read {tensor.tensor_type.name} yet") from error
+            raise file.refusal(unreadable(name, tensor.tensor_type.name)) from error
         result = change.process(
             weights=numbers,
             name=name,
@@ -89,12 +131,12 @@ def _weights(file: GgufFile, model: Any, processor: str) -> Iterator[tuple[str, 
             yield target, narrowest(waiting.pop(target), tensor.tensor_type.name)
 
 
-def _names(file: GgufFile, model: Any, change: Any) -> dict[str, str]:
+def names_of(architecture: str, model: Any, change: Any) -> dict[str, str]:
     """llama.cpp's name of each weight → transformers' name; experts have several to one."""
     from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
 
     kinds = {name: kind for kind, name in MODEL_ARCH_NAMES.items()}
-    kind = kinds["llama" if file.architecture == "mistral" else file.architecture]  # llama.cpp has one name for both
+    kind = kinds["llama" if architecture == "mistral" else architecture]  # llama.cpp has one name for both
     table = get_tensor_name_map(kind, model.config.num_hidden_layers)
     found: dict[str, str] = {}
     for whole_name in model.state_dict():
@@ -109,7 +151,7 @@ def _names(file: GgufFile, model: Any, change: Any) -> dict[str, str]:
     return found
 
 
-def _target(names: dict[str, str], name: str) -> str | None:
+def weight_name(names: dict[str, str], name: str) -> str | None:
     """The weight that a tensor belongs to; experts' names lack their ending there."""
     return names.get(name) or names.get(name.removesuffix(".weight"))
 

@@ -21,8 +21,9 @@ from falcon_cli.errors import FalconError, first_line
 from falcon_cli.kv_cache import RECURRENT
 from falcon_cli.native.layer import NativeLinear
 from falcon_cli.native.packed_matrix import WeightFormat
+from falcon_cli.native.quantized import QuantizedLinear, QuantizedTensor
 from falcon_cli.native.swap import swap_model
-from falcon_cli.native.weights import suits
+from falcon_cli.native.weights import Linear, suits
 from falcon_cli.target.guard.shrink import random_twin
 from falcon_cli.target.model import TargetModel
 
@@ -139,8 +140,8 @@ def misreading(own: OwnWords, reader: TargetModel, prompt: int = PROMPT, rounded
     drawn = torch.Generator().manual_seed(0)
     tokens = torch.randint(3, reader.vocab_size, (prompt + 2 * len(PARENTS),), generator=drawn).tolist()
     text, rest = tokens[:prompt], tokens[prompt:]
-    on = {"device": reader.device}
-    wrong = [distance(own(text), reader.prefill(torch.tensor(text, **on)).logits_TV[-1])]
+    prompt_L = torch.tensor(text, device=reader.device)
+    wrong = [distance(own(text), reader.prefill(prompt_L).logits_TV[-1])]
     for nodes in (rest[: len(PARENTS)], rest[len(PARENTS) :]):
         draft = Draft.tree(nodes, PARENTS, reader.device)
         scores = reader.score(draft)
@@ -176,17 +177,19 @@ def _check_rounded(name: str, single: Any, kind: WeightFormat, branches: bool) -
     for parameter in single.parameters():
         if parameter.dim() > 1:
             parameter.data *= GENTLE  # scores far apart would turn a rounding into another token
-    rounded, same = swapped(deepcopy(single), kind, branches=branches), deepcopy(single)
+    held = deepcopy(single)
+    if kind == "file":
+        put_in_blocks(held)
+    layers = {place: module for place, module in held.named_modules() if suits(module)}
+    rounded = swapped(held, kind, branches=branches)
     if rounded.native is None or not rounded.native.exact:
         return
-    for module in same.modules():
-        if suits(module):
-            held_OI = held_weights(module, kind)
-            if not (held_OI - module.weight).norm() < HELD * module.weight.norm():
-                raise FalconError(
-                    f"{name}: {kind} kernels hold other weights than the model's: a bug of ours; use fp32"
-                )
-            module.weight = torch.nn.Parameter(held_OI, requires_grad=False)  # of tied ones the embedding stays
+    same = deepcopy(single)
+    for place, layer in layers.items():
+        held_OI, module = held_weights(layer, kind), same.get_submodule(place)
+        if not (held_OI - module.weight).norm() < HELD * module.weight.norm():
+            raise FalconError(f"{name}: {kind} kernels hold other weights than the model's: a bug of ours; use fp32")
+        module.weight = torch.nn.Parameter(held_OI, requires_grad=False)  # of tied ones the embedding stays
     exact = swapped(same, "fp32", branches=branches)
 
     def own(text: list[int]) -> Tensor:
@@ -254,10 +257,26 @@ def _fault(reader: Callable[[], TargetModel], own: OwnWords, tolerance: float) -
     return None if distance < tolerance else f"logits differ by {distance:.2g} of their spread"
 
 
-def held_weights(linear: torch.nn.Linear, kind: WeightFormat) -> Tensor:
+def put_in_blocks(model: Any) -> None:
+    """Put a model's linear layers into a GGUF file's form: Q8_0, or F16 where their inputs make no whole blocks."""
+    from gguf import GGMLQuantizationType, quantize
+
+    for name, layer in list(model.named_modules()):
+        if suits(layer):
+            kind = GGMLQuantizationType.Q8_0 if layer.in_features % 32 == 0 else GGMLQuantizationType.F16
+            blocks = torch.from_numpy(quantize(layer.weight.float().numpy(), kind)).view(torch.uint8)
+            tensor = QuantizedTensor(kind.name, blocks, (layer.out_features, layer.in_features))
+            model.set_submodule(name, QuantizedLinear(tensor, layer.bias))
+
+
+def held_weights(linear: Linear, kind: WeightFormat) -> Tensor:
     """A layer's weights [O, I] as the kernels hold them, read off by unit vectors, whose 8 bits are exact."""
-    bare = torch.nn.Linear(linear.in_features, linear.out_features, bias=False)
-    bare.weight = torch.nn.Parameter(linear.weight.detach().float(), requires_grad=False)
+    bare: Linear
+    if isinstance(linear, QuantizedLinear):
+        bare = QuantizedLinear(linear.tensor)
+    else:
+        bare = torch.nn.Linear(linear.in_features, linear.out_features, bias=False)
+        bare.weight = torch.nn.Parameter(linear.weight.detach().float(), requires_grad=False)
     weight_OI: Tensor = NativeLinear(bare, kind)(torch.eye(linear.in_features)).T.contiguous()
     return weight_OI
 

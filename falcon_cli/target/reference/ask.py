@@ -18,6 +18,7 @@ from falcon_cli.console import say
 from falcon_cli.decode.verify import NOT_FINITE
 from falcon_cli.errors import FalconError, first_line
 from falcon_cli.sources import atomic_file, disk_errors, home
+from falcon_cli.target.forward.rows import rows_of
 from falcon_cli.target.model import context_of
 from falcon_cli.target.reference.plain import generate
 from falcon_cli.target.reference.weights import fingerprint
@@ -60,11 +61,9 @@ def ask(model: Any, prompt: list[int], stop_ids: frozenset[int]) -> Reference:
     Raises:
         FalconError: The model's scores are not finite; the cache cannot be written.
     """
-    tokens = min(TOKENS, context_of(model.config.get_text_config(decoder=True)) - len(prompt))
-    if not prompt or tokens < 1:
-        return Reference(prompt, [], [], "the first prompt does not fit the context")
-    if max(prompt) >= len(model.get_input_embeddings().weight):
-        return Reference(prompt, [], [], "the first prompt has a token that the model's embedding has not")
+    if (reason := unanswerable(model, prompt)) is not None:
+        return Reference(prompt, [], [], reason)
+    tokens = min(TOKENS, _context(model) - len(prompt))
     file = home() / "references" / f"{_key(model, prompt, stop_ids)}.json"
     known = _read(file)
     if known is not None:
@@ -79,6 +78,19 @@ def ask(model: Any, prompt: list[int], stop_ids: frozenset[int]) -> Reference:
         with disk_errors(file.parent), atomic_file(file) as unfinished:
             unfinished.write_text(json.dumps(asdict(reference)), encoding="utf-8")
     return reference
+
+
+def unanswerable(model: Any, prompt: list[int]) -> str | None:
+    """Why a model cannot answer a prompt; None where it can."""
+    if not prompt or len(prompt) >= _context(model):
+        return "the first prompt does not fit the context"
+    if max(prompt) >= len(rows_of(model.get_input_embeddings())):
+        return "the first prompt has a token that the model's embedding has not"
+    return None
+
+
+def _context(model: Any) -> int:
+    return context_of(model.config.get_text_config(decoder=True))
 
 
 def _likeliest(logits_1V: torch.Tensor) -> dict[str, float]:

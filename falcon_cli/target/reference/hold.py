@@ -14,7 +14,8 @@ from falcon_cli.core import Draft
 from falcon_cli.decode.verify import pick, verify
 from falcon_cli.target.load import LoadedTarget
 from falcon_cli.target.model import TargetModel
-from falcon_cli.target.reference.ask import Reference
+from falcon_cli.target.reference.ask import TOKENS, Reference
+from falcon_cli.target.reference.force import ForcedReference
 
 TOLERANCE = {"fp32": 1e-4, "bf16": 0.25, "fp16": 0.03}
 """Largest gap between two logits that rounding explains: fp32 set well over ~1e-5; two units in the last place of a
@@ -40,6 +41,11 @@ class ReferenceEntry(TypedDict):
     """Why there was nothing to compare with."""
 
 
+class _Agreement(TypedDict):
+    agreement: float
+    tokens: int
+
+
 def hold(target: LoadedTarget, ids: Sequence[int], prompt: str) -> ReferenceEntry:
     """Hold an answer to the reference's prompt against the reference.
 
@@ -58,15 +64,17 @@ def hold(target: LoadedTarget, ids: Sequence[int], prompt: str) -> ReferenceEntr
         "position": None,
         "margin": None,
         "agreement": None,
-        "tokens": min(len(ids), len(reference.ids)),
+        "tokens": 0 if isinstance(reference, ForcedReference) else min(len(ids), len(reference.ids)),
         "prompt": prompt,
         "reason": reference.reason,
     }
     if reference.reason is not None:
         return entry
+    if isinstance(reference, ForcedReference):
+        own = list(ids[:TOKENS])
+        return {**entry, **_agreement(own, reference.choices(own))}
     if not _same_numbers(target):
-        pairs = list(zip(_followed(target.model, reference), reference.ids, strict=True))
-        return {**entry, "agreement": sum(a == b for a, b in pairs) / len(pairs), "tokens": len(pairs)}
+        return {**entry, **_agreement(_followed(target.model, reference), reference.ids)}
     tolerance = TOLERANCE[target.dtype]
     partings = _partings(reference, ids)[:1]
     if partings and partings[0][1] <= tolerance:
@@ -90,13 +98,16 @@ def told(entry: ReferenceEntry) -> str:
         return f"reference: none, {entry['reason']}"
     if entry["agreement"] is not None:
         agreed = round(entry["agreement"] * entry["tokens"])
-        return (
-            f"reference: {agreed} of {entry['tokens']} tokens are transformers.generate's (other weights: no verdict)"
-        )
+        return f"reference: {agreed} of {entry['tokens']} tokens are transformers' choice (other weights: no verdict)"
     if entry["position"] is None:
         return f"reference: {entry['verdict']} ({entry['tokens']} tokens of transformers.generate)"
     margin = "" if entry["margin"] is None else f" (margin {entry['margin']:.2g})"
     return f"reference: {entry['verdict']} at token {entry['position']}{margin}"
+
+
+def _agreement(ours: Sequence[int], theirs: Sequence[int]) -> _Agreement:
+    pairs = list(zip(ours, theirs, strict=True))
+    return {"agreement": sum(own == other for own, other in pairs) / len(pairs), "tokens": len(pairs)}
 
 
 def _same_numbers(target: LoadedTarget) -> bool:

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from falcon_cli.errors import FalconError
+from falcon_cli.native.quantized import QuantizedTensor
+from falcon_cli.target.gguf.mapped import finite
 
 _SUMS = 64
 """Sums that a tensor's fingerprint is made of, each over a stretch of it."""
@@ -23,6 +25,21 @@ def check_finite(name: str, model: Any, dtype: str) -> None:
         if not _is_finite(tensor):
             other = "--dtype bf16 or fp32" if dtype == "fp16" else "another checkpoint"
             raise FalconError(f"{name}: {tensor_name} holds NaN or infinity instead of numbers; try {other}")
+
+
+def check_finite_blocks(name: str, model: Any) -> None:
+    """As `check_finite`, of a model whose matrices are in a file's own blocks.
+
+    Raises:
+        FalconError: A tensor holds NaN or infinity; it is named.
+    """
+    check_finite(name, model, "fp32")
+    for module_name, module in model.named_modules():
+        matrix = getattr(module, "tensor", None)
+        if isinstance(matrix, QuantizedTensor) and not finite(matrix):
+            raise FalconError(
+                f"{name}: {module_name}.weight holds NaN or infinity instead of numbers; try another checkpoint"
+            )
 
 
 def fingerprint(model: Any) -> str:

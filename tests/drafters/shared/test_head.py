@@ -1,10 +1,12 @@
 """The LM head on the draft vocabulary: torch's and the kernels', and what a text adds to it."""
 
+import gguf
 import pytest
 import torch
 
 from falcon_cli.drafters.shared.head import NativeHead, TorchHead, head_of
 from falcon_cli.native.build import load_kernels
+from falcon_cli.native.quantized import QuantizedTensor
 from falcon_cli.native.swap import swap_model
 from falcon_cli.studies.families import built
 from falcon_cli.target.forward.logits import PLAIN, LogitForm
@@ -115,6 +117,28 @@ def test_the_head_is_the_target_s_on_what_may_be_drafted(tiny_model, some):
     assert isinstance(native, NativeHead)
     assert torch.equal(plain.best(rows, 1)[:, 0], expected)
     assert torch.equal(native.best(rows, 1)[:, 0], expected)
+
+
+@pytest.mark.parametrize("kind", ["int8", "bf16"])
+def test_a_small_head_of_all_tokens_is_the_targets_own_matrix(tiny_model, kind):
+    model = tiny_model("llama-gqa", dtype=torch.float32)
+    target = TargetModel(model, native=swap_model(model, kind))
+    whole, some = (head_of(target, vocabulary_W, torch.float32) for vocabulary_W in (None, torch.arange(20)))
+    assert (whole._whole is target.head.matrix) == (kind == "int8")
+    assert some._whole is not target.head.matrix
+    rows = torch.randn(9, 32, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(whole.best(rows, 3), NativeHead(target.head.weight, None, torch.float32).best(rows, 3))
+
+
+def test_a_head_may_lie_in_a_files_blocks():
+    numbers = gguf.quantize(HEAD_VD.numpy(), gguf.GGMLQuantizationType.Q8_0)
+    blocks_VD, rows = QuantizedTensor("Q8_0", torch.from_numpy(numbers), (90, 32)), rows_of(40)
+    for vocabulary_W in (None, FIXED_W):
+        held = NativeHead(blocks_VD, vocabulary_W, torch.float32, 8, "fp32")
+        same = NativeHead(blocks_VD[:], vocabulary_W, torch.float32, 8, "fp32")
+        for head in (held, same):
+            head.reset([1, 2, 40])
+        assert torch.equal(held.best(rows, 5), same.best(rows, 5))
 
 
 BIAS_V = 3 * torch.randn(90, generator=torch.Generator().manual_seed(4))

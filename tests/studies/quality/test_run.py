@@ -8,6 +8,7 @@ from falcon_cli.data.sets import gsm8k, humaneval
 from falcon_cli.errors import FalconError, UsageError
 from falcon_cli.native.build import load_kernels
 from falcon_cli.recipe.load import load_recipe
+from falcon_cli.recipe.schema import TargetRecipe
 from falcon_cli.sources import home
 from falcon_cli.studies.quality import run as module
 from falcon_cli.studies.quality.reading import read
@@ -63,6 +64,12 @@ def test_every_kind_of_weights_has_its_line(command, monkeypatch, capsys):
     told = capsys.readouterr().err
     assert ("bf16: " in told, told.count("int8: p"), told.count("none: ")) == (False, 1, 0)
     assert [told.count(f"{name} = plain 2 of 2") for name in ("ar", "lookahead", "copies")] == [0, 2, 2]
+
+
+def test_a_files_own_blocks_are_read_where_there_is_a_file(chat_target, tmp_path):
+    (tmp_path / "m.gguf").write_bytes(b"GGUF")
+    asked = {place: QualityRecipe(target=TargetRecipe(str(place))) for place in (chat_target, tmp_path / "m.gguf")}
+    assert [("file" in module._kinds(recipe)) for recipe in asked.values()] == [False, True]
 
 
 def test_what_cannot_be_is_said_before_a_target_is_loaded(command, monkeypatch):

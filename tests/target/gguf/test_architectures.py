@@ -3,9 +3,12 @@
 import pytest
 import torch
 import transformers
+from gguf import GGMLQuantizationType
 
 from falcon_cli.errors import FalconError
-from falcon_cli.target.gguf import converted
+from falcon_cli.recipe.schema import TargetRecipe
+from falcon_cli.target.gguf import BlockFile, NoBlocksError, converted
+from falcon_cli.target.load import load_target
 
 SIZES = {
     "vocab_size": 48,
@@ -121,6 +124,42 @@ def test_a_files_model_is_the_one_it_was_written_from(case, write_gguf, loaded, 
     found = loaded(path)
     assert type(found) is type(model)
     torch.testing.assert_close(logits_of(found), logits_of(model), rtol=0, atol=5e-4)
+
+
+CONVERTED = {"qwen2moe", "qwen3moe", "gemma2", "gemma3", "gemma3, layer by layer"}
+"""They have experts, or an embedding that scales."""
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_file_left_in_its_blocks_is_the_same_model_or_refused(case, write_gguf, loaded, logits_of, tmp_path):
+    family, architecture, settings, keys = CASES[case]
+    keys = {f"{architecture}.{key}": value for key, value in keys.items()}
+    path = write_gguf(tmp_path / "m.gguf", tiny(family, settings), architecture, keys, kind=GGMLQuantizationType.F16)
+    if case in CONVERTED:
+        with pytest.raises(NoBlocksError, match="use --quantize int8"):
+            BlockFile(path).model()
+    else:
+        assert torch.equal(logits_of(BlockFile(path).model()), logits_of(loaded(path)))
+
+
+@pytest.mark.parametrize("quantize", ["int8", "int4", "bf16"])
+@pytest.mark.parametrize("case", CASES)
+def test_rounded_weights_are_those_of_the_converted_file(case, quantize, write_gguf, tmp_path, monkeypatch):
+    family, architecture, settings, keys = CASES[case]
+    keys = {f"{architecture}.{key}": value for key, value in keys.items()}
+    path = write_gguf(tmp_path / "m.gguf", tiny(family, settings), architecture, keys, kind=GGMLQuantizationType.F16)
+    recipe, text = TargetRecipe(str(path), device="cpu", quantize=quantize), torch.arange(60) * 7 % 48
+    found = load_target(recipe).model.prefill(text)
+    folders = [folder.name for folder in (tmp_path / "home" / "models").iterdir() if folder.is_dir()]
+    assert any("described" not in name for name in folders) == (case in CONVERTED)
+
+    def refuse(path):
+        raise NoBlocksError("no")
+
+    monkeypatch.setattr("falcon_cli.target.load.BlockFile", refuse)
+    expected = load_target(recipe).model.prefill(text)
+    assert torch.equal(found.logits_TV, expected.logits_TV)
+    assert torch.equal(found.features_TD, expected.features_TD)
 
 
 @pytest.mark.parametrize(

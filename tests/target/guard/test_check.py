@@ -36,7 +36,7 @@ def test_a_model_that_is_read_rightly_passes_in_silence(family, how, capsys):
     assert "mine" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("kind", ["bf16", "int8", "int4"])
+@pytest.mark.parametrize("kind", ["bf16", "int8", "int4", "file"])
 def test_rounded_weights_pass(kind):
     assert check(built("llama"), kind) is False
     assert check(built("gemma2"), kind) is False
@@ -133,6 +133,30 @@ def test_kernels_whose_rounded_weights_are_wrong_in_one_place_are_found(monkeypa
     monkeypatch.setattr(layer, "packed_gate_up", off)
     with pytest.raises(FalconError, match=r"^mine: int8 kernels differ from fp32 ones by \d.*: .*use fp32$"):
         check(built("llama"), "int8")
+
+
+def test_a_files_blocks_are_tried_in_formats_of_files(monkeypatch):
+    tried = []
+    packed = layer.packed
+
+    def note(linears, format):
+        tried.extend(linear.tensor.kind for linear in linears if format == "file")
+        return packed(linears, format)
+
+    monkeypatch.setattr(layer, "packed", note)
+    assert check(built("llama"), "file") is False
+    assert set(tried) == {"Q8_0", "F16"}  # 48 inputs make no whole blocks
+
+
+def test_kernels_that_take_a_files_blocks_for_another_matrix_are_found(monkeypatch):
+    gate_up = layer.packed_gate_up
+    monkeypatch.setattr(
+        layer,
+        "packed_gate_up",
+        lambda gate, up, kind: gate_up(up, gate, kind) if kind == "file" else gate_up(gate, up, kind),
+    )
+    with pytest.raises(FalconError, match=r"^mine: file kernels differ from fp32 ones by \d.*: .*use fp32$"):
+        check(built("llama"), "file")
 
 
 def test_fixed_shapes_that_forget_the_tree_are_found(monkeypatch):

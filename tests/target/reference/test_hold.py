@@ -125,7 +125,7 @@ def test_other_weights_get_no_verdict_but_their_agreement(target, format):
         choices.append(int(scores.choice_T[-1]))
     agreed = sum(own == theirs for own, theirs in zip(choices, loaded.reference.ids, strict=True))
     assert (entry["verdict"], entry["agreement"], entry["tokens"]) == (None, agreed / TOKENS, TOKENS)
-    assert told(entry) == f"reference: {agreed} of 32 tokens are transformers.generate's (other weights: no verdict)"
+    assert told(entry) == f"reference: {agreed} of 32 tokens are transformers' choice (other weights: no verdict)"
 
 
 def test_fp32_kernels_on_weights_of_a_coarser_dtype_get_no_verdict(target):

@@ -1,0 +1,169 @@
+"""The tensors of a GGUF file as they lie there: mapped into memory, in their own blocks, without a copy.
+
+gguf's reader takes many seconds for a large vocabulary. So a table beside the model's description keeps where each
+tensor is.
+
+Shapes: O outputs of a matrix, I inputs of a matrix, R rows of it.
+"""
+
+import json
+import mmap
+import warnings
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from falcon_cli.native.quantized import QuantizedLinear, QuantizedTensor
+from falcon_cli.target.gguf.file import GgufFile
+
+TABLE = "tensors.json"
+_PORTION = 1 << 18
+"""Numbers that are dequantised at a time: what lies between them and their bytes fits the processor's cache."""
+_ROWS = 4096
+"""Outputs that a linear layer makes at a time."""
+_SCALES = {
+    **dict.fromkeys(("Q4_0", "Q5_0", "Q8_0", "IQ4_NL", "IQ4_XS"), (0,)),
+    **dict.fromkeys(("Q4_1", "Q5_1", "Q4_K", "Q5_K"), (0, 2)),
+    "Q2_K": (80, 82),
+    "Q3_K": (108,),
+    "Q6_K": (208,),
+}
+"""Format → where a block has its fp16 scales. All else in it are whole numbers."""
+
+
+@dataclass(frozen=True)
+class MappedTensor:
+    """A tensor of the file, whatever its shape."""
+
+    kind: str
+    """The format's name in GGUF."""
+    shape: tuple[int, ...]
+    bytes: Tensor
+    """uint8, mapped from the file."""
+
+    def numbers(self) -> Tensor:
+        """All of them, as fp32.
+
+        Raises:
+            NotImplementedError: gguf cannot read the format.
+        """
+        return torch.from_numpy(_dequantised(self.bytes[None].numpy(), self.kind).reshape(self.shape).copy())
+
+    def matrix(self, order_O: Tensor | None = None) -> QuantizedTensor:
+        """The matrix of a tensor of two dimensions; in another order of its rows, which takes a copy of the bytes.
+
+        Raises:
+            NotImplementedError: gguf cannot read the format.
+        """
+        outputs, inputs = self.shape
+        blocks_OB = self.bytes.view(outputs, -1)
+        _dequantised(blocks_OB[:1].numpy(), self.kind)
+        return MappedMatrix(self.kind, blocks_OB if order_O is None else blocks_OB[order_O], (outputs, inputs))
+
+
+class MappedMatrix(QuantizedTensor):
+    """A matrix whose many rows are dequantised by several threads."""
+
+    def __getitem__(self, rows: Tensor | slice) -> Tensor:
+        """See `QuantizedTensor`."""
+        if not isinstance(rows, slice):
+            return super().__getitem__(rows)
+        blocks_RB, inputs = self.blocks_OB[rows], self.shape[1]
+        weight_RI = np.empty((len(blocks_RB), inputs), np.float32)  # no tensor: inference mode is a thread's own
+        step = max(1, _PORTION // inputs)
+
+        def fill(begin: int) -> None:
+            piece = slice(begin, begin + step)
+            weight_RI[piece] = _dequantised(blocks_RB[piece].reshape(1, -1).numpy(), self.kind).reshape(-1, inputs)
+
+        with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+            list(threads.map(fill, range(0, len(blocks_RB), step)))
+        return torch.from_numpy(weight_RI)
+
+
+class MappedLinear(QuantizedLinear):
+    """A linear layer that dequantises its weights in portions."""
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Outputs [..., O] of rows [..., I]."""
+        pieces = [
+            nn.functional.linear(rows, self.tensor[begin : begin + _ROWS].to(rows.dtype))
+            for begin in range(0, self.out_features, _ROWS)
+        ]
+        outputs = torch.cat(pieces, -1)
+        return outputs if self.bias is None else outputs + self.bias
+
+
+class MappedFile:
+    """A GGUF file's tensors, mapped.
+
+    Args:
+        path: The file.
+        table: Its table, as `write_table` wrote it.
+    """
+
+    def __init__(self, path: Path, table: Path):
+        entries = json.loads(table.read_bytes())
+        self.path = path
+        self.architecture: str = entries["architecture"]
+        """llama.cpp's name for the kind of network."""
+        with path.open("rb") as file:
+            self._mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The given buffer is not writable")  # nothing here writes
+            everything = torch.frombuffer(self._mapped, dtype=torch.uint8)
+        self.tensors: Mapping[str, MappedTensor] = {
+            name: MappedTensor(kind, tuple(shape), everything[offset : offset + size])
+            for name, (kind, shape, offset, size) in entries["tensors"].items()
+        }
+        """By llama.cpp's names."""
+
+    def release(self) -> None:
+        """Let the system take the memory of pages that were read; they are read again where they are needed."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self._mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def write_table(file: GgufFile, folder: Path) -> None:
+    """Write where a file has its tensors."""
+    tensors = {
+        name: (
+            tensor.tensor_type.name,
+            [int(size) for size in reversed(tensor.shape)],
+            int(tensor.data_offset),
+            int(tensor.n_bytes),
+        )
+        for name, tensor in file.tensors.items()
+    }
+    entries = {"architecture": file.architecture, "tensors": tensors}
+    (folder / TABLE).write_text(json.dumps(entries), encoding="utf-8")
+
+
+def finite(matrix: QuantizedTensor) -> bool:
+    """Whether all numbers of a matrix are finite; of blocks with fp16 scales only those are read."""
+    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+
+    size = GGML_QUANT_SIZES[GGMLQuantizationType[matrix.kind]][1]
+    for begin in range(0, len(matrix), _ROWS):
+        piece = slice(begin, begin + _ROWS)
+        if matrix.kind in _SCALES:
+            blocks = matrix.blocks_OB[piece].reshape(-1, size)
+            parts = [blocks[:, at : at + 2].contiguous().view(torch.float16) for at in _SCALES[matrix.kind]]
+        else:
+            parts = [matrix[piece]]
+        if not all(bool(part.isfinite().all()) for part in parts):
+            return False
+    return True
+
+
+def _dequantised(blocks: NDArray[np.uint8], kind: str) -> NDArray[np.float32]:
+    """Numbers of a few bytes, all in one row; gguf makes those of one row at once, and of many rows in small groups."""
+    from gguf import GGMLQuantizationType, dequantize
+
+    return dequantize(blocks, GGMLQuantizationType[kind])
