@@ -56,7 +56,8 @@ def pack_blocks(kind: str, rows: Tensor) -> Tensor:
     format, panel = BLOCK_FORMATS[kind], torch.ops.falcon.panel()
     blocks = rows.unflatten(1, (-1, format.bytes))
     for place in format.halves:
-        if not blocks[..., place : place + 2].contiguous().view(torch.float16).isfinite().all():
+        scales = blocks[..., place : place + 2].contiguous().view(torch.float16)
+        if not (scales * -8 if kind == "Q4_0" else scales).isfinite().all():  # -8 scales are its least value
             raise FalconError("a block's scale is NaN or infinite; try another file")
     panels = ARENA.empty((len(rows) // panel, blocks.shape[1], format.width * panel), torch.uint8)
     torch.ops.falcon.pack_blocks(rows, kind, panels)

@@ -4,6 +4,7 @@ Shapes: O outputs of a matrix, I inputs of a matrix, V vocabulary, D hidden size
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ class QuantizedTensor:
 
     kind: str
     """The format's name in GGUF: Q4_K, Q8_0, F16, ..."""
-    blocks_OB: Tensor
+    blocks: Tensor
     """Bytes of each row (uint8); they may be mapped from the file."""
     shape: tuple[int, int]
 
@@ -26,7 +27,7 @@ class QuantizedTensor:
         """Rows as fp32 numbers: those of a slice [R, I], or of a tensor of indices [..., I]."""
         from gguf import GGMLQuantizationType, dequantize
 
-        blocks = self.blocks_OB[rows]
+        blocks = self.blocks[rows]
         numbers = dequantize(blocks.reshape(-1, blocks.shape[-1]).numpy(), GGMLQuantizationType[self.kind])
         return torch.from_numpy(numbers.astype("float32", copy=False)).view(*blocks.shape[:-1], self.shape[1])
 
@@ -64,3 +65,18 @@ class QuantizedEmbedding(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         """Vectors [..., D] of token ids."""
         return self.tensor[ids]
+
+
+WeightRows = Tensor | QuantizedTensor
+"""The weights of a matrix. Both have rows, a length and a shape; `rows[ids]` makes numbers of those rows alone."""
+
+
+def rows_of(module: Any) -> WeightRows:
+    """The weights of an embedding or a linear layer of any kind."""
+    rows: WeightRows = module.tensor if isinstance(module, QuantizedEmbedding | QuantizedLinear) else module.weight
+    return rows
+
+
+def device_of(rows: WeightRows) -> torch.device:
+    """Where they are; a file's blocks are in main memory."""
+    return rows.device if isinstance(rows, Tensor) else torch.device("cpu")

@@ -22,7 +22,7 @@ from falcon_cli.errors import FalconError
 from falcon_cli.native.arena import ARENA
 from falcon_cli.native.blocks import BLOCK_FORMATS, FLOATS, pack_blocks
 from falcon_cli.native.packed_matrix import PackedMatrix, WeightFormat
-from falcon_cli.native.quantized import QuantizedLinear
+from falcon_cli.native.quantized import QuantizedLinear, WeightRows
 
 Linear = nn.Linear | QuantizedLinear
 """What the kernels take over."""
@@ -30,7 +30,7 @@ Linear = nn.Linear | QuantizedLinear
 BLOCK = 32
 """How many inputs share a scale."""
 _ROWS = 4096
-"""How many outputs are quantised at a time."""
+"""How many outputs are packed at a time: whole panels."""
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PackFormat = Literal["fp32", "bf16", "fp16", "int8", "int4"]
 """What numbers can be packed as."""
@@ -43,18 +43,13 @@ def suits(linear: nn.Module) -> bool:
     return linear.in_features % 8 == 0
 
 
-def weight_of(linear: Linear) -> Tensor:
-    """A layer's weights [O, I]; of a file's blocks in fp32."""
-    return linear.tensor[:] if isinstance(linear, QuantizedLinear) else linear.weight.detach()
-
-
 def packed(linears: Sequence[Linear], format: WeightFormat) -> PackedMatrix:
     """Linear layers of the same input as one matrix. Their outputs follow one another.
 
     With the format `file` all of them have the same one there.
     """
     rows, kind = _rows(linears, format)
-    return _pack(torch.cat(rows), kind, _bias(linears))
+    return _pack(rows[0] if len(rows) == 1 else torch.cat([part[:] for part in rows]), kind, _bias(linears))
 
 
 def packed_parts(linears: Sequence[Linear], format: WeightFormat) -> list[PackedMatrix]:
@@ -71,7 +66,7 @@ def packed_gate_up(gate: Linear, up: Linear, format: WeightFormat) -> PackedMatr
     """
     half = torch.ops.falcon.panel() // 2
     rows, kind = _rows([gate, up], format)
-    weight_OI = torch.stack([_halves(part, half) for part in rows], 1).flatten(0, 2)
+    weight_OI = torch.stack([_halves(part[:], half) for part in rows], 1).flatten(0, 2)
     bias_O = _bias([gate, up])
     if bias_O is not None:
         bias_O = torch.stack([_halves(part, half) for part in bias_O.chunk(2)], 1).flatten()
@@ -94,47 +89,60 @@ def _kind(linear: Linear, format: WeightFormat) -> str:
     return FLOATS.get(kind, kind)
 
 
-def _rows(linears: Sequence[Linear], format: WeightFormat) -> tuple[list[Tensor], str]:
+def _rows(linears: Sequence[Linear], format: WeightFormat) -> tuple[list[Tensor] | list[WeightRows], str]:
     """The rows of layers that become one matrix, as numbers or as a file's blocks, and how they are packed."""
     kinds = {_kind(linear, format) for linear in linears}
     kind = kinds.pop()
     if kinds:  # a gate and an up projection that the file holds in two formats
         kind = "fp32"
     if kind in BLOCK_FORMATS:
-        return [linear.tensor.blocks_OB for linear in linears if isinstance(linear, QuantizedLinear)], kind
-    return [weight_of(linear) for linear in linears], kind
+        return [linear.tensor.blocks for linear in linears if isinstance(linear, QuantizedLinear)], kind
+    return [
+        linear.tensor if isinstance(linear, QuantizedLinear) else linear.weight.detach() for linear in linears
+    ], kind
 
 
-def _pack(rows: Tensor, kind: str, bias_O: Tensor | None) -> PackedMatrix:
+def _pack(rows: WeightRows, kind: str, bias_O: Tensor | None) -> PackedMatrix:
     if kind not in BLOCK_FORMATS:
         return pack(rows, cast(PackFormat, kind), bias_O)
+    assert isinstance(rows, Tensor), "blocks are bytes"
     outputs, missing = len(rows), -len(rows) % torch.ops.falcon.panel()
     bias = torch.empty(0) if bias_O is None else pad(bias_O.float(), (0, missing))
     return PackedMatrix(pack_blocks(kind, _padded(rows, 0, missing)), torch.empty(0), bias, outputs)
 
 
-def pack(weight_OI: Tensor, format: PackFormat, bias_O: Tensor | None = None) -> PackedMatrix:
-    """Pack a matrix into panels.
+def pack(rows: WeightRows, format: PackFormat, bias_O: Tensor | None = None) -> PackedMatrix:
+    """Pack a matrix into panels, a portion of its outputs after the other: what lies between is as large as a portion.
 
     Args:
-        weight_OI: Any floating dtype; I is a multiple of 8.
+        rows: [O, I] of any floating dtype, or a file's; I is a multiple of 8.
         format: int8 rounds to 1/127 of each output's largest weight. int4 rounds to 1/15 of the range of each block of
             32, which leaves weights from a GGUF file of that format as they are.
         bias_O: Added to the outputs.
     """
-    outputs, panel = len(weight_OI), torch.ops.falcon.panel()
+    outputs, panel = len(rows), torch.ops.falcon.panel()
     missing = -outputs % panel
-    weight_OI = _padded(weight_OI, 0, missing)
+    whole, scales = torch.empty(0), []
+    for start in range(0, outputs, _ROWS):
+        part_OI = rows[start : start + _ROWS].detach()
+        panels, scale_O = _panels(_padded(part_OI, 0, -len(part_OI) % panel), format, panel)
+        if not start:
+            whole = ARENA.empty(((outputs + missing) // panel, *panels.shape[1:]), panels.dtype)
+        whole[start // panel : start // panel + len(panels)] = panels
+        scales.append(scale_O)
     bias = torch.empty(0) if bias_O is None else pad(bias_O.float(), (0, missing))
+    return PackedMatrix(whole, torch.cat(scales), bias, outputs)
+
+
+def _panels(weight_OI: Tensor, format: PackFormat, panel: int) -> tuple[Tensor, Tensor]:
+    """Whole panels of some outputs, and a scale for each output of int8."""
     if format in _DTYPES:
-        data = weight_OI.to(_DTYPES[format]).unflatten(0, (-1, panel)).transpose(1, 2)
-        return PackedMatrix(ARENA.copy_in(data), torch.empty(0), bias, outputs)
+        return weight_OI.to(_DTYPES[format]).unflatten(0, (-1, panel)).transpose(1, 2), torch.empty(0)
     weight_OI = _padded(weight_OI.float(), -weight_OI.shape[1] % BLOCK, 0)
     if format == "int4":
-        return PackedMatrix(ARENA.copy_in(_int4(weight_OI, panel)), torch.empty(0), bias, outputs)
+        return _int4(weight_OI, panel), torch.empty(0)
     quantised_OI, scale_O = _int8(weight_OI)
-    data = quantised_OI.unflatten(0, (-1, panel)).unflatten(2, (-1, 4)).transpose(1, 2).flatten(2)
-    return PackedMatrix(ARENA.copy_in(data), scale_O, bias, outputs)
+    return quantised_OI.unflatten(0, (-1, panel)).unflatten(2, (-1, 4)).transpose(1, 2).flatten(2), scale_O
 
 
 def rewrite(matrix: PackedMatrix, places: Tensor, weights: Tensor) -> None:
@@ -154,13 +162,9 @@ def _int8(weight_OI: Tensor) -> tuple[Tensor, Tensor]:
 
     They are stored as w + 128, because the processors' byte products want one unsigned factor.
     """
-    quantised_OI, scale_O = torch.empty(weight_OI.shape, dtype=torch.uint8), torch.empty(len(weight_OI))
-    for start in range(0, len(weight_OI), _ROWS):  # what lies between is as large as the part
-        part, rows = weight_OI[start : start + _ROWS], slice(start, start + _ROWS)
-        largest = part.abs().amax(1)
-        scale_O[rows] = torch.where(largest > 0, largest / 127, torch.ones_like(largest))
-        quantised_OI[rows] = ((part / scale_O[rows, None]).round() + 128).to(torch.uint8)
-    return quantised_OI, scale_O
+    largest_O = weight_OI.abs().amax(1)
+    scale_O = torch.where(largest_O > 0, largest_O / 127, torch.ones_like(largest_O))
+    return ((weight_OI / scale_O[:, None]).round() + 128).to(torch.uint8), scale_O
 
 
 def _padded(weight_OI: Tensor, inputs: int, outputs: int) -> Tensor:

@@ -18,6 +18,7 @@ from falcon_cli.core import WIDEST_DRAFT, Draft, Scores
 from falcon_cli.errors import FalconError
 from falcon_cli.kv_cache import LayerCache, SlotCache, StaticCache, kv_shape
 from falcon_cli.native.layer import NativeDecoder, NativeLinear
+from falcon_cli.native.quantized import WeightRows, device_of, rows_of
 from falcon_cli.native.swap import NativeLayers
 from falcon_cli.target.forward.branches import read_branches
 from falcon_cli.target.forward.graphs import FixedReader
@@ -25,7 +26,6 @@ from falcon_cli.target.forward.logits import PLAIN, LogitForm, fitted, outputs_t
 from falcon_cli.target.forward.longrope import LongRope, boundary_of
 from falcon_cli.target.forward.norm import FinalNorm, final_norm
 from falcon_cli.target.forward.own import CausalForward, HeadInput
-from falcon_cli.target.forward.rows import TokenRows, device_of, rows_of
 from falcon_cli.target.outline import TargetOutline, epsilon_of
 
 _FEW_ROWS = 2
@@ -149,7 +149,7 @@ class TargetModel:
         return logits
 
     @property
-    def embedding_VD(self) -> TokenRows:
+    def embedding_VD(self) -> WeightRows:
         """A vector for each token: the embedding's, or where that has another width than features the head's."""
         embedding = rows_of(self.model.get_input_embeddings())
         return embedding if embedding.shape[-1] == self.hidden_size else rows_of(self.head)

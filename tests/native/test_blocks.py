@@ -63,7 +63,7 @@ def test_sums_of_whole_numbers_are_exact(kind):
 def test_bytes_at_their_ends_do_not_overflow(kind):
     for byte in (0, 127, 128, 255):
         tensor = random_tensor(kind, 32, 512)
-        blocks = torch.full_like(tensor.blocks_OB.unflatten(1, (-1, SHAPES[kind][1])), byte)
+        blocks = torch.full_like(tensor.blocks.unflatten(1, (-1, SHAPES[kind][1])), byte)
         for place in SHAPES[kind][2]:
             blocks[..., place : place + 2] = torch.tensor([0.125]).half().view(torch.uint8)
         tensor = QuantizedTensor(kind, blocks.flatten(1), tensor.shape)
@@ -100,7 +100,7 @@ def test_a_row_with_an_input_that_is_no_number_has_no_output_that_is_one(kind, v
 def test_a_scale_that_is_no_number_is_refused(kind):
     for place in SHAPES[kind][2]:
         tensor = random_tensor(kind, 16, 256)
-        blocks = tensor.blocks_OB.unflatten(1, (-1, SHAPES[kind][1]))
+        blocks = tensor.blocks.unflatten(1, (-1, SHAPES[kind][1]))
         blocks[3, 0, place : place + 2] = torch.tensor([float("inf")]).half().view(torch.uint8)
         with pytest.raises(FalconError, match="scale is NaN or infinite"):
             pack_blocks(kind, pad_rows(blocks.flatten(1)))

@@ -185,8 +185,10 @@ def test_a_layer_may_have_several_formats():
     """Queries and keys are int8, values fp32, and what lies behind them bf16 and int4."""
     weight, down = torch.randn(64, 32), torch.randn(32, 48)
     qkv = [pack(weight[:48], "int8").handle, pack(weight[48:], "fp32").handle]
-    mixed = forward([layer_of(qkv=qkv, o=pack(torch.ones(32, 32), "bf16").handle, down=pack(down, "int4").handle)])
-    alike = forward([layer_of(qkv=[pack(weight, "fp32").handle], down=pack(down, "fp32").handle)])
+    same = {"gate_up": packed_gate_up(nn.Linear(32, 48), nn.Linear(32, 48), "fp32").handle}
+    rounded = {"o": pack(torch.ones(32, 32), "bf16").handle, "down": pack(down, "int4").handle}
+    mixed = forward([layer_of(**same, **rounded, qkv=qkv)])
+    alike = forward([layer_of(**same, qkv=[pack(weight, "fp32").handle], down=pack(down, "fp32").handle)])
     assert mixed.shape == (3, 32)
     assert (mixed - alike).norm() <= 0.2 * alike.norm()
 

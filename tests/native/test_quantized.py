@@ -1,8 +1,11 @@
 import pytest
 import torch
+from torch import nn
 
-from falcon_cli.native.quantized import QuantizedEmbedding, QuantizedLinear
-from falcon_cli.native.weights import suits, weight_of
+from falcon_cli.native.layer import NativeLinear
+from falcon_cli.native.packed_matrix import product
+from falcon_cli.native.quantized import QuantizedEmbedding, QuantizedLinear, QuantizedTensor, device_of, rows_of
+from falcon_cli.native.weights import pack, packed, suits
 from tests.native.file_blocks import FLOATS, SHAPES, random_tensor
 
 
@@ -11,7 +14,7 @@ def test_rows_are_read_as_the_gguf_package_reads_all(kind):
     from gguf import GGMLQuantizationType, dequantize
 
     tensor = random_tensor(kind, 20, 512)
-    whole = torch.from_numpy(dequantize(tensor.blocks_OB.numpy(), GGMLQuantizationType[kind])).float()
+    whole = torch.from_numpy(dequantize(tensor.blocks.numpy(), GGMLQuantizationType[kind])).float()
     assert (len(tensor), tensor.shape) == (20, (20, 512))
     assert tensor[:].dtype == torch.float32
     assert torch.equal(tensor[:], whole)
@@ -27,7 +30,34 @@ def test_a_layer_and_an_embedding_are_torchs_on_these_numbers():
     assert torch.equal(layer(rows), torch.nn.functional.linear(rows, tensor[:], bias_O))
     assert (layer.in_features, layer.out_features) == (512, 20)
     assert suits(layer)
-    assert torch.equal(weight_of(layer), tensor[:])
     embedding = QuantizedEmbedding(tensor)
     assert torch.equal(embedding(ids), tensor[:][ids])
     assert (embedding.num_embeddings, embedding.embedding_dim) == (20, 512)
+
+
+def test_ordinary_layers_have_their_weights():
+    plain, embedding = nn.Linear(32, 12), nn.Embedding(12, 32)
+    assert rows_of(plain) is plain.weight
+    assert rows_of(embedding) is embedding.weight
+    assert device_of(plain.weight) == torch.device("cpu")
+    assert device_of(torch.empty(2, device="meta")) == torch.device("meta")
+
+
+def test_layers_in_blocks_have_their_blocks_on_the_kernels_too():
+    tensor = random_tensor("Q8_0", 20, 64)
+    for kind in (QuantizedEmbedding, QuantizedLinear):
+        assert rows_of(kind(tensor)) is tensor
+    assert device_of(tensor) == torch.device("cpu")
+    assert rows_of(NativeLinear(QuantizedLinear(tensor), "int8", keep=True)) is tensor
+
+
+@pytest.mark.parametrize("format", ["fp32", "bf16", "int8", "int4"])
+def test_a_matrix_of_many_rows_is_packed_by_portions(format, monkeypatch):
+    """The numbers of a file's rows are never all there at once, and are those of the whole."""
+    tensor, rows = random_tensor("Q4_K", 5000, 256), torch.randn(3, 256)
+    whole = pack(tensor[:], format)
+    asked, read = [], QuantizedTensor.__getitem__
+    monkeypatch.setattr(QuantizedTensor, "__getitem__", lambda self, rows: asked.append(rows) or read(self, rows))
+    matrix = packed([QuantizedLinear(tensor)], format)
+    assert torch.equal(product(rows, matrix), product(rows, whole))
+    assert max(portion.stop - portion.start for portion in asked) < 5000

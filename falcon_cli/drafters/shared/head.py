@@ -17,10 +17,9 @@ from torch import Tensor, nn
 
 from falcon_cli.native.layer import NativeLinear, linear_of
 from falcon_cli.native.packed_matrix import PackedMatrix, product, top_k
-from falcon_cli.native.quantized import QuantizedLinear, QuantizedTensor
+from falcon_cli.native.quantized import QuantizedLinear, QuantizedTensor, WeightRows, device_of, rows_of
 from falcon_cli.native.weights import PackFormat, pack, rewrite, suits
 from falcon_cli.target.forward.logits import PLAIN, LogitForm
-from falcon_cli.target.forward.rows import TokenRows, device_of, rows_of
 from falcon_cli.target.model import TargetModel
 
 SPARE = 512
@@ -41,7 +40,7 @@ class Head(ABC):
 
     def __init__(
         self,
-        head_VD: TokenRows,
+        head_VD: WeightRows,
         vocabulary_W: Tensor | None,
         dtype: torch.dtype,
         spare: int = SPARE,
@@ -116,7 +115,7 @@ class Head(ABC):
         return outputs_EW if self._bias is None else outputs_EW + self._bias[: outputs_EW.shape[-1]]
 
     @abstractmethod
-    def _hold(self, rows: TokenRows) -> None:
+    def _hold(self, rows: WeightRows) -> None:
         """Take in the fixed and the spare rows."""
 
     @abstractmethod
@@ -139,7 +138,7 @@ class Head(ABC):
 class TorchHead(Head):
     """The head on torch's operators."""
 
-    def _hold(self, rows: TokenRows) -> None:
+    def _hold(self, rows: WeightRows) -> None:
         self._all_rows = rows[:].to(self._dtype)
 
     def _write(self, places: Tensor, rows: Tensor) -> None:
@@ -164,7 +163,7 @@ class NativeHead(Head):
 
     def __init__(
         self,
-        head_VD: TokenRows,
+        head_VD: WeightRows,
         vocabulary_W: Tensor | None,
         dtype: torch.dtype,
         spare: int = SPARE,
@@ -176,8 +175,8 @@ class NativeHead(Head):
         self._kind, self._shared = kind, shared
         super().__init__(head_VD, vocabulary_W, dtype, spare, bias_V, form)
 
-    def _hold(self, rows: TokenRows) -> None:
-        self._whole = self._shared or pack(rows[:], self._kind)
+    def _hold(self, rows: WeightRows) -> None:
+        self._whole = self._shared or pack(rows, self._kind)
 
     def _write(self, places: Tensor, rows: Tensor) -> None:
         rewrite(self._whole, places, rows)
@@ -208,5 +207,5 @@ def _matrix(target: TargetModel) -> PackedMatrix | None:
     return target.head.matrix if small and isinstance(target.head, NativeLinear) else None
 
 
-def _layer(rows: TokenRows) -> nn.Linear | QuantizedLinear:
+def _layer(rows: WeightRows) -> nn.Linear | QuantizedLinear:
     return QuantizedLinear(rows) if isinstance(rows, QuantizedTensor) else linear_of(rows)

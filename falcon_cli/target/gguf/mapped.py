@@ -62,9 +62,9 @@ class MappedTensor:
             NotImplementedError: gguf cannot read the format.
         """
         outputs, inputs = self.shape
-        blocks_OB = self.bytes.view(outputs, -1)
-        _dequantised(blocks_OB[:1].numpy(), self.kind)
-        return MappedMatrix(self.kind, blocks_OB if order_O is None else blocks_OB[order_O], (outputs, inputs))
+        blocks = self.bytes.view(outputs, -1)
+        _dequantised(blocks[:1].numpy(), self.kind)
+        return MappedMatrix(self.kind, blocks if order_O is None else blocks[order_O], (outputs, inputs))
 
 
 class MappedMatrix(QuantizedTensor):
@@ -74,7 +74,7 @@ class MappedMatrix(QuantizedTensor):
         """See `QuantizedTensor`."""
         if not isinstance(rows, slice):
             return super().__getitem__(rows)
-        blocks_RB, inputs = self.blocks_OB[rows], self.shape[1]
+        blocks_RB, inputs = self.blocks[rows], self.shape[1]
         weight_RI = np.empty((len(blocks_RB), inputs), np.float32)  # no tensor: inference mode is a thread's own
         step = max(1, _PORTION // inputs)
 
@@ -153,7 +153,7 @@ def finite(matrix: QuantizedTensor) -> bool:
     for begin in range(0, len(matrix), _ROWS):
         piece = slice(begin, begin + _ROWS)
         if matrix.kind in _SCALES:
-            blocks = matrix.blocks_OB[piece].reshape(-1, size)
+            blocks = matrix.blocks[piece].reshape(-1, size)
             parts = [blocks[:, at : at + 2].contiguous().view(torch.float16) for at in _SCALES[matrix.kind]]
         else:
             parts = [matrix[piece]]

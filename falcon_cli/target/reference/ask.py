@@ -17,8 +17,8 @@ import torch
 from falcon_cli.console import say
 from falcon_cli.decode.verify import NOT_FINITE
 from falcon_cli.errors import FalconError, first_line
+from falcon_cli.native.quantized import rows_of
 from falcon_cli.sources import atomic_file, disk_errors, home
-from falcon_cli.target.forward.rows import rows_of
 from falcon_cli.target.model import context_of
 from falcon_cli.target.reference.plain import generate
 from falcon_cli.target.reference.weights import fingerprint

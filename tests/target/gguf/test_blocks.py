@@ -46,14 +46,14 @@ def test_matrices_are_the_files_own_bytes(model, write_gguf, tmp_path):
     models = [file.model(), file.model()]
     pairs = list(zip(*[list(one.named_modules()) for one in models], strict=True))
     shared = {
-        name: own.tensor.blocks_OB.data_ptr() == other.tensor.blocks_OB.data_ptr()
+        name: own.tensor.blocks.data_ptr() == other.tensor.blocks.data_ptr()
         for (name, own), (_, other) in pairs
         if isinstance(own, QuantizedLinear | QuantizedEmbedding)
     }
     assert len(shared) == 2 * 7 + 2
     assert all(shared.values())
     begin = file._file.tensors["blk.1.attn_v.weight"].bytes.data_ptr()
-    assert models[0].model.layers[1].self_attn.v_proj.tensor.blocks_OB.data_ptr() == begin
+    assert models[0].model.layers[1].self_attn.v_proj.tensor.blocks.data_ptr() == begin
 
 
 def test_a_tied_head_is_the_embedding(model, write_gguf, tmp_path):

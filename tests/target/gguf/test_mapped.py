@@ -32,7 +32,7 @@ FORMATS = [
 
 
 def exact(matrix):
-    numbers = gguf.dequantize(matrix.blocks_OB.numpy(), KINDS[matrix.kind])
+    numbers = gguf.dequantize(matrix.blocks.numpy(), KINDS[matrix.kind])
     return torch.from_numpy(numbers.astype("float32"))
 
 
@@ -61,7 +61,7 @@ def test_a_linear_layer_in_portions_is_the_whole_one(bias, matrix, monkeypatch):
 
 def _spoiled(matrix, at, bits):
     """Other bits in two bytes of the last row's last block."""
-    blocks = matrix.blocks_OB.clone()
+    blocks = matrix.blocks.clone()
     size = gguf.GGML_QUANT_SIZES[KINDS[matrix.kind]][1]
     blocks[-1, blocks.shape[1] - size + at :][:2] = torch.tensor([bits & 255, bits >> 8], dtype=torch.uint8)
     return MappedMatrix(matrix.kind, blocks, matrix.shape)
