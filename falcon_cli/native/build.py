@@ -111,7 +111,7 @@ def version() -> str:
 
 def _compile(folder: Path) -> None:
     """Build the library in a temporary folder, load it from there, then move the folder into place."""
-    say("compiling the CPU kernels (once, about half a minute)")
+    say("compiling the CPU kernels (once, about a minute)")
     try:
         from torch.utils.cpp_extension import load
 

@@ -1,8 +1,8 @@
 // How GGUF's formats lie in a packed matrix.
 //
-// A weight is scale * q + least. q has 4, 5, 6 or 8 bits. A block of 32 inputs has an fp16 scale, and in some formats an
-// fp16 least value (q5_0: -16 scales). A superblock of 256 inputs ("K-quants") has an fp16 scale for the whole scales of
-// its groups of 32 or 16 inputs, and one for their whole least values (q6_k: -32 scales).
+// A weight is scale * q + least. q has 4, 5, 6 or 8 bits. A block of 32 inputs has an fp16 scale, and in some formats
+// an fp16 least value (q5_0: -16 scales). A superblock of 256 inputs ("K-quants") has an fp16 scale for the whole
+// scales of its groups of 32 or 16 inputs, and one for their whole least values (q6_k: -32 scales).
 //
 //     group       [planes: 2 vectors] [4 inputs: 1 vector, of 8 bits 2] ...
 //     block       group [scale P] [least P]
@@ -18,11 +18,11 @@ namespace falcon {
 
 template <int BITS_, int GROUP_, bool SUPER_, bool LEAST_, int OFFSET_>
 struct BlockFormat {
-  static constexpr int BITS = BITS_;        // of q
-  static constexpr int GROUP = GROUP_;      // inputs that share a scale
-  static constexpr bool SUPER = SUPER_;     // in superblocks
+  static constexpr int BITS = BITS_;     // of q
+  static constexpr int GROUP = GROUP_;   // inputs that share a scale
+  static constexpr bool SUPER = SUPER_;  // in superblocks
   static constexpr bool LEAST = LEAST_;
-  static constexpr int OFFSET = OFFSET_;    // a weight is scale * (q - OFFSET)
+  static constexpr int OFFSET = OFFSET_;  // a weight is scale * (q - OFFSET)
   static constexpr int UNIT = SUPER ? SUPERBLOCK : BLOCK;
   static constexpr int STEPS = GROUP / 4;
   static constexpr int PLANES = BITS == 5 || BITS == 6 ? 2 : 0;

@@ -12,9 +12,9 @@ namespace falcon {
 // Rows stay one behind the other, not interleaved: threads that quantise neighbouring rows share no cache line then.
 struct QuantisedInputs {
   std::vector<int8_t> values;
-  std::vector<float> scale;    // of each unit, a block or a superblock
-  std::vector<int> sum;        // of each block's values
-  std::vector<int16_t> sums;   // of each superblock: SUMS of them, its 16 halves of blocks, then its 8 blocks
+  std::vector<float> scale;   // of each unit, a block or a superblock
+  std::vector<int> sum;       // of each block's values
+  std::vector<int16_t> sums;  // of each superblock: SUMS of them, its 16 halves of blocks, then its 8 blocks
 
   static constexpr int64_t HALVES = 16;
   static constexpr int64_t SUMS = 24;
@@ -58,9 +58,9 @@ struct InputRows {  // [count, width]
             .units = units(shape)};
   }
 
-  // Quantise one row. Each unit has its own scale, and each row is quantised by itself: an outlier in one row leaves its
-  // neighbours' bits as they are. The scale of a unit with a NaN or an infinity is none either, so what is multiplied
-  // with it is no number.
+  // Quantise one row. Each unit has its own scale, and each row is quantised by itself: an outlier in one row leaves
+  // its neighbours' bits as they are. The scale of a unit with a NaN or an infinity is none either, so what is
+  // multiplied with it is no number.
   void quantise(int64_t m, const FormatShape& shape) const {
     const int64_t unit = shape.unit();
     for (int64_t u = 0; u < units(shape); u++) {

@@ -16,7 +16,8 @@ TORCH_LIBRARY(falcon, library) {
       .def("best", &best)
       .def("top_k", &top_k);
   library.class_<DecoderLayer>("DecoderLayer")
-      .def(torch::init<std::vector<Matrix>, Matrix, Matrix, Matrix, Tensor, Tensor, OptionalTensor, OptionalTensor>(), "",
+      .def(torch::init<std::vector<Matrix>, Matrix, Matrix, Matrix, Tensor, Tensor, OptionalTensor, OptionalTensor>(),
+           "",
            {arg("qkv"), arg("o"), arg("gate_up"), arg("down"), arg("input_norm"), arg("mlp_norm"), arg("query_norm"),
             arg("key_norm")});
   library.class_<Decoder>("Decoder")

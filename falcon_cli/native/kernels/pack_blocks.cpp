@@ -104,7 +104,8 @@ struct FileQ4_K {
     parts.scale = half_at(from);
     parts.least = -static_cast<float>(half_at(from + 2));
     read_six_bits(from + 4, parts);
-    for (int quarter = 0; quarter < 4; quarter++) read_nibbles(from + 16 + 32 * quarter, 32, parts.numbers + 64 * quarter);
+    for (int quarter = 0; quarter < 4; quarter++)
+      read_nibbles(from + 16 + 32 * quarter, 32, parts.numbers + 64 * quarter);
   }
 };
 
@@ -113,7 +114,8 @@ struct FileQ5_K {
   static constexpr int BYTES = 176;
   static void read(const uint8_t* from, BlockParts& parts) {
     FileQ4_K::read(from, parts);
-    for (int quarter = 0; quarter < 4; quarter++) read_nibbles(from + 48 + 32 * quarter, 32, parts.numbers + 64 * quarter);
+    for (int quarter = 0; quarter < 4; quarter++)
+      read_nibbles(from + 48 + 32 * quarter, 32, parts.numbers + 64 * quarter);
     for (int i = 0; i < SUPERBLOCK; i++) parts.numbers[i] |= (from[16 + i % 32] >> i / 32 & 1) << 4;
   }
 };
@@ -154,7 +156,7 @@ void write_step(const BlockParts* parts, int first, uint8_t* group, int step) {
     }
 }
 
-void write_halves(const BlockParts* parts, at::Half BlockParts::*half, uint8_t* to) {
+void write_halves(const BlockParts* parts, at::Half BlockParts::* half, uint8_t* to) {
   for (int output = 0; output < P; output++) std::memcpy(to + 2 * output, &(parts[output].*half), 2);
 }
 

@@ -18,11 +18,9 @@ namespace falcon {
 
 using at::Tensor;
 
-constexpr int P = 2 * W;            // outputs of a panel: two vectors
-constexpr int64_t BLOCK = 32;       // inputs that share a scale
+constexpr int P = 2 * W;             // outputs of a panel: two vectors
+constexpr int64_t BLOCK = 32;        // inputs that share a scale
 constexpr int64_t SUPERBLOCK = 256;  // inputs whose blocks' scales share a scale
-
-inline int64_t blocks_of(int64_t inputs) { return (inputs + BLOCK - 1) / BLOCK; }
 
 inline const float* data_or_null(const Tensor& tensor) {
   return tensor.numel() ? tensor.const_data_ptr<float>() : nullptr;
@@ -30,8 +28,8 @@ inline const float* data_or_null(const Tensor& tensor) {
 
 enum class WeightFormat { fp32, bf16, fp16, int8, q4_1, q5_0, q5_1, q8_0, q4_k, q5_k, q6_k };
 
-// How a format lies in memory: each `inputs` inputs of a panel take `width` * P elements. No two formats of one type have
-// the same width, so a matrix's data tell its format.
+// How a format lies in memory: each `inputs` inputs of a panel take `width` * P elements. No two formats of one type
+// have the same width, so a matrix's data tell its format.
 struct FormatShape {
   WeightFormat format;
   at::ScalarType type;
@@ -51,11 +49,16 @@ struct FormatShape {
 //   q*     The formats of GGUF files. With 127 levels a 16-bit sum takes 16 products of weights up to 15, 8 of weights
 //          up to 31, 4 of weights up to 63 and 2 of magnitudes up to 128.
 constexpr FormatShape FORMAT_SHAPES[] = {
-    {WeightFormat::fp32, at::kFloat, 1, 1, 0},        {WeightFormat::bf16, at::kBFloat16, 1, 1, 0},
-    {WeightFormat::fp16, at::kHalf, 1, 1, 0},         {WeightFormat::int8, at::kByte, 4, 4, 63},
-    {WeightFormat::q4_1, at::kByte, BLOCK, 20, 127},  {WeightFormat::q5_0, at::kByte, BLOCK, 22, 127},
-    {WeightFormat::q5_1, at::kByte, BLOCK, 24, 127},  {WeightFormat::q8_0, at::kByte, BLOCK, 34, 127},
-    {WeightFormat::q4_k, at::kByte, SUPERBLOCK, 148, 127}, {WeightFormat::q5_k, at::kByte, SUPERBLOCK, 180, 127},
+    {WeightFormat::fp32, at::kFloat, 1, 1, 0},
+    {WeightFormat::bf16, at::kBFloat16, 1, 1, 0},
+    {WeightFormat::fp16, at::kHalf, 1, 1, 0},
+    {WeightFormat::int8, at::kByte, 4, 4, 63},
+    {WeightFormat::q4_1, at::kByte, BLOCK, 20, 127},
+    {WeightFormat::q5_0, at::kByte, BLOCK, 22, 127},
+    {WeightFormat::q5_1, at::kByte, BLOCK, 24, 127},
+    {WeightFormat::q8_0, at::kByte, BLOCK, 34, 127},
+    {WeightFormat::q4_k, at::kByte, SUPERBLOCK, 148, 127},
+    {WeightFormat::q5_k, at::kByte, SUPERBLOCK, 180, 127},
     {WeightFormat::q6_k, at::kByte, SUPERBLOCK, 210, 127},
 };
 

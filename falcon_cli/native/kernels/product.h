@@ -69,9 +69,7 @@ struct ProductPlan {
   TileKernel high_kernel;  // for tiles of one row more
 
   ProductPlan(const InputRows& rows, const PackedMatrix& w)
-      : rows(rows),
-        tiles(rows.count, w.shape.is_quantised() ? QUANTISED_TILE_ROWS : FLOAT_TILE_ROWS),
-        shape(w.shape) {
+      : rows(rows), tiles(rows.count, w.shape.is_quantised() ? QUANTISED_TILE_ROWS : FLOAT_TILE_ROWS), shape(w.shape) {
     const int64_t unit = shape.unit();
     unit_bytes = unit / shape.inputs * shape.width * P * w.data.element_size();
     bytes_a_step = unit_bytes / (unit / (shape.is_quantised() ? BLOCK : 8));

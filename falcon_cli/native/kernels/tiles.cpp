@@ -5,8 +5,8 @@ namespace falcon {
 
 namespace {
 
-// fp32, bf16 and fp16 weights. The sums are copied into a local array, and the kernel is a function of its own (noinline):
-// only so does GCC keep all of them in registers.
+// fp32, bf16 and fp16 weights. The sums are copied into a local array, and the kernel is a function of its own
+// (noinline): only so does GCC keep all of them in registers.
 template <int M, typename T>
 __attribute__((noinline)) void tile_float(const void* data, const TileInputs& rows, UnitRange range, F* sums,
                                           Prefetch prefetch) {

@@ -62,9 +62,7 @@ inline I bits_of(I v, int mask) { return _mm512_and_si512(v, _mm512_set1_epi8(st
 inline I any_of(I a, I b) { return _mm512_or_si512(a, b); }
 inline I flip_bits(I v, int mask) { return _mm512_xor_si512(v, _mm512_set1_epi8(static_cast<char>(mask))); }
 inline I magnitude(I v) { return _mm512_abs_epi8(v); }
-inline I signed_like(I x, I w) {
-  return _mm512_mask_sub_epi8(x, _mm512_movepi8_mask(w), _mm512_setzero_si512(), x);
-}
+inline I signed_like(I x, I w) { return _mm512_mask_sub_epi8(x, _mm512_movepi8_mask(w), _mm512_setzero_si512(), x); }
 inline I shuffle_bytes(I v, __m128i places) { return _mm512_shuffle_epi8(v, _mm512_broadcast_i32x4(places)); }
 #if defined(__AVX512VNNI__)
 #define FALCON_VNNI "vpdpbusd"
@@ -138,8 +136,12 @@ inline I widen_dot2(I sum) { return multiply_add_int16(sum, broadcast(0x00010001
 inline I dot4(I sum, I w, I x) { return pin_to_register(add_int32(sum, widen_dot2(multiply_add_pairs(w, x)))); }
 inline I dot2(I sum, I w, I x) { return pin_to_register(add_int16(sum, multiply_add_pairs(w, x))); }
 inline I scaled_dot2(I sum, I factor) { return multiply_add_int16(sum, factor); }
-inline I even_of(I pairs) { return shuffle_bytes(pairs, _mm_setr_epi32(0x01000100, 0x05040504, 0x09080908, 0x0d0c0d0c)); }
-inline I odd_of(I pairs) { return shuffle_bytes(pairs, _mm_setr_epi32(0x03020302, 0x07060706, 0x0b0a0b0a, 0x0f0e0f0e)); }
+inline I even_of(I pairs) {
+  return shuffle_bytes(pairs, _mm_setr_epi32(0x01000100, 0x05040504, 0x09080908, 0x0d0c0d0c));
+}
+inline I odd_of(I pairs) {
+  return shuffle_bytes(pairs, _mm_setr_epi32(0x03020302, 0x07060706, 0x0b0a0b0a, 0x0f0e0f0e));
+}
 #endif
 
 // The same names for a vector type that is a template's argument, F8 or F
