@@ -22,7 +22,7 @@ from falcon_cli.errors import FalconError
 from falcon_cli.native.arena import ARENA
 from falcon_cli.native.blocks import BLOCK_FORMATS, FLOATS, pack_blocks
 from falcon_cli.native.packed_matrix import PackedMatrix, WeightFormat
-from falcon_cli.native.quantized import QuantizedLinear, WeightRows
+from falcon_cli.native.quantized import QuantizedLinear, WeightRows, rows_of
 
 Linear = nn.Linear | QuantizedLinear
 """What the kernels take over."""
@@ -97,9 +97,7 @@ def _rows(linears: Sequence[Linear], format: WeightFormat) -> tuple[list[Tensor]
         kind = "fp32"
     if kind in BLOCK_FORMATS:
         return [linear.tensor.blocks for linear in linears if isinstance(linear, QuantizedLinear)], kind
-    return [
-        linear.tensor if isinstance(linear, QuantizedLinear) else linear.weight.detach() for linear in linears
-    ], kind
+    return [rows_of(linear) for linear in linears], kind
 
 
 def _pack(rows: WeightRows, kind: str, bias_O: Tensor | None) -> PackedMatrix:

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from falcon_cli.native.blocks import BLOCK_FORMATS
 from falcon_cli.native.quantized import QuantizedLinear, QuantizedTensor
 from falcon_cli.target.gguf.file import GgufFile
 
@@ -28,11 +29,10 @@ _PORTION = 1 << 18
 _ROWS = 4096
 """Outputs that a linear layer makes at a time."""
 _SCALES = {
-    **dict.fromkeys(("Q4_0", "Q5_0", "Q8_0", "IQ4_NL", "IQ4_XS"), (0,)),
-    **dict.fromkeys(("Q4_1", "Q5_1", "Q4_K", "Q5_K"), (0, 2)),
+    **{kind: format.halves for kind, format in BLOCK_FORMATS.items()},
+    **dict.fromkeys(("IQ4_NL", "IQ4_XS"), (0,)),
     "Q2_K": (80, 82),
     "Q3_K": (108,),
-    "Q6_K": (208,),
 }
 """Format → where a block has its fp16 scales. All else in it are whole numbers."""
 
