@@ -7,7 +7,7 @@ A draft's nodes are written behind the committed tokens, in node order. `commit`
 only the rows that are not in their place yet; whatever lies behind is overwritten by the next draft.
 
 `StaticCache` holds all layers in one buffer, `LayerCache` each layer's keys and values by themselves, for models whose
-layers differ.
+layers differ. The kernels have a cache of their own (`native/panel_cache.py`).
 
 Shapes: S slots, G kv heads, H head size, T nodes. The buffer is [2, layers, 1, G, S, H]: keys, then values.
 """
@@ -31,33 +31,27 @@ def cache_argument(module: Any) -> str:
     return "cache" if "cache" in signature(type(module).forward).parameters else "past_key_values"  # before 5.24
 
 
-def kv_shape(config: Any) -> tuple[int, int]:
-    """Key-value heads of a layer and the size of a head, by a Llama-like model's configuration."""
-    heads = config.num_attention_heads
-    groups = getattr(config, "num_key_value_heads", None) or heads
-    return groups, getattr(config, "head_dim", None) or config.hidden_size // heads
-
-
-class SlotCache(Cache, ABC):
+class KeyValueCache(ABC):
     """Keys and values of one text; grows by doubling up to `limit` slots, never shrinks.
 
-    Every tensor of it has its slots on the last axis but one.
+    Args:
+        limit: Most slots ever needed (context + the widest draft).
+        capacity: Slots to begin with.
     """
 
-    def __init__(self, limit: int, capacity: int, layers: "list[SlotLayer]"):
+    def __init__(self, limit: int, capacity: int):
         self.limit, self.capacity = limit, min(capacity, limit)
         """Slots at most, and allocated now."""
         self.length = 0
         """Committed tokens."""
-        super().__init__(layers=list(layers))
 
     @abstractmethod
-    def tensors(self) -> list[Tensor]:
-        """All that is held, [..., S, H]."""
+    def grow(self) -> None:
+        """Take memory for `capacity` slots, and keep what is committed."""
 
     @abstractmethod
-    def replace(self, tensors: Sequence[Tensor]) -> None:
-        """Hold these tensors instead, in the same order."""
+    def move(self, source: int, goal: int) -> None:
+        """Copy a slot's keys and values to another slot."""
 
     def reserve(self, nodes: int) -> None:
         """Make room for `nodes` more slots, doubling as needed.
@@ -73,20 +67,43 @@ class SlotCache(Cache, ABC):
         while self.capacity < wanted:
             self.capacity *= 2
         self.capacity = min(self.capacity, self.limit)
-        self.replace([self._grown(tensor) for tensor in self.tensors()])
+        self.grow()
 
     def commit(self, path: Sequence[int]) -> None:
         """Keep the nodes `path` (ascending, parents first) of the T just written; the others are forgotten."""
         for place, node in enumerate(path):
             if place != node:  # ascending, so place < node and no row is overwritten before it has moved
-                source, goal = self.length + node, self.length + place
-                for tensor in self.tensors():
-                    tensor[..., goal, :] = tensor[..., source, :]
+                self.move(self.length + node, self.length + place)
         self.length += len(path)
 
     def rewind(self, length: int) -> None:
         """Forget all but the first `length` committed tokens."""
         self.length = min(length, self.length)
+
+
+class SlotCache(KeyValueCache, Cache):
+    """A cache that transformers' models write. Every tensor of it has its slots on the last axis but one."""
+
+    def __init__(self, limit: int, capacity: int, layers: "list[SlotLayer]"):
+        KeyValueCache.__init__(self, limit, capacity)
+        Cache.__init__(self, layers=list(layers))
+
+    @abstractmethod
+    def tensors(self) -> list[Tensor]:
+        """All that is held, [..., S, H]."""
+
+    @abstractmethod
+    def replace(self, tensors: Sequence[Tensor]) -> None:
+        """Hold these tensors instead, in the same order."""
+
+    def grow(self) -> None:
+        """See `KeyValueCache`."""
+        self.replace([self._grown(tensor) for tensor in self.tensors()])
+
+    def move(self, source: int, goal: int) -> None:
+        """See `KeyValueCache`."""
+        for tensor in self.tensors():
+            tensor[..., goal, :] = tensor[..., source, :]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Committed tokens (transformers' name for it)."""

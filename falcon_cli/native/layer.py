@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from falcon_cli.attention.view import View
-from falcon_cli.kv_cache import StaticCache
 from falcon_cli.native.packed_matrix import Best, PackedMatrix, WeightFormat, best, product
+from falcon_cli.native.panel_cache import PanelCache
 from falcon_cli.native.quantized import QuantizedLinear
 from falcon_cli.native.weights import Linear, packed, packed_gate_up, packed_parts
 
@@ -67,6 +67,10 @@ class NativeDecoder(nn.Module):
         super().__init__()
         first: Any = layers[0]
         scale, epsilon = first.self_attn.scaling, first.input_layernorm.variance_epsilon
+        self._layers = len(layers)
+        self._head_size: int = first.self_attn.head_dim
+        self._kv_heads: int = first.self_attn.k_proj.out_features // self._head_size
+        self._cache_dtype = torch.float32 if format == "fp32" else torch.float16
         self.matrices: list[PackedMatrix] = []
         handles = []
         for index, layer in enumerate(layers):
@@ -76,7 +80,11 @@ class NativeDecoder(nn.Module):
         self._handle = torch.classes.falcon.Decoder(handles, final_norm_D, epsilon, scale)
         self._rotary, self._tables = rotary, (torch.empty(0, 0), torch.empty(0, 0))
 
-    def forward(self, hidden_TD: Tensor, view: View, cache: StaticCache, context_TD: Tensor | None = None) -> Tensor:
+    def new_cache(self, limit: int, capacity: int = 1024) -> PanelCache:
+        """An empty cache for these layers: of fp16 numbers, where weights are not fp32."""
+        return PanelCache(self._layers, self._kv_heads, self._head_size, limit, self._cache_dtype, capacity)
+
+    def forward(self, hidden_TD: Tensor, view: View, cache: PanelCache, context_TD: Tensor | None = None) -> Tensor:
         """The rows' outputs [T, D]. Their keys and values are written behind what the cache holds.
 
         With a context, keys and values of all layers are made of the context (a drafter's one layer needs this).
@@ -88,7 +96,8 @@ class NativeDecoder(nn.Module):
             None if context_TD is None else context_TD.contiguous(),
             *self._tables,
             view.depth_T,
-            cache.buffer,
+            cache.keys,
+            cache.values,
             view.committed,
             None if view.ancestors_TC is None else view.ancestors_TC.contiguous(),
         )

@@ -1,13 +1,32 @@
 """Weights as a GGUF file holds them: blocks of small whole numbers with their scales, read when they are needed.
 
-Shapes: O outputs of a matrix, I inputs of a matrix, V vocabulary, D hidden size.
+Shapes: O outputs of a matrix, I inputs of a matrix, R rows of it, V vocabulary, D hidden size.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
+
+_PORTION = 1 << 18
+"""Numbers that are dequantised at a time: what lies between them and their bytes fits the processor's cache."""
+_ROWS = 4096
+"""Outputs that a linear layer makes at a time."""
+
+
+def dequantised(blocks: NDArray[np.uint8], kind: str) -> NDArray[np.float32]:
+    """Numbers of a few bytes, all in one row; gguf makes those of one row at once, and of many rows in small groups.
+
+    Raises:
+        NotImplementedError: gguf cannot read the format.
+    """
+    from gguf import GGMLQuantizationType, dequantize
+
+    return dequantize(blocks.reshape(1, -1), GGMLQuantizationType[kind])
 
 
 @dataclass(frozen=True)
@@ -25,15 +44,26 @@ class QuantizedTensor:
 
     def __getitem__(self, rows: Tensor | slice) -> Tensor:
         """Rows as fp32 numbers: those of a slice [R, I], or of a tensor of indices [..., I]."""
-        from gguf import GGMLQuantizationType, dequantize
+        blocks, inputs = self.blocks[rows], self.shape[1]
+        stored = blocks.reshape(-1, blocks.shape[-1]).numpy()
+        weight_RI = np.empty((len(stored), inputs), np.float32)  # no tensor: inference mode is a thread's own
+        step = max(1, _PORTION // inputs)
 
-        blocks = self.blocks[rows]
-        numbers = dequantize(blocks.reshape(-1, blocks.shape[-1]).numpy(), GGMLQuantizationType[self.kind])
-        return torch.from_numpy(numbers.astype("float32", copy=False)).view(*blocks.shape[:-1], self.shape[1])
+        def fill(begin: int) -> None:
+            piece = slice(begin, begin + step)
+            weight_RI[piece] = dequantised(stored[piece], self.kind).reshape(-1, inputs)
+
+        begins = range(0, len(stored), step)
+        if len(begins) > 1:
+            with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+                list(threads.map(fill, begins))
+        else:  # a few tokens' vectors, in each pass: no thread is worth its start
+            list(map(fill, begins))
+        return torch.from_numpy(weight_RI).view(*blocks.shape[:-1], inputs)
 
 
 class QuantizedLinear(nn.Module):
-    """A linear layer that makes fp32 numbers of its weights in each call: slow, and small in memory.
+    """A linear layer that makes fp32 numbers of its weights in each call, a portion after the other: slow, but small.
 
     Args:
         tensor: The weights.
@@ -47,7 +77,12 @@ class QuantizedLinear(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         """Outputs [..., O] of rows [..., I]."""
-        return nn.functional.linear(rows, self.tensor[:].to(rows.dtype), self.bias)
+        pieces = [
+            nn.functional.linear(rows, self.tensor[begin : begin + _ROWS].to(rows.dtype))
+            for begin in range(0, self.out_features, _ROWS)
+        ]
+        outputs = torch.cat(pieces, -1)
+        return outputs if self.bias is None else outputs + self.bias
 
 
 class QuantizedEmbedding(nn.Module):

@@ -16,8 +16,9 @@ from falcon_cli.attention.backend import BACKENDS, implementation
 from falcon_cli.attention.view import View
 from falcon_cli.core import WIDEST_DRAFT, Draft, Scores
 from falcon_cli.errors import FalconError
-from falcon_cli.kv_cache import LayerCache, SlotCache, StaticCache, kv_shape
-from falcon_cli.native.layer import NativeDecoder, NativeLinear
+from falcon_cli.kv_cache import KeyValueCache, LayerCache, SlotCache, StaticCache
+from falcon_cli.native.layer import NativeLinear
+from falcon_cli.native.panel_cache import PanelCache
 from falcon_cli.native.quantized import WeightRows, device_of, rows_of
 from falcon_cli.native.swap import NativeLayers
 from falcon_cli.target.forward.branches import read_branches
@@ -80,7 +81,7 @@ class TargetModel:
         self._head_input = HeadInput(getattr(self.decoder, "norm", None))
         self.embedding_rows: int = len(rows_of(model.get_input_embeddings()))
         """A token can be read if its id is less; a tokenizer may have added tokens beyond."""
-        self.cache: SlotCache = self._empty_cache()
+        self.cache: KeyValueCache = self._empty_cache()
         self.outline = TargetOutline(self.hidden_size, self.config, self.decoder, self._final_norm)
         """What a drafter is built on."""
 
@@ -219,8 +220,9 @@ class TargetModel:
         """Scores of all rows, or features of all and logits of the last; keys and values are written, not kept."""
         self.cache.reserve(len(tokens_T))
         view = View(self.cache.length, depth_T, ancestors_TT)
-        if self.native is not None and self.native.decoder is not None:
-            return self._read_natively(self.native.decoder, tokens_T, view, last)
+        if isinstance(self.cache, PanelCache):
+            return self._read_natively(self.cache, tokens_T, view, last)
+        assert isinstance(self.cache, SlotCache)
         with nullcontext() if self.longrope is None else self.longrope.steering():
             if self.graphs is not None and ancestors_TT is not None:
                 return Scores.of(*self.graphs.read(tokens_T, view, self.cache))
@@ -228,10 +230,11 @@ class TargetModel:
                 return Scores.of(*read_branches(self.forward, tokens_T, ancestors_TT, self.cache))
             return Scores.of(*self.forward(tokens_T, self.cache, None if self.branches else view, last))
 
-    def _read_natively(self, decoder: NativeDecoder, tokens_T: Tensor, view: View, last: bool) -> Scores:
-        assert isinstance(self.cache, StaticCache)
+    def _read_natively(self, cache: PanelCache, tokens_T: Tensor, view: View, last: bool) -> Scores:
+        assert self.native is not None
+        assert self.native.decoder is not None
         embedded_TD = self.model.get_input_embeddings()(tokens_T).to(self.dtype)
-        features_TD = decoder(embedded_TD, view, self.cache)
+        features_TD = self.native.decoder(embedded_TD, view, cache)
         return self._judged(features_TD[-1:] if last else features_TD, features_TD)
 
     def _judged(self, last_TD: Tensor, features_TD: Tensor) -> Scores:
@@ -249,24 +252,21 @@ class TargetModel:
         read = self._head_input
         return final_norm(read.module, self.hidden_size, epsilon_of(self.config), read.factor, read.rows)
 
-    def _empty_cache(self) -> SlotCache:
-        """One buffer for all layers where two tokens show that they are alike, else tensors of each layer's own."""
+    def _empty_cache(self) -> KeyValueCache:
+        """The kernels' own; else one buffer where two tokens show that layers are alike, or tensors of each layer."""
         limit = self.context_limit + WIDEST_DRAFT
-        shape = kv_shape(self.config) if self.native is not None and self.native.decoder is not None else None
-        if shape is None:
-            learned = LayerCache(limit, capacity=2)
-            with torch.no_grad():  # inference tensors would not do for layers that are spread (FSDP)
-                tokens_T = torch.zeros(2, dtype=torch.long, device=self.device)
-                self._head_input = self.forward.look(tokens_T, learned, self._two_rows())
-            if not learned.tensors():
-                raise TypeError("its forward keeps no keys and values")
-            shape = learned.uniform()
-            layers = len(learned.layers)
-        else:
-            layers = self.config.num_hidden_layers
+        if self.native is not None and self.native.decoder is not None:
+            return self.native.decoder.new_cache(limit)
+        learned = LayerCache(limit, capacity=2)
+        with torch.no_grad():  # inference tensors would not do for layers that are spread (FSDP)
+            tokens_T = torch.zeros(2, dtype=torch.long, device=self.device)
+            self._head_input = self.forward.look(tokens_T, learned, self._two_rows())
+        if not learned.tensors():
+            raise TypeError("its forward keeps no keys and values")
+        shape = learned.uniform()
         if shape is None:
             return LayerCache(limit)
-        return StaticCache(layers, *shape, limit=limit, dtype=self.dtype, device=self.device)
+        return StaticCache(len(learned.layers), *shape, limit=limit, dtype=self.dtype, device=self.device)
 
 
 def context_of(config: Any) -> int:

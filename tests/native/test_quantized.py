@@ -10,24 +10,36 @@ from tests.native.file_blocks import FLOATS, SHAPES, random_tensor
 
 
 @pytest.mark.parametrize("kind", [*SHAPES, *FLOATS])
-def test_rows_are_read_as_the_gguf_package_reads_all(kind):
+def test_rows_are_read_as_the_gguf_package_reads_all(kind, monkeypatch):
     from gguf import GGMLQuantizationType, dequantize
 
+    monkeypatch.setattr("falcon_cli.native.quantized._PORTION", 3 * 512 + 5)
     tensor = random_tensor(kind, 20, 512)
     whole = torch.from_numpy(dequantize(tensor.blocks.numpy(), GGMLQuantizationType[kind])).float()
     assert (len(tensor), tensor.shape) == (20, (20, 512))
     assert tensor[:].dtype == torch.float32
     assert torch.equal(tensor[:], whole)
     assert torch.equal(tensor[3:7], whole[3:7])
+    assert tensor[:0].shape == (0, 512)
     ids = torch.tensor([[4, 4, 19], [0, 7, 1]])
     assert torch.equal(tensor[ids], whole[ids])
+    with torch.inference_mode():
+        assert torch.equal(tensor[:], whole)
+
+
+@pytest.mark.parametrize("bias", [None, torch.arange(40.0)])
+def test_a_layer_in_portions_is_the_whole_one(bias, monkeypatch):
+    monkeypatch.setattr("falcon_cli.native.quantized._ROWS", 16)
+    tensor, rows = random_tensor("Q8_0", 40, 256), torch.randn(2, 3, 256)
+    expected = nn.functional.linear(rows, tensor[:], bias)
+    torch.testing.assert_close(QuantizedLinear(tensor, bias)(rows), expected)
 
 
 def test_a_layer_and_an_embedding_are_torchs_on_these_numbers():
     tensor, rows = random_tensor("Q4_K", 20, 512), torch.randn(2, 3, 512)
     bias_O, ids = torch.randn(20), torch.tensor([[5, 2]])
     layer = QuantizedLinear(tensor, bias_O)
-    assert torch.equal(layer(rows), torch.nn.functional.linear(rows, tensor[:], bias_O))
+    torch.testing.assert_close(layer(rows), nn.functional.linear(rows, tensor[:], bias_O))
     assert (layer.in_features, layer.out_features) == (512, 20)
     assert suits(layer)
     embedding = QuantizedEmbedding(tensor)

@@ -18,7 +18,6 @@ from transformers.models.llama.modeling_llama import (
     eager_attention_forward,
 )
 
-from falcon_cli.kv_cache import kv_shape
 from falcon_cli.native.layer import family_of
 from falcon_cli.target.outline import TargetOutline
 
@@ -125,3 +124,10 @@ def llama_config(outline: TargetOutline) -> LlamaConfig:
         rms_norm_eps=outline.norm.epsilon,
         rope_parameters={"rope_type": "default", "rope_theta": theta if isinstance(theta, int | float) else 1e4},
     )
+
+
+def kv_shape(config: Any) -> tuple[int, int]:
+    """Key-value heads of a layer and the size of a head, by a Llama-like model's configuration."""
+    heads = config.num_attention_heads
+    groups = getattr(config, "num_key_value_heads", None) or heads
+    return groups, getattr(config, "head_dim", None) or config.hidden_size // heads

@@ -15,9 +15,10 @@ from falcon_cli.attention.backend import implementation
 from falcon_cli.attention.view import View
 from falcon_cli.drafters.falcon.blocks import Blocks
 from falcon_cli.drafters.falcon.network import DrafterNetwork, LstmState, Mixed
-from falcon_cli.kv_cache import StaticCache
+from falcon_cli.kv_cache import KeyValueCache, StaticCache
 from falcon_cli.native.layer import NativeDecoder, linear_of
 from falcon_cli.native.packed_matrix import PackedMatrix, WeightFormat
+from falcon_cli.native.panel_cache import PanelCache
 from falcon_cli.native.swap import suits_layer, swap_inside
 from falcon_cli.native.weights import packed, packed_gate_up
 from falcon_cli.target.model import TargetModel
@@ -26,10 +27,13 @@ from falcon_cli.target.model import TargetModel
 class PassRunner(Protocol):
     """The steps of a pass."""
 
+    def new_cache(self, limit: int) -> KeyValueCache:
+        """An empty cache of at most so many positions, for `attend`."""
+
     def mix(self, embedded_BLD: Tensor, features_BLD: Tensor, state: LstmState | None) -> Mixed:
         """One vector of each token's embedding and feature."""
 
-    def attend(self, mixed_BLD: Tensor, view: View, block: int, cache: StaticCache) -> Tensor:
+    def attend(self, mixed_BLD: Tensor, view: View, block: int, cache: KeyValueCache) -> Tensor:
         """Hidden states [B, L, D] behind blocks of so many rows; keys and values go behind what the cache holds."""
 
     def finish(self, hidden_ED: Tensor, before_ED: Tensor | None) -> Tensor:
@@ -58,12 +62,18 @@ class TorchPassRunner:
     def __init__(self, network: DrafterNetwork):
         self.network = network
 
+    def new_cache(self, limit: int) -> StaticCache:
+        """See `PassRunner`."""
+        norm_D = self.network.layer.input_layernorm.weight  # kernels may have taken the matrices
+        return StaticCache(1, *self.network.layer.kv_shape, limit, norm_D.dtype, norm_D.device)
+
     def mix(self, embedded_BLD: Tensor, features_BLD: Tensor, state: LstmState | None) -> Mixed:
         """See `PassRunner`."""
         return self.network.mix(embedded_BLD, features_BLD, state)
 
-    def attend(self, mixed_BLD: Tensor, view: View, block: int, cache: StaticCache) -> Tensor:
+    def attend(self, mixed_BLD: Tensor, view: View, block: int, cache: KeyValueCache) -> Tensor:
         """See `PassRunner`."""
+        assert isinstance(cache, StaticCache)
         blocks = Blocks.of_rows(view.position_T, block, self.network.k)
         return self.network.attend(mixed_BLD, blocks, cache=cache, falcon_view=view)
 
@@ -95,13 +105,18 @@ class NativePassRunner:
         self.decoder = NativeDecoder(nn.ModuleList([network.layer]), None, network.rotary[0], kind)
         self._places: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
 
+    def new_cache(self, limit: int) -> PanelCache:
+        """See `PassRunner`."""
+        return self.decoder.new_cache(limit)
+
     def mix(self, embedded_BLD: Tensor, features_BLD: Tensor, state: LstmState | None) -> Mixed:
         """See `PassRunner`."""
         mixed = self.steps.mix(embedded_BLD, features_BLD, self.scale_D)
         return Mixed(mixed, state)
 
-    def attend(self, mixed_BLD: Tensor, view: View, block: int, cache: StaticCache) -> Tensor:
+    def attend(self, mixed_BLD: Tensor, view: View, block: int, cache: KeyValueCache) -> Tensor:
         """See `PassRunner`."""
+        assert isinstance(cache, PanelCache)
         mixed_LD = mixed_BLD.flatten(0, 1)
         start_LD = mixed_LD
         if self.own is not None:

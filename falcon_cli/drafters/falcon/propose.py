@@ -32,7 +32,6 @@ from falcon_cli.drafters.falcon.pass_runner import PassRunner, make_runner
 from falcon_cli.drafters.shared.head import head_of
 from falcon_cli.drafters.shared.tree_drafter import Choose, TreeDrafter, TreeOptions, TreePlan
 from falcon_cli.errors import UsageError
-from falcon_cli.kv_cache import StaticCache
 from falcon_cli.target.model import TargetModel
 from falcon_cli.tree.passes import positions_of
 from falcon_cli.tree.shape import TreeShape
@@ -94,15 +93,7 @@ class Falcon(TreeDrafter):
     def set_tree(self, shape: TreeShape) -> None:
         """See `TreeDrafter`."""
         super().set_tree(shape)
-        kv_heads, head_size = self.network.layer.kv_shape
-        self.cache = StaticCache(
-            layers=1,
-            kv_heads=kv_heads,
-            head_size=head_size,
-            limit=self._context + positions_of(self.plan(shape.height).passes),
-            dtype=self.dtype,
-            device=self.device,
-        )
+        self.cache = self.runner.new_cache(self._context + positions_of(self.plan(shape.height).passes))
         self._state: LstmState | None = None
         """The mixer's, after the last committed position."""
         self._tail_BLD = self._nothing()

@@ -1,4 +1,17 @@
 // Attention of few queries to the slots of a cache. All threads of a parallel region call `attend_all` together.
+//
+// Keys and values lie like packed matrices that grow by a slot with each token:
+//
+//     keys      [groups, slots / P, H, P]    a score is a query times a column of its panel
+//     values    [groups, H / P, slots, P]    an output is the slots' weights times a column of its panel
+//
+// So the kernel of float matrices multiplies both: several queries share what it loads, and no score is a sum over
+// lanes.
+//
+// A query's slots come in segments. Those of a segment are weighed by its own largest score, and what they add up to is
+// scaled when the next segment is added (as in FlashAttention). Where a segment begins, and every order of additions,
+// depend on the query's own slots alone: its bits are the same whatever queries stand beside it, and whichever threads
+// took its segments.
 #pragma once
 #include <optional>
 
@@ -6,19 +19,46 @@
 
 namespace falcon {
 
-struct LayerCache {
-  float* keys;
-  float* values;
-  int64_t groups;     // kv heads
-  int64_t stride;     // floats from one group to the next
-  int64_t head_size;  // floats of a slot
-  float* key(int64_t g, int64_t slot) const { return keys + g * stride + slot * head_size; }
-  float* value(int64_t g, int64_t slot) const { return values + g * stride + slot * head_size; }
+constexpr int64_t SEGMENT = 256;            // slots: keys and values of one stay in a second-level cache
+constexpr int64_t SHARED_ROWS = 64;         // at most: threads share a query's segments
+constexpr int64_t SHARED_FLOATS = 1 << 20;  // of such segments' sums, at most
+constexpr int64_t TILES_A_PART = 8;         // queries that one thread takes through all their segments, at most
+constexpr int64_t QUERY_ROWS = FLOAT_TILE_ROWS;
+
+struct CacheShape {
+  int64_t groups;  // kv heads
+  int64_t slots;   // whole panels
+  int64_t head_size;
+  int64_t value_panels() const { return (head_size + P - 1) / P; }
+  int64_t padded_head() const { return value_panels() * P; }
+  int64_t key_numbers() const { return groups * slots * head_size; }
+  int64_t value_numbers() const { return groups * slots * padded_head(); }
+};
+
+template <typename T>
+struct LayerCache : CacheShape {
+  T* keys;
+  T* values;
+
+  T* key_panel(int64_t g, int64_t slot) const { return keys + (g * slots + slot / P * P) * head_size; }
+  T* value_row(int64_t g, int64_t panel, int64_t slot) const {
+    return values + ((g * value_panels() + panel) * slots + slot) * P;
+  }
+
+  void write(int64_t g, int64_t slot, const float* key, const float* value) const {
+    T* to = key_panel(g, slot) + slot % P;
+    alignas(64) T rounded[8];
+    for (int64_t h = 0; h < head_size; h += 8) {
+      store_rounded(rounded, _mm256_loadu_ps(key + h));
+      for (int64_t i = 0; i < 8; i++) to[(h + i) * P] = rounded[i];
+      store_rounded(value_row(g, h / P, slot) + h % P, _mm256_loadu_ps(value + h));
+    }
+  }
 };
 
 struct VisibleSlots {           // of one row
   int64_t committed;            // the row sees all of these, the first slots
-  std::vector<int64_t> others;  // of its own forward
+  std::vector<int64_t> others;  // of its own forward, ascending
   int64_t count() const { return committed + others.size(); }
   int64_t slot(int64_t n) const { return n < committed ? n : others[n - committed]; }
 };
@@ -37,53 +77,37 @@ inline std::vector<VisibleSlots> visible_slots(int64_t rows, int64_t committed, 
   return slots;
 }
 
-struct Query {  // of one row and one head
-  const float* q;
-  float* out;
-  const VisibleSlots& slots;
-  float* scores;  // with space for 8 more, which `softmax` uses
+// The queries of a forward, and how its threads share them
+struct AttentionPlan {
+  std::vector<VisibleSlots> slots;  // of each row
+  int64_t heads;                    // of queries
+  CacheShape shape;
+  float scale;
+  int64_t segments = 0;
+  std::vector<float> shared;  // sums of each query's segments, where several threads make them
+
+  AttentionPlan(std::vector<VisibleSlots> slots_, int64_t heads, const CacheShape& shape, float scale)
+      : slots(std::move(slots_)), heads(heads), shape(shape), scale(scale) {
+    for (const VisibleSlots& of_row : slots) segments = std::max(segments, segments_of(of_row));
+    const int64_t floats = rows() * heads * segments * sums_size();
+    if (rows() <= SHARED_ROWS && floats <= SHARED_FLOATS) shared.resize(floats);
+  }
+
+  int64_t rows() const { return slots.size(); }
+  int64_t queries_a_row() const { return heads / shape.groups; }  // of one group
+  int64_t queries() const { return rows() * queries_a_row(); }    // of one group
+  static int64_t segments_of(const VisibleSlots& slots) { return (slots.count() + SEGMENT - 1) / SEGMENT; }
+
+  // Sums of a query over some slots: values weighed by e^(score - top) [padded head], `top`, and the sum of the weights
+  int64_t sums_size() const { return shape.padded_head() + 2; }
+  float* shared_sums(int64_t g, int64_t query, int64_t segment) {
+    return shared.data() + ((g * queries() + query) * segments + segment) * sums_size();
+  }
 };
 
-// Scores of one query over the slots begin .. end - 1 of those it sees: what N vectors V of the head, from h on, add
-template <typename V, int N>
-void dot_keys(const Query& query, const LayerCache& cache, int64_t g, int64_t begin, int64_t end, int64_t h) {
-  constexpr int64_t lanes = sizeof(V) / sizeof(float);
-  const VisibleSlots& slots = query.slots;
-  float* scores = query.scores;
-  V q[N];
-  for (int n = 0; n < N; n++) q[n] = load<V>(query.q + h + lanes * n);
-  for (int64_t s = begin; s < end; s += 8) {
-    F8 products[8];
-    for (int64_t i = 0; i < 8; i++) {  // behind the last slot, the last again
-      const float* key = cache.key(g, slots.slot(std::min(s + i, end - 1))) + h;
-      V v = q[0] * load<V>(key);
-      for (int n = 1; n < N; n++) v = fma(q[n], load<V>(key + lanes * n), v);
-      products[i] = add_halves(v);
-    }
-    const F8 sums = sum_lanes_of_8(products);
-    _mm256_storeu_ps(scores + s, h ? _mm256_loadu_ps(scores + s) + sums : sums);
-  }
-}
-
-// out += the values of the slots begin .. end - 1, weighed by the scores
-template <typename V, int N>
-void add_values(const Query& query, const LayerCache& cache, int64_t g, int64_t begin, int64_t end, int64_t h) {
-  constexpr int64_t lanes = sizeof(V) / sizeof(float);
-  const VisibleSlots& slots = query.slots;
-  const float* weights = query.scores;
-  V v[N];
-  for (int n = 0; n < N; n++) v[n] = load<V>(query.out + h + lanes * n);
-  for (int64_t s = begin; s < end; s++) {
-    const float* value = cache.value(g, slots.slot(s)) + h;
-    const V weight = broadcast<V>(weights[s]);
-    for (int n = 0; n < N; n++) v[n] = fma(weight, load<V>(value + lanes * n), v[n]);
-  }
-  for (int n = 0; n < N; n++) store<V>(query.out + h + lanes * n, v[n]);
-}
-
-// Scores become e^(scale score - top), and p[count] becomes one over their sum: outputs are divided once, at the end.
-// The sum runs in 8 lanes over the slots in their order; the padding of the last vector adds zeros.
-inline void softmax(float* p, int64_t count, float scale) {
+// Scores become e^(scale score - top); behind the sums go `top` and the sum of the weights. It runs in 8 lanes over the
+// slots in their order; the padding of the last vector adds zeros.
+inline void weigh(float* p, int64_t count, float scale, float* top_and_total) {
   const int64_t padded = (count + 7) / 8 * 8;
   std::fill(p + count, p + padded, p[0]);
   F8 largest = _mm256_loadu_ps(p);
@@ -93,72 +117,206 @@ inline void softmax(float* p, int64_t count, float scale) {
   for (int64_t s = 0; s < padded; s += 8) _mm256_storeu_ps(p + s, exponential(_mm256_loadu_ps(p + s) * scale - top));
   std::fill(p + count, p + padded, 0.f);
   for (int64_t s = 0; s < padded; s += 8) total += _mm256_loadu_ps(p + s);
-  p[count] = 1.f / sum_lanes(total);
+  top_and_total[0] = top;
+  top_and_total[1] = sum_lanes(total);
 }
 
-// Some queries of one group, block by block of slots: keys and values come from memory once for all of them. Each query
-// sums over its slots in their order, whatever the others do, so its bits do not depend on them.
-inline void attend(const std::vector<Query>& queries, const LayerCache& cache, int64_t g, float scale) {
-  constexpr int64_t slots_a_block = 64;
-  const int64_t H = cache.head_size;
-  const int64_t wide = H / 64 * 64;  // of the head in widest vectors, 64 floats at a time; the rest 8 at a time
-  int64_t longest = 0;
-  for (const Query& query : queries) longest = std::max(longest, query.slots.count());
-  auto for_blocks = [&](auto&& work) {
-    for (int64_t begin = 0; begin < longest; begin += slots_a_block)
-      for (const Query& query : queries)
-        if (begin < query.slots.count()) work(query, begin, std::min(begin + slots_a_block, query.slots.count()));
-  };
-  for_blocks([&](const Query& query, int64_t begin, int64_t end) {
-    for (int64_t h = 0; h < wide; h += 64) dot_keys<F, 64 / W>(query, cache, g, begin, end, h);
-    for (int64_t h = wide; h < H; h += 8) dot_keys<F8, 1>(query, cache, g, begin, end, h);
-  });
-  for (const Query& query : queries) {
-    softmax(query.scores, query.slots.count(), scale);
-    std::fill_n(query.out, H, 0.f);
+// The sums of a segment are added to those of the segments before
+inline void add_segment(float* sums, const float* segment, int64_t size) {
+  float* top_and_total = sums + size;
+  const float top = std::max(top_and_total[0], segment[size]);
+  const F8 old_factor = exponential(_mm256_set1_ps(top_and_total[0] - top));
+  const F8 new_factor = exponential(_mm256_set1_ps(segment[size] - top));
+  for (int64_t h = 0; h < size; h += 8)
+    _mm256_storeu_ps(sums + h,
+                     _mm256_fmadd_ps(_mm256_loadu_ps(sums + h), old_factor, _mm256_loadu_ps(segment + h) * new_factor));
+  top_and_total[1] = top_and_total[1] * old_factor[0] + segment[size + 1] * new_factor[0];
+  top_and_total[0] = top;
+}
+
+// A few queries of one group, the rows of a tile, on one segment of their slots
+template <typename T>
+class QueryTile {
+ public:
+  QueryTile(const AttentionPlan& plan, const LayerCache<T>& cache, int64_t g)
+      : plan(plan), cache(cache), g(g), queries(QUERY_ROWS * cache.head_size), scores(QUERY_ROWS * SEGMENT) {}
+
+  // The queries from `first` on, in the order of rows and their heads; `q` [T, q_stride] begins with those heads.
+  void take(int64_t first, int64_t count_, const float* q, int64_t q_stride) {
+    count = count_;
+    multiply = select_multiply<T>(count);
+    const int64_t H = cache.head_size;
+    const int64_t shared = plan.queries_a_row();
+    for (int64_t m = 0; m < count; m++) {
+      const int64_t t = (first + m) / shared;
+      slots[m] = &plan.slots[t];
+      std::copy_n(q + t * q_stride + (g * shared + (first + m) % shared) * H, H, queries.data() + m * H);
+    }
   }
-  for_blocks([&](const Query& query, int64_t begin, int64_t end) {
-    for (int64_t h = 0; h < wide; h += 64) add_values<F, 64 / W>(query, cache, g, begin, end, h);
-    for (int64_t h = wide; h < H; h += 8) add_values<F8, 1>(query, cache, g, begin, end, h);
-  });
-  for (const Query& query : queries)
-    for (int64_t h = 0; h < H; h++) query.out[h] *= query.scores[query.slots.count()];
+
+  int64_t segments(int64_t m) const { return AttentionPlan::segments_of(*slots[m]); }
+
+  // Sums of each query over a segment: those of the m-th go to `sums(m)`, which is not called if it sees no slot of it
+  template <typename Sums>
+  void attend(int64_t segment, Sums sums) {
+    begin = segment * SEGMENT;
+    for (int64_t m = 0; m < count; m++) {
+      committed[m] = std::clamp<int64_t>(slots[m]->committed - begin, 0, SEGMENT);
+      visible[m] = std::clamp<int64_t>(slots[m]->count() - begin, 0, SEGMENT);
+    }
+    score_committed();
+    score_others();
+    float* to[QUERY_ROWS];
+    for (int64_t m = 0; m < count; m++) {
+      to[m] = visible[m] ? sums(m) : nullptr;
+      if (visible[m]) weigh(scores.data() + m * SEGMENT, visible[m], plan.scale, to[m] + cache.padded_head());
+    }
+    for (int64_t panel = 0; panel < cache.value_panels(); panel++) add_values(panel, to);
+  }
+
+ private:
+  // Scores of P slots from `slot` on: `width` floats are from one query's to the next one's.
+  void score_panel(int64_t slot, float* to, int64_t width) {
+    F sums[2 * QUERY_ROWS];
+    std::fill_n(sums, 2 * count, broadcast(0.f));
+    multiply(cache.key_panel(g, slot), queries.data(), cache.head_size, cache.head_size, sums, {});
+    for (int64_t m = 0; m < count; m++) {
+      store(to + m * width, sums[2 * m]);
+      store(to + m * width + W, sums[2 * m + 1]);
+    }
+  }
+
+  void score_committed() {
+    const int64_t most = *std::max_element(committed, committed + count);
+    for (int64_t s = 0; s < most; s += P) score_panel(begin + s, scores.data() + s, SEGMENT);
+  }
+
+  // Slots of the forward itself: whole panels are scored, and each query takes what it sees of them.
+  void score_others() {
+    int64_t end = 0;
+    for (int64_t m = 0; m < count; m++)
+      if (visible[m] > committed[m]) end = std::max(end, slots[m]->others.back() + 1);
+    if (!end) return;
+    const int64_t first = slots[0]->committed / P * P;
+    const int64_t width = (end - first + P - 1) / P * P;
+    others.resize(QUERY_ROWS * width);
+    for (int64_t s = 0; s < width; s += P) score_panel(first + s, others.data() + s, width);
+    for (int64_t m = 0; m < count; m++)
+      for (int64_t n = committed[m]; n < visible[m]; n++)
+        scores[m * SEGMENT + n] = others[m * width + slots[m]->slot(begin + n) - first];
+  }
+
+  // P places of the head. What all queries see is multiplied for all of them; the rest slot by slot, for a query must
+  // not meet the numbers of a slot that it does not see.
+  void add_values(int64_t panel, float* const* to) {
+    F sums[2 * QUERY_ROWS];
+    std::fill_n(sums, 2 * count, broadcast(0.f));
+    const int64_t common = *std::min_element(committed, committed + count);
+    if (common) multiply(cache.value_row(g, panel, begin), scores.data(), SEGMENT, common, sums, {});
+    for (int64_t m = 0; m < count; m++) {
+      if (!visible[m]) continue;
+      for (int64_t n = common; n < visible[m]; n++) {
+        const T* value = cache.value_row(g, panel, slots[m]->slot(begin + n));
+        const F weight = broadcast(scores[m * SEGMENT + n]);
+        sums[2 * m] = fma(load_as_float(value), weight, sums[2 * m]);
+        sums[2 * m + 1] = fma(load_as_float(value + W), weight, sums[2 * m + 1]);
+      }
+      store(to[m] + panel * P, sums[2 * m]);
+      store(to[m] + panel * P + W, sums[2 * m + 1]);
+    }
+  }
+
+  const AttentionPlan& plan;
+  const LayerCache<T>& cache;
+  const int64_t g;
+  int64_t count = 0;
+  int64_t begin = 0;  // first slot of the segment
+  Multiply<T> multiply = nullptr;
+  const VisibleSlots* slots[QUERY_ROWS];
+  int64_t committed[QUERY_ROWS];  // slots of the segment that a query sees because they are committed
+  int64_t visible[QUERY_ROWS];    // and all that it sees
+  std::vector<float> queries;     // [rows, H]
+  std::vector<float> scores;      // [rows, SEGMENT]
+  std::vector<float> others;      // scores of the forward's own slots
+};
+
+// Outputs of a query: its sums, divided by the sum of the weights
+inline void write_output(const float* sums, const CacheShape& shape, float* out) {
+  const float factor = 1.f / sums[shape.padded_head() + 1];
+  for (int64_t h = 0; h < shape.head_size; h++) out[h] = sums[h] * factor;
+}
+
+// Few queries: threads share their segments, so that keys and values are read once. The last loop has no barrier.
+template <typename T>
+void attend_by_segments(AttentionPlan& plan, const LayerCache<T>& cache, const float* q, int64_t q_stride, float* out) {
+  const int64_t tiles = RowTiles(plan.queries(), QUERY_ROWS).count;
+  const int64_t of_segment = plan.shape.groups * plan.segments;
+  const int64_t parts = std::clamp<int64_t>(4 * omp_get_num_threads() / of_segment, 1, tiles);
+  const RowTiles rows(plan.queries(), QUERY_ROWS);
+#pragma omp for schedule(dynamic, 1)
+  for (int64_t n = 0; n < of_segment * parts; n++) {
+    const int64_t g = n / parts % plan.shape.groups;
+    const int64_t segment = n / parts / plan.shape.groups;
+    const int64_t part = n % parts;
+    QueryTile<T> tile(plan, cache, g);
+    for (int64_t t = part * tiles / parts; t < (part + 1) * tiles / parts; t++) {
+      tile.take(rows.begin(t), rows.height(t), q, q_stride);
+      tile.attend(segment, [&](int64_t m) { return plan.shared_sums(g, rows.begin(t) + m, segment); });
+    }
+  }
+  const int64_t shared = plan.queries_a_row();
+#pragma omp for schedule(static) nowait
+  for (int64_t t = 0; t < plan.rows(); t++)
+    for (int64_t head = 0; head < plan.heads; head++) {
+      const int64_t query = t * shared + head % shared;
+      float* sums = plan.shared_sums(head / shared, query, 0);
+      for (int64_t segment = 1; segment < AttentionPlan::segments_of(plan.slots[t]); segment++)
+        add_segment(sums, plan.shared_sums(head / shared, query, segment), cache.padded_head());
+      write_output(sums, cache, out + (t * plan.heads + head) * cache.head_size);
+    }
+}
+
+// Many queries: each thread takes some of them through all their segments.
+template <typename T>
+void attend_by_queries(AttentionPlan& plan, const LayerCache<T>& cache, const float* q, int64_t q_stride, float* out) {
+  const RowTiles rows(plan.queries(), QUERY_ROWS);
+  const int64_t parts = (rows.count + TILES_A_PART - 1) / TILES_A_PART;
+  const int64_t shared = plan.queries_a_row();
+  const int64_t size = plan.sums_size();
+  // Dynamic: parts take unequal time, because rows see unequal numbers of slots.
+#pragma omp for schedule(dynamic, 1)
+  for (int64_t n = 0; n < plan.shape.groups * parts; n++) {
+    const int64_t g = n / parts;
+    const int64_t first_tile = n % parts * rows.count / parts;
+    const int64_t end_tile = (n % parts + 1) * rows.count / parts;
+    const int64_t first = rows.begin(first_tile);
+    std::vector<float> sums((rows.begin(end_tile) - first) * size);
+    std::vector<float> of_segment(QUERY_ROWS * size);
+    QueryTile<T> tile(plan, cache, g);
+    for (int64_t segment = 0; segment < plan.segments; segment++)
+      for (int64_t t = first_tile; t < end_tile; t++) {
+        float* of_tile = sums.data() + (rows.begin(t) - first) * size;
+        tile.take(rows.begin(t), rows.height(t), q, q_stride);
+        tile.attend(segment, [&](int64_t m) { return segment ? of_segment.data() + m * size : of_tile + m * size; });
+        for (int64_t m = 0; segment && m < rows.height(t); m++)
+          if (segment < tile.segments(m))
+            add_segment(of_tile + m * size, of_segment.data() + m * size, cache.padded_head());
+      }
+    for (int64_t query = first; query < rows.begin(end_tile); query++) {
+      const int64_t head = query / shared * plan.heads + g * shared + query % shared;
+      write_output(sums.data() + (query - first) * size, cache, out + head * cache.head_size);
+    }
+  }
 }
 
 // All query heads of all rows: q [T, q_stride], of which the first `heads` heads are queries; out [T, heads, H].
-//
-// A group's queries are split into few parts, because each part reads all keys and values of the group: two parts a
-// thread keep all threads busy. More than 64 queries a part would not leave their scores in the cache.
-inline void attend_all(const float* q, int64_t q_stride, int64_t heads, const LayerCache& cache,
-                       const std::vector<VisibleSlots>& slots, float scale, float* out) {
+template <typename T>
+void attend_all(AttentionPlan& plan, const LayerCache<T>& cache, const float* q, int64_t q_stride, float* out) {
   FALCON_PROFILE("falcon::attention");
-  const int64_t rows = slots.size();
-  const int64_t shared = heads / cache.groups;  // query heads of a group
-  const int64_t of_group = rows * shared;
-  const int64_t busy = (2 * omp_get_num_threads() + cache.groups - 1) / cache.groups;
-  const int64_t parts = std::min(of_group, std::max(busy, of_group / 64));
-  std::vector<float> scores;
-  std::vector<Query> queries;
-  // Dynamic: parts take unequal time, because rows see unequal numbers of slots.
-#pragma omp for schedule(dynamic, 1)
-  for (int64_t n = 0; n < cache.groups * parts; n++) {
-    const int64_t g = n / parts;
-    const int64_t begin = n % parts * of_group / parts;
-    const int64_t end = (n % parts + 1) * of_group / parts;
-    int64_t width = 0;  // of a query's scores, with the space that `softmax` and whole vectors need
-    for (const VisibleSlots& of_row : slots) width = std::max(width, of_row.count() + 9);
-    scores.resize((end - begin) * width);
-    queries.clear();
-    for (int64_t i = begin; i < end; i++) {
-      const int64_t t = i / shared;
-      const int64_t head = g * shared + i % shared;
-      queries.push_back({.q = q + t * q_stride + head * cache.head_size,
-                         .out = out + (t * heads + head) * cache.head_size,
-                         .slots = slots[t],
-                         .scores = scores.data() + (i - begin) * width});
-    }
-    attend(queries, cache, g, scale);
-  }
+  if (plan.shared.empty())
+    attend_by_queries(plan, cache, q, q_stride, out);
+  else
+    attend_by_segments(plan, cache, q, q_stride, out);
 }
 
 }  // namespace falcon

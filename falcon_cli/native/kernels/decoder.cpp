@@ -48,19 +48,50 @@ Tensor rms_norm(const Tensor& x, const Tensor& weight, double epsilon) {
   return y;
 }
 
-// query [T, N, H], keys and values [1, G, S, H], visible [T, C]
+namespace {
+
+// The cache of some layers: keys [layers, G, S / P, H, P], values [layers, G, H / P, S, P], both of one type
+CacheShape cache_shape(const Tensor& keys, const Tensor& values) {
+  TORCH_CHECK(keys.dim() == 5 && values.dim() == 5 && keys.is_contiguous() && values.is_contiguous() &&
+                  keys.scalar_type() == values.scalar_type(),
+              "a cache of contiguous panels of one type, not ", keys.sizes(), " and ", values.sizes());
+  TORCH_CHECK(keys.scalar_type() == at::kFloat || keys.scalar_type() == at::kHalf, "a cache of ", keys.scalar_type());
+  const CacheShape shape{.groups = keys.size(1), .slots = keys.size(2) * P, .head_size = keys.size(3)};
+  TORCH_CHECK(keys.size(4) == P && values.size(0) == keys.size(0) && values.size(1) == shape.groups &&
+                  values.size(2) == shape.value_panels() && values.size(3) == shape.slots && values.size(4) == P,
+              "keys ", keys.sizes(), " and values ", values.sizes(), " are of different caches");
+  return shape;
+}
+
+template <typename T>
+LayerCache<T> layer_cache(const CacheShape& shape, const Tensor& keys, const Tensor& values, int64_t layer) {
+  return {shape, keys.data_ptr<T>() + layer * shape.key_numbers(),
+          values.data_ptr<T>() + layer * shape.value_numbers()};
+}
+
+// Call `work` with a value of the cache's type
+template <typename Work>
+void with_type(const Tensor& keys, Work work) {
+  if (keys.scalar_type() == at::kHalf)
+    work(at::Half());
+  else
+    work(float());
+}
+
+}  // namespace
+
+// query [T, N, H], and one layer's cache
 Tensor attention(const Tensor& query, Tensor keys, Tensor values, int64_t committed, const OptionalTensor& visible,
                  double scale) {
   Tensor q = query.contiguous();
   Tensor out = at::empty_like(q);
-  const LayerCache cache{.keys = keys.data_ptr<float>(),
-                         .values = values.data_ptr<float>(),
-                         .groups = keys.size(1),
-                         .stride = keys.stride(1),
-                         .head_size = keys.size(3)};
-  const auto slots = visible_slots(q.size(0), committed, visible);
+  const CacheShape shape = cache_shape(keys, values);
+  AttentionPlan plan(visible_slots(q.size(0), committed, visible), q.size(1), shape, scale);
+  with_type(keys, [&](auto number) {
+    const auto cache = layer_cache<decltype(number)>(shape, keys, values, 0);
 #pragma omp parallel num_threads(at::get_num_threads())
-  attend_all(data_or_null(q), q.size(1) * q.size(2), q.size(1), cache, slots, scale, out.data_ptr<float>());
+    attend_all(plan, cache, data_or_null(q), q.size(1) * q.size(2), out.data_ptr<float>());
+  });
   return out;
 }
 
@@ -70,15 +101,12 @@ namespace {
 struct Forward {
   int64_t T;                         // rows
   int64_t D;                         // hidden size
-  int64_t H;                         // head size
-  int64_t G;                         // kv heads
   int64_t N;                         // query heads
   int64_t begin;                     // slot of the first row
   std::vector<const float*> cosine;  // of each row
   std::vector<const float*> sine;
-  std::vector<VisibleSlots> slots;
+  AttentionPlan attention;
   float epsilon;
-  float scale;  // of attention scores
   std::vector<float> normed;
   std::vector<float> projected;          // queries, keys and values
   std::vector<float> projected_queries;  // only with a context: the rows' own queries
@@ -102,8 +130,9 @@ void rotate(float* x, const float* cosine, const float* sine, int64_t H) {
 }
 
 // Norm and rotate queries and keys, then write keys and values into the cache
-void fill_cache(const DecoderLayer& layer, const LayerCache& cache, Forward& f) {
-  const int64_t H = f.H;
+template <typename T>
+void fill_cache(const DecoderLayer& layer, const LayerCache<T>& cache, Forward& f) {
+  const int64_t H = cache.head_size;
   const int64_t width = layer.qkv_width();
   const float* query_norm = layer.query_norm ? data_or_null(*layer.query_norm) : nullptr;
   const float* key_norm = layer.key_norm ? data_or_null(*layer.key_norm) : nullptr;
@@ -111,24 +140,22 @@ void fill_cache(const DecoderLayer& layer, const LayerCache& cache, Forward& f) 
   for (int64_t t = 0; t < f.T; t++) {
     float* queries = f.projected.data() + t * width;
     float* keys = queries + f.N * H;
-    float* values = keys + f.G * H;
-    for (int64_t n = 0; n < f.N + f.G; n++) {
+    float* values = keys + cache.groups * H;
+    for (int64_t n = 0; n < f.N + cache.groups; n++) {
       float* head = queries + n * H;
       if (query_norm) normalise(head, n < f.N ? query_norm : key_norm, head, H, f.epsilon);
       rotate(head, f.cosine[t], f.sine[t], H);
     }
-    for (int64_t g = 0; g < f.G; g++) {
-      std::copy_n(keys + g * H, H, cache.key(g, f.begin + t));
-      std::copy_n(values + g * H, H, cache.value(g, f.begin + t));
-    }
+    for (int64_t g = 0; g < cache.groups; g++) cache.write(g, f.begin + t, keys + g * H, values + g * H);
   }
 }
 
 // Rows x become the layer's outputs. Keys and values are made of `context` where there is one, as a drafter's are. The
 // loops without a barrier (nowait) are static: the next loop's thread reads only rows that it has made itself.
-void run_layer(const DecoderLayer& layer, const LayerCache& cache, Forward& f, float* x, const float* context) {
+template <typename T>
+void run_layer(const DecoderLayer& layer, const LayerCache<T>& cache, Forward& f, float* x, const float* context) {
   const int64_t D = f.D;
-  const int64_t query_width = f.N * f.H;
+  const int64_t query_width = f.N * cache.head_size;
   const int64_t width = layer.qkv_width();
   const int64_t inner = layer.inner_size();
   auto norm_rows = [&](const float* from, const Tensor& weight) {
@@ -153,7 +180,7 @@ void run_layer(const DecoderLayer& layer, const LayerCache& cache, Forward& f, f
     project(norm_rows(x, layer.input_norm), f.projected.data());
   }
   fill_cache(layer, cache, f);
-  attend_all(f.projected.data(), width, f.N, cache, f.slots, f.scale, f.attended.data());
+  attend_all(f.attention, cache, f.projected.data(), width, f.attended.data());
   product(f.rows_of(f.attended, query_width), *layer.o, x, D, Epilogue::add);
   product(norm_rows(x, layer.mlp_norm), *layer.gate_up, f.inner.data(), inner, Epilogue::silu_gate);
   product(f.rows_of(f.inner, inner), *layer.down, x, D, Epilogue::add);
@@ -161,40 +188,37 @@ void run_layer(const DecoderLayer& layer, const LayerCache& cache, Forward& f, f
 
 }  // namespace
 
-// Layers, then the final norm if there is one: T rows become T rows of the cache [2, layers, 1, G, S, H] behind what it
-// holds. Rotary tables are [positions, H]; a row's position is `committed` + its depth.
+// Layers, then the final norm if there is one: T rows become T rows of the cache behind what it holds. Rotary tables
+// are [positions, H]; a row's position is `committed` + its depth.
 Tensor Decoder::forward(const Tensor& hidden, const OptionalTensor& context, const Tensor& cosine, const Tensor& sine,
-                        const Tensor& depth, Tensor cache, int64_t committed, const OptionalTensor& visible) const {
+                        const Tensor& depth, Tensor keys, Tensor values, int64_t committed,
+                        const OptionalTensor& visible) const {
   FALCON_PROFILE("falcon::decoder");
   Tensor x = hidden.to(at::kFloat).clone(at::MemoryFormat::Contiguous);
   const DecoderLayer& first = *layers[0];
+  const CacheShape shape = cache_shape(keys, values);
   const int64_t count = layers.size();
-  const int64_t H = cache.size(5);
-  const int64_t G = cache.size(3);
+  const int64_t H = shape.head_size;
   const int64_t T = x.size(-2);
   const int64_t D = x.size(-1);
   const int64_t width = first.qkv_width();
-  const int64_t N = width / H - 2 * G;
+  const int64_t N = width / H - 2 * shape.groups;
   const int64_t inner = first.inner_size();
   const int64_t begin = committed + (visible ? visible->size(1) : T) - T;
   TORCH_CHECK(first.hidden_size() == D, "Decoder: rows of ", D, " for layers of ", first.hidden_size());
-  for (const DecoderLayerPtr& layer : layers) layer->check_heads(N, G, H);
+  for (const DecoderLayerPtr& layer : layers) layer->check_heads(N, shape.groups, H);
   TORCH_CHECK(!context || context->numel() == T * D, "a context of other rows");
   TORCH_CHECK(cosine.size(1) == H, "rotary embedding of a part of the head");
-  TORCH_CHECK(cache.scalar_type() == at::kFloat && cache.size(1) == count && begin + T <= cache.size(4),
-              "another cache");
+  TORCH_CHECK(keys.size(0) == count && begin + T <= shape.slots, "another cache");
   auto floats = [](int64_t count) { return std::vector<float>(count); };
   Forward f{.T = T,
             .D = D,
-            .H = H,
-            .G = G,
             .N = N,
             .begin = begin,
             .cosine = {},
             .sine = {},
-            .slots = visible_slots(T, committed, visible),
+            .attention = AttentionPlan(visible_slots(T, committed, visible), N, shape, scale),
             .epsilon = epsilon,
-            .scale = scale,
             .normed = floats(T * D),
             .projected = floats(T * width),
             .projected_queries = floats(context ? T * width : 0),
@@ -209,21 +233,17 @@ Tensor Decoder::forward(const Tensor& hidden, const OptionalTensor& context, con
   }
   float* rows = x.data_ptr<float>();
   const float* context_rows = context ? data_or_null(*context) : nullptr;
-  float* keys = cache.data_ptr<float>();
-  float* values = keys + cache.stride(0);
+  with_type(keys, [&](auto number) {
 #pragma omp parallel num_threads(at::get_num_threads())
-  {
-    for (int64_t n = 0; n < count; n++) {
-      const int64_t offset = n * cache.stride(1);
-      const LayerCache of_layer{
-          .keys = keys + offset, .values = values + offset, .groups = G, .stride = cache.stride(3), .head_size = H};
-      run_layer(*layers[n], of_layer, f, rows, context_rows);
-    }
-    if (final_norm) {
+    {
+      for (int64_t n = 0; n < count; n++)
+        run_layer(*layers[n], layer_cache<decltype(number)>(shape, keys, values, n), f, rows, context_rows);
+      if (final_norm) {
 #pragma omp for schedule(static)
-      for (int64_t t = 0; t < T; t++) normalise(rows + t * D, data_or_null(*final_norm), rows + t * D, D, f.epsilon);
+        for (int64_t t = 0; t < T; t++) normalise(rows + t * D, data_or_null(*final_norm), rows + t * D, D, f.epsilon);
+      }
     }
-  }
+  });
   return x;
 }
 

@@ -97,7 +97,8 @@ struct Decoder : torch::CustomClassHolder {
   }
 
   Tensor forward(const Tensor& hidden, const std::optional<Tensor>& context, const Tensor& cosine, const Tensor& sine,
-                 const Tensor& depth, Tensor cache, int64_t committed, const std::optional<Tensor>& visible) const;
+                 const Tensor& depth, Tensor keys, Tensor values, int64_t committed,
+                 const std::optional<Tensor>& visible) const;
 };
 
 }  // namespace falcon

@@ -8,31 +8,37 @@ namespace {
 // fp32, bf16 and fp16 weights. The sums are copied into a local array, and the kernel is a function of its own
 // (noinline): only so does GCC keep all of them in registers.
 template <int M, typename T>
-__attribute__((noinline)) void tile_float(const void* data, const TileInputs& rows, UnitRange range, F* sums,
-                                          Prefetch prefetch) {
-  const T* w = static_cast<const T*>(data);
+__attribute__((noinline)) void multiply(const T* w, const float* x, int64_t stride, int64_t count, F* sums,
+                                        Prefetch prefetch) {
   F s[2 * M];
 #pragma GCC unroll 24
   for (int i = 0; i < 2 * M; i++) s[i] = pin_to_register(sums[i]);
-  const int64_t K = rows.width;
-  const float* x = rows.floats + range.begin * BLOCK;
-  const float* end = rows.floats + std::min(range.end * BLOCK, K);
-  while (x < end) {
+  auto add_input = [&](const float* from, const T* weights) {
+    F low = pin_to_register(load_as_float(weights));
+    F high = pin_to_register(load_as_float(weights + W));
+#pragma GCC unroll 12
+    for (int m = 0; m < M; m++) {
+      F b = broadcast(from[m * stride]);
+      s[2 * m] = fma(low, b, s[2 * m]);
+      s[2 * m + 1] = fma(high, b, s[2 * m + 1]);
+    }
+  };
+  int64_t k = 0;
+  for (; k + 8 <= count; k += 8) {
     prefetch.step();
 #pragma GCC unroll 8
-    for (int k = 0; k < 8; k++, x++, w += P) {
-      F low = pin_to_register(load_as_float(w));
-      F high = pin_to_register(load_as_float(w + W));
-#pragma GCC unroll 12
-      for (int m = 0; m < M; m++) {
-        F b = broadcast(x[m * K]);
-        s[2 * m] = fma(low, b, s[2 * m]);
-        s[2 * m + 1] = fma(high, b, s[2 * m + 1]);
-      }
-    }
+    for (int i = 0; i < 8; i++, x++, w += P) add_input(x, w);
   }
+  for (; k < count; k++, x++, w += P) add_input(x, w);
 #pragma GCC unroll 24
   for (int i = 0; i < 2 * M; i++) sums[i] = pin_to_register(s[i]);
+}
+
+template <int M, typename T>
+void tile_float(const void* data, const TileInputs& rows, UnitRange range, F* sums, Prefetch prefetch) {
+  const int64_t begin = range.begin * BLOCK;
+  const int64_t end = std::min(range.end * BLOCK, rows.width);
+  multiply<M>(static_cast<const T*>(data), rows.floats + begin, rows.width, end - begin, sums, prefetch);
 }
 
 // int8 weights. A block's integer sums are exact; they begin at -128 times the sum of the block's inputs, because
@@ -83,7 +89,24 @@ TileKernel select(int64_t rows, WeightFormat format) {
   }
 }
 
+template <typename T, int M = FLOAT_TILE_ROWS>
+Multiply<T> multiply_of(int64_t rows) {
+  if constexpr (M > 1)
+    if (rows < M) return multiply_of<T, M - 1>(rows);
+  return multiply<M, T>;
+}
+
 }  // namespace
+
+template <>
+Multiply<float> select_multiply(int64_t rows) {
+  return multiply_of<float>(rows);
+}
+
+template <>
+Multiply<at::Half> select_multiply(int64_t rows) {
+  return multiply_of<at::Half>(rows);
+}
 
 TileKernel select_kernel(int64_t rows, WeightFormat format) {
   return format <= WeightFormat::int8 ? select(rows, format) : select_block_kernel(rows, format);

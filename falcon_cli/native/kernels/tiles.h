@@ -32,6 +32,14 @@ inline int load4(const int8_t* p) {
 // Sums [M, 2 vectors] go on over some units of inputs, whose weights begin at `data`.
 using TileKernel = void (*)(const void* data, const TileInputs& rows, UnitRange range, F* sums, Prefetch prefetch);
 
+// Sums [M, 2 vectors] go on over `count` inputs of rows that are `stride` floats apart. Behind `w` lie 2W weights of
+// each input: a panel of floats.
+template <typename T>
+using Multiply = void (*)(const T* w, const float* x, int64_t stride, int64_t count, F* sums, Prefetch prefetch);
+
+template <typename T>
+Multiply<T> select_multiply(int64_t rows);  // for a tile of that many rows
+
 // The kernel of a weight format for a tile of that many rows
 TileKernel select_kernel(int64_t rows, WeightFormat format);
 TileKernel select_block_kernel(int64_t rows, WeightFormat format);  // of GGUF's formats

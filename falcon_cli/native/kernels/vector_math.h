@@ -35,13 +35,6 @@ inline float sum_lanes(F8 v) {
   return total;
 }
 
-// The 8 sums of 8 vectors' lanes
-inline F8 sum_lanes_of_8(const F8* v) {
-  F8 a = _mm256_hadd_ps(_mm256_hadd_ps(v[0], v[1]), _mm256_hadd_ps(v[2], v[3]));
-  F8 b = _mm256_hadd_ps(_mm256_hadd_ps(v[4], v[5]), _mm256_hadd_ps(v[6], v[7]));
-  return _mm256_permute2f128_ps(a, b, 0x20) + _mm256_permute2f128_ps(a, b, 0x31);
-}
-
 // x divided by its root mean square, times a weight if there is one
 inline void normalise(const float* x, const float* weight, float* y, int64_t width, float epsilon) {
   F8 squares = _mm256_setzero_ps();

@@ -38,9 +38,7 @@ inline void store(float* p, F v) { _mm512_storeu_ps(p, v); }
 inline F broadcast(float v) { return _mm512_set1_ps(v); }
 inline I broadcast(int v) { return _mm512_set1_epi32(v); }
 inline F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
-inline F8 fma(F8 a, F8 b, F8 c) { return _mm256_fmadd_ps(a, b, c); }
 inline bool any_above(F v, float least) { return _mm512_cmp_ps_mask(v, broadcast(least), _CMP_GT_OQ); }
-inline F8 add_halves(F v) { return _mm512_castps512_ps256(v) + _mm512_extractf32x8_ps(v, 1); }
 inline F load_as_float(const at::BFloat16* p) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(load_256(p)), 16));
 }
@@ -107,6 +105,10 @@ inline I shuffle_bytes(I v, __m128i places) { return _mm256_shuffle_epi8(v, _mm2
 #endif
 #endif
 inline F load_as_float(const float* p) { return load(p); }
+inline void store_rounded(float* p, F8 v) { _mm256_storeu_ps(p, v); }
+inline void store_rounded(at::Half* p, F8 v) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+}
 
 inline I low_nibbles(I v) { return bits_of(v, 15); }
 inline I high_nibbles(I v) { return low_nibbles(shift_right_int16(v, 4)); }
@@ -143,22 +145,5 @@ inline I odd_of(I pairs) {
   return shuffle_bytes(pairs, _mm_setr_epi32(0x03020302, 0x07060706, 0x0b0a0b0a, 0x0f0e0f0e));
 }
 #endif
-
-// The same names for a vector type that is a template's argument, F8 or F
-template <typename V>
-V load(const float* p) {
-  V v;
-  std::memcpy(&v, p, sizeof v);
-  return v;
-}
-template <typename V>
-void store(float* p, V v) {
-  std::memcpy(p, &v, sizeof v);
-}
-template <typename V>
-V broadcast(float v) {
-  return v - V{};
-}
-inline F8 add_halves(F8 v) { return v; }
 
 }  // namespace falcon

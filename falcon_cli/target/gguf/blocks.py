@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from falcon_cli.errors import FalconError, first_line
-from falcon_cli.native.quantized import QuantizedEmbedding, QuantizedTensor
+from falcon_cli.native.quantized import QuantizedEmbedding, QuantizedLinear, QuantizedTensor
 from falcon_cli.native.weights import suits
 from falcon_cli.target.gguf.architectures import ARCHITECTURES
 from falcon_cli.target.gguf.convert import described
-from falcon_cli.target.gguf.mapped import TABLE, MappedFile, MappedLinear, MappedTensor
+from falcon_cli.target.gguf.mapped import TABLE, MappedFile, MappedTensor
 from falcon_cli.target.gguf.weights import (
     blank_model,
     check_whole,
@@ -87,7 +87,7 @@ class BlockFile:
             place, _, own = name.rpartition(".")
             setattr(model.get_submodule(place), own, _frozen(vector))
         if model.config.tie_word_embeddings:
-            model.set_output_embeddings(MappedLinear(model.get_input_embeddings().tensor))
+            model.set_output_embeddings(QuantizedLinear(model.get_input_embeddings().tensor))
         self._fill_buffers(model)
         model.generation_config = self._generation_config
         return model.eval()
@@ -103,7 +103,7 @@ class BlockFile:
         if not name.endswith(".weight") or not suits(layer):
             raise self._no_blocks(f"{name} is a weight of a {type(layer).__name__}")
         bias = vectors.pop(f"{name.removesuffix('weight')}bias", None)
-        return MappedLinear(matrix, None if bias is None else _frozen(bias))
+        return QuantizedLinear(matrix, None if bias is None else _frozen(bias))
 
     def _weights(self, model: Any) -> Iterator[tuple[str, QuantizedTensor | Tensor]]:
         """Names and values of the model's weights."""

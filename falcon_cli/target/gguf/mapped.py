@@ -3,31 +3,26 @@
 gguf's reader takes many seconds for a large vocabulary. So a table beside the model's description keeps where each
 tensor is.
 
-Shapes: O outputs of a matrix, I inputs of a matrix, R rows of it.
+Shapes: O outputs of a matrix.
 """
 
 import json
 import mmap
 import warnings
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from falcon_cli.native.blocks import BLOCK_FORMATS
-from falcon_cli.native.quantized import QuantizedLinear, QuantizedTensor
+from falcon_cli.native.quantized import QuantizedTensor, dequantised
 from falcon_cli.target.gguf.file import GgufFile
 
 TABLE = "tensors.json"
-_PORTION = 1 << 18
-"""Numbers that are dequantised at a time: what lies between them and their bytes fits the processor's cache."""
 _ROWS = 4096
-"""Outputs that a linear layer makes at a time."""
+"""Rows that are looked at at a time."""
 _SCALES = {
     **{kind: format.halves for kind, format in BLOCK_FORMATS.items()},
     **dict.fromkeys(("IQ4_NL", "IQ4_XS"), (0,)),
@@ -53,7 +48,7 @@ class MappedTensor:
         Raises:
             NotImplementedError: gguf cannot read the format.
         """
-        return torch.from_numpy(_dequantised(self.bytes[None].numpy(), self.kind).reshape(self.shape).copy())
+        return torch.from_numpy(dequantised(self.bytes.numpy(), self.kind).reshape(self.shape).copy())
 
     def matrix(self, order_O: Tensor | None = None) -> QuantizedTensor:
         """The matrix of a tensor of two dimensions; in another order of its rows, which takes a copy of the bytes.
@@ -63,41 +58,8 @@ class MappedTensor:
         """
         outputs, inputs = self.shape
         blocks = self.bytes.view(outputs, -1)
-        _dequantised(blocks[:1].numpy(), self.kind)
-        return MappedMatrix(self.kind, blocks if order_O is None else blocks[order_O], (outputs, inputs))
-
-
-class MappedMatrix(QuantizedTensor):
-    """A matrix whose many rows are dequantised by several threads."""
-
-    def __getitem__(self, rows: Tensor | slice) -> Tensor:
-        """See `QuantizedTensor`."""
-        if not isinstance(rows, slice):
-            return super().__getitem__(rows)
-        blocks_RB, inputs = self.blocks[rows], self.shape[1]
-        weight_RI = np.empty((len(blocks_RB), inputs), np.float32)  # no tensor: inference mode is a thread's own
-        step = max(1, _PORTION // inputs)
-
-        def fill(begin: int) -> None:
-            piece = slice(begin, begin + step)
-            weight_RI[piece] = _dequantised(blocks_RB[piece].reshape(1, -1).numpy(), self.kind).reshape(-1, inputs)
-
-        with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-            list(threads.map(fill, range(0, len(blocks_RB), step)))
-        return torch.from_numpy(weight_RI)
-
-
-class MappedLinear(QuantizedLinear):
-    """A linear layer that dequantises its weights in portions."""
-
-    def forward(self, rows: Tensor) -> Tensor:
-        """Outputs [..., O] of rows [..., I]."""
-        pieces = [
-            nn.functional.linear(rows, self.tensor[begin : begin + _ROWS].to(rows.dtype))
-            for begin in range(0, self.out_features, _ROWS)
-        ]
-        outputs = torch.cat(pieces, -1)
-        return outputs if self.bias is None else outputs + self.bias
+        dequantised(blocks[:1].numpy(), self.kind)
+        return QuantizedTensor(self.kind, blocks if order_O is None else blocks[order_O], (outputs, inputs))
 
 
 class MappedFile:
@@ -160,10 +122,3 @@ def finite(matrix: QuantizedTensor) -> bool:
         if not all(bool(part.isfinite().all()) for part in parts):
             return False
     return True
-
-
-def _dequantised(blocks: NDArray[np.uint8], kind: str) -> NDArray[np.float32]:
-    """Numbers of a few bytes, all in one row; gguf makes those of one row at once, and of many rows in small groups."""
-    from gguf import GGMLQuantizationType, dequantize
-
-    return dequantize(blocks, GGMLQuantizationType[kind])

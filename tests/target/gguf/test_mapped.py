@@ -2,8 +2,9 @@ import gguf
 import pytest
 import torch
 
+from falcon_cli.native.quantized import QuantizedTensor
 from falcon_cli.target.gguf.convert import described
-from falcon_cli.target.gguf.mapped import TABLE, MappedFile, MappedLinear, MappedMatrix, finite
+from falcon_cli.target.gguf.mapped import TABLE, MappedFile, finite
 
 KINDS = gguf.GGMLQuantizationType
 
@@ -20,7 +21,7 @@ def matrix():
             blocks = torch.randint(60, (outputs, size), dtype=torch.uint8)  # no scale of it is infinite
         else:
             blocks = torch.from_numpy(gguf.quantize(numbers, kind)).view(torch.uint8)
-        return MappedMatrix(kind.name, blocks, (outputs, inputs))
+        return QuantizedTensor(kind.name, blocks, (outputs, inputs))
 
     return made
 
@@ -36,35 +37,12 @@ def exact(matrix):
     return torch.from_numpy(numbers.astype("float32"))
 
 
-@pytest.mark.parametrize("kind", FORMATS, ids=str)
-def test_rows_are_the_numbers_that_gguf_reads(kind, matrix, monkeypatch):
-    monkeypatch.setattr("falcon_cli.target.gguf.mapped._PORTION", 3 * 256 + 5)
-    made = matrix(kind)
-    assert torch.equal(made[:], exact(made))
-    assert torch.equal(made[7:11], exact(made)[7:11])
-    assert torch.equal(made[torch.tensor([3, 3, 39])], exact(made)[[3, 3, 39]])
-    assert made[:0].shape == (0, 256)
-
-
-def test_rows_are_read_in_inference_mode_too(matrix):
-    with torch.inference_mode():
-        assert torch.equal(matrix(KINDS.Q8_0)[:], exact(matrix(KINDS.Q8_0)))
-
-
-@pytest.mark.parametrize("bias", [None, torch.arange(40.0)])
-def test_a_linear_layer_in_portions_is_the_whole_one(bias, matrix, monkeypatch):
-    monkeypatch.setattr("falcon_cli.target.gguf.mapped._ROWS", 16)
-    made, rows = matrix(KINDS.Q8_0), torch.randn(2, 3, 256)
-    expected = torch.nn.functional.linear(rows, exact(made), bias)
-    torch.testing.assert_close(MappedLinear(made, bias)(rows), expected)
-
-
 def _spoiled(matrix, at, bits):
     """Other bits in two bytes of the last row's last block."""
     blocks = matrix.blocks.clone()
     size = gguf.GGML_QUANT_SIZES[KINDS[matrix.kind]][1]
     blocks[-1, blocks.shape[1] - size + at :][:2] = torch.tensor([bits & 255, bits >> 8], dtype=torch.uint8)
-    return MappedMatrix(matrix.kind, blocks, matrix.shape)
+    return QuantizedTensor(matrix.kind, blocks, matrix.shape)
 
 
 @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
