@@ -26,7 +26,7 @@ def generate(
     from falcon_cli.generate.output import pick_output
     from falcon_cli.generate.requests import requests_from, with_first
     from falcon_cli.generate.run import Generator
-    from falcon_cli.methods.defaults import default_method
+    from falcon_cli.methods.defaults import DEFAULT_METHOD
     from falcon_cli.recipe.schema import GenerateRecipe
     from falcon_cli.target.reference.hold import told
 
@@ -42,9 +42,7 @@ def generate(
         keep_going=keep_going,
     )
     requests = requests_from(prompt, jsonl, recipe.keep_going)
-    output = pick_output(
-        recipe.method or default_method(recipe), as_json=json or jsonl, stream=stream, show_draft=show_draft
-    )
+    output = pick_output(recipe.method or DEFAULT_METHOD, as_json=json or jsonl, stream=stream, show_draft=show_draft)
     first, requests = with_first(requests) if check else (None, requests)
     failed = False
     for answer in Generator(recipe, first).answers(requests, output.piece):

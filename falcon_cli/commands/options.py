@@ -140,7 +140,7 @@ MethodOption = Annotated[
     Text,
     _option(
         "--method",
-        "falcon, eagle, medusa, ar, pld, lookahead, sps (default: falcon:copy=auto with a drafter, else pld).",
+        "adaptive, falcon, eagle, medusa, ar, pld, lookahead, sps (default: adaptive).",
         "NAME[:OPTION=VALUE,...]",
     ),
 ]

@@ -51,5 +51,11 @@ def _end_of_stream(method: str, answer: Answer) -> None:
         say(
             f"{figures['new_tokens']} tokens, {figures['tokens_per_second']:.1f} tokens/s, "
             f"{figures['tokens_per_cycle']:.2f} tokens per cycle, "
-            f"{figures['acceptance_rate']:.0%} drafted ({method})"
+            f"{figures['acceptance_rate']:.0%} drafted ({method}{_choices(answer)})"
         )
+
+
+def _choices(answer: Answer) -> str:
+    if answer.chosen is None:
+        return ""
+    return f": {answer.chosen['copy']} copies, {answer.chosen['tree']} trees, {answer.chosen['none']} without a draft"

@@ -1,6 +1,6 @@
 """`falcon generate` from requests to answers."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -12,10 +12,11 @@ from falcon_cli.decode.loop import extend, speculate
 from falcon_cli.decode.stats import Completion
 from falcon_cli.decode.stop import Stop
 from falcon_cli.decode.totals import counted
+from falcon_cli.drafters.adaptive.drafter import Adaptive
 from falcon_cli.errors import FalconError, UsageError
 from falcon_cli.generate.requests import Request, prompt_ids
 from falcon_cli.generate.text import Piece, TextStream
-from falcon_cli.methods.defaults import default_method
+from falcon_cli.methods.defaults import DEFAULT_METHOD
 from falcon_cli.methods.grammar import choose, load_context
 from falcon_cli.recipe.provenance import now
 from falcon_cli.recipe.schema import GenerateRecipe
@@ -35,6 +36,8 @@ class Answer:
     completion: Completion
     reference: ReferenceEntry | None = None
     """What came of holding it against `transformers.generate`; None where it was not."""
+    chosen: Mapping[str, int] | None = None
+    """Adaptive drafting: cycles by what was drafted (none, copy, tree)."""
 
     def to_json(self) -> dict[str, Any]:
         """The request's own fields, then text, token ids and statistics, and the reference where it was asked for."""
@@ -43,7 +46,7 @@ class Answer:
             "text": self.text,
             "token_ids": self.completion.ids,
             "finish": self.completion.finish,
-            "stats": statistics(self.completion),
+            "stats": statistics(self.completion) | ({} if self.chosen is None else {"drafts": dict(self.chosen)}),
             **({} if self.reference is None else {"reference": self.reference}),
         }
 
@@ -57,7 +60,7 @@ class Generator:
     """
 
     def __init__(self, recipe: GenerateRecipe, check: Request | None = None):
-        choice = choose(recipe.method or default_method(recipe))
+        choice = choose(recipe.method or DEFAULT_METHOD)
         choice.check(recipe)
         self.recipe = recipe
         chat_of = partial(ChatTemplate.of, recipe, date=now())
@@ -113,7 +116,8 @@ class Generator:
             said.append(piece.text)
             listen(piece)
         completion.finish = stop.finish or "length"
-        return Answer(request, "".join(said), completion)
+        chosen = self.drafter.chosen if isinstance(self.drafter, Adaptive) else None
+        return Answer(request, "".join(said), completion, chosen=chosen)
 
 
 def statistics(completion: Completion) -> dict[str, Any]:

@@ -9,23 +9,14 @@ from falcon_cli.methods.context import DraftSources
 
 _UNTRAINED = ("ar", "pld", "lookahead")
 _WITH_COPIES = "falcon:copy=auto"
+DEFAULT_METHOD = "adaptive"
+"""What `generate` drafts with: copies, the trees of a drafter where there is one, or neither."""
 
 
 def default_methods(sources: DraftSources) -> tuple[str, ...]:
     """What `bench` compares: trained methods are among them where they have a drafter."""
     trained = _with_drafter(sources)
-    return (*_UNTRAINED, *trained, *((_WITH_COPIES,) if "falcon" in trained else ()))
-
-
-def default_method(sources: DraftSources) -> str:
-    """What `generate` drafts with: Falcon and copies where there is a drafter, else prompt lookup.
-
-    A drafter for another method decides for that one.
-    """
-    method = _method_of(sources.drafter) if sources.drafter else "falcon"
-    if method != "falcon":
-        return method
-    return _WITH_COPIES if "falcon" in _with_drafter(sources) else "pld"
+    return (*_UNTRAINED, *trained, *((_WITH_COPIES,) if "falcon" in trained else ()), DEFAULT_METHOD)
 
 
 def _with_drafter(sources: DraftSources) -> tuple[str, ...]:

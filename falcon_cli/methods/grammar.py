@@ -5,11 +5,14 @@ That text is also the method's name in tables and files, unless ` as LABEL` behi
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from falcon_cli.core import Drafter
+from falcon_cli.drafters.saved.checkpoint import read_config
 from falcon_cli.drafters.shared.tree_drafter import TreeOptions
 from falcon_cli.errors import UsageError
+from falcon_cli.methods.adaptive import AdaptiveOptions
 from falcon_cli.methods.build import folder_for
 from falcon_cli.methods.context import DraftingContext, DraftSources
 from falcon_cli.methods.table import METHODS, Method
@@ -43,6 +46,8 @@ class MethodChoice:
             raise UsageError(f"{self.name} needs --draft-model: any causal LM of the target's vocabulary")
         if isinstance(self.options, TreeOptions):
             folder_for(self.key, self.options, sources.drafter, sources.target.model)
+        if isinstance(self.options, AdaptiveOptions) and (folder := self.options.drafter or sources.drafter):
+            read_config(Path(folder).expanduser())
 
     def build(self, context: DraftingContext) -> Drafter:
         """The drafter.

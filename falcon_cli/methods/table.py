@@ -10,6 +10,7 @@ from falcon_cli.drafters.rivals.pld import PldOptions
 from falcon_cli.drafters.rivals.sps import SpsOptions
 from falcon_cli.drafters.saved.trained import TRAINED
 from falcon_cli.methods import build
+from falcon_cli.methods.adaptive import AdaptiveOptions, adaptive
 from falcon_cli.methods.context import DraftingContext
 
 
@@ -34,5 +35,6 @@ METHODS: dict[str, Method] = {
     "pld": Method("prompt lookup", PldOptions, build.prompt_lookup),
     "lookahead": Method("lookahead decoding", LookaheadOptions, build.lookahead),
     "sps": Method("speculative sampling with a draft model", SpsOptions, build.speculative_sampling, True),
+    "adaptive": Method("copies, trees or neither, whichever is worth most just now", AdaptiveOptions, adaptive),
     **{name: Method(trained.summary, trained.options, build.trained) for name, trained in TRAINED.items()},
 }

@@ -76,7 +76,7 @@ class BenchRecipe(DraftingRecipe):
     limit: int | None = None
     """Questions to take, evenly spaced; None takes all."""
     methods: tuple[str, ...] | None = None
-    """None takes ar, pld and lookahead, and medusa, eagle, falcon and falcon:copy=auto where they have a drafter."""
+    """None takes ar, pld, lookahead, adaptive, and medusa, eagle, falcon, falcon:copy=auto where there is a drafter."""
     peers: tuple[str, ...] = ()
     """Other programs to measure beside ours."""
     max_new_tokens: int = 128
@@ -104,7 +104,7 @@ class GenerateRecipe(DraftingRecipe):
     """How prompts are answered."""
 
     method: str | None = None
-    """None takes falcon:copy=auto where it has a drafter, else pld."""
+    """None takes adaptive."""
     max_new_tokens: int = 256
     system: str | None = None
     """System message put before each prompt."""

@@ -5,7 +5,8 @@
     make cost ARGS="shape=7b"                   random weights in the shape of LLaMA-2-7B, bf16 (13.5 GB of memory)
 
 Times are medians of interleaved rounds. The cache's contents are not computed: a forward costs the same whatever it
-reads. With a shape, a few tokens are also decoded plainly and with an untrained Falcon drafter; the ids must be equal.
+reads. On the kernels a second table has the parts of a forward, each beside its limit (`limits.py`). With a shape, a
+few tokens are also decoded plainly and with an untrained Falcon drafter; the ids must be equal.
 """
 
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ import torch
 from falcon_cli.bench.measuring.memory import with_peak_memory
 from falcon_cli.console import progress, say, show
 from falcon_cli.core import Draft, Drafter
+from falcon_cli.costs.measure import pretend
 from falcon_cli.decode.loop import complete
 from falcon_cli.decode.stats import Completion
 from falcon_cli.decode.stop import Stop
@@ -29,6 +31,7 @@ from falcon_cli.native.build import load_kernels
 from falcon_cli.native.swap import swap_model
 from falcon_cli.recipe.distill import NetworkRecipe
 from falcon_cli.recipe.schema import TargetRecipe
+from falcon_cli.studies.limits import PARTS, Peaks, limits, taken
 from falcon_cli.target.load import load_target
 from falcon_cli.target.model import TargetModel
 from falcon_cli.tree.store import default_tree
@@ -75,17 +78,19 @@ class CostRecipe:
             raise FalconError(f"shape must be one of {', '.join(SHAPES)}, not {self.shape}")
 
 
+def drafts_of(target: TargetModel, recipe: CostRecipe) -> dict[int, Draft]:
+    """Nodes → a chain of so many."""
+    return {nodes: Draft.chain(list(range(3, 3 + nodes)), target.device) for nodes in recipe.nodes}
+
+
 @torch.inference_mode()
 def costs(target: TargetModel, recipe: CostRecipe) -> dict[tuple[int, int], float]:
     """(context, nodes) → milliseconds to score that many nodes after that many tokens."""
-    drafts = {nodes: Draft.chain(list(range(3, 3 + nodes)), target.device) for nodes in recipe.nodes}
+    drafts = drafts_of(target, recipe)
     times: dict[tuple[int, int], list[float]] = {}
     with progress("measuring", len(recipe.contexts) * (recipe.rounds + 1), "rounds") as bar:
         for context in recipe.contexts:
-            target.check_room(max(1, context), max(recipe.nodes))
-            target.cache.rewind(0)
-            target.cache.reserve(context)
-            target.cache.length = context
+            pretend(target, context, max(recipe.nodes))
             for number in range(recipe.rounds + 1):  # the first warms up
                 for nodes, draft in drafts.items():
                     began = perf_counter()
@@ -96,6 +101,20 @@ def costs(target: TargetModel, recipe: CostRecipe) -> dict[tuple[int, int], floa
                 bar.advance()
     target.cache.rewind(0)
     return {key: median(milliseconds) for key, milliseconds in times.items()}
+
+
+@torch.inference_mode()
+def parts(target: TargetModel, recipe: CostRecipe, peaks: Peaks) -> list[tuple[int, int, dict[str, str]]]:
+    """Context, nodes, and part → milliseconds, and how much of the speed that its limit allows."""
+    rows = []
+    for context in recipe.contexts:
+        pretend(target, context, max(recipe.nodes))
+        for nodes, draft in drafts_of(target, recipe).items():
+            spent, least = taken(target, draft), limits(target, context, nodes, peaks)
+            cells = {part: f"{spent[part]:.2f} ms, {100 * least[part] / spent[part]:.0f} %" for part in PARTS}
+            rows.append((context, nodes, cells))
+    target.cache.rewind(0)
+    return rows
 
 
 def random_model(shape: str) -> Any:
@@ -115,7 +134,7 @@ def untrained_falcon(target: TargetModel) -> Falcon:
 
 
 def run(recipe: CostRecipe) -> None:
-    """Measure, and print one table."""
+    """Measure, and print the tables."""
     from rich.table import Table
 
     if recipe.shape is None:
@@ -131,6 +150,19 @@ def run(recipe: CostRecipe) -> None:
             str(nodes), *(f"{cell:.1f} ({cell / least:.2f}x)" for cell, least in zip(cells, first, strict=True))
         )
     show(table)
+    if target.native is not None and target.native.exact:
+        _show_parts(target, recipe)
+
+
+def _show_parts(target: TargetModel, recipe: CostRecipe) -> None:
+    from rich.table import Table
+
+    peaks = Peaks.measured()
+    table = Table("after", "nodes", *PARTS, title="parts of a forward, and how much of their limit's speed they reach")
+    for context, nodes, cells in parts(target, recipe, peaks):
+        table.add_row(f"{context:,}", str(nodes), *(cells[part] for part in PARTS))
+    show(table)
+    say(str(peaks))
 
 
 def _random_target(recipe: CostRecipe) -> tuple[TargetModel, str]:

@@ -20,7 +20,7 @@ reached. Fractions, launches and rests are assumptions, not published figures.
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from falcon_cli.tune_tree.measure.cost_table import CostTable, DraftCost, save_costs
+from falcon_cli.costs.table import CostTable, DraftCost, save_costs
 
 K_VALUES = (1, 2, 3, 4)
 CONTEXTS = (128, 512, 1024, 2048)

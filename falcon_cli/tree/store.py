@@ -150,6 +150,15 @@ def default_tree(k: int, nodes: int = 24) -> TreeShape:
     return TreeShape.from_paths(scored.path for scored in likeliest(successors, nodes))
 
 
+def ranked(shape: TreeShape, k: int) -> list[ScoredPath]:
+    """The paths of a tree, likeliest first, by `default_tree`'s fixed model: every beginning of the list is a tree."""
+    probability: dict[Path, float] = {(): 1.0}
+    for path in shape.paths:  # parents come first
+        probability[path] = probability[path[:-1]] * _fixed_probability(path[-1], len(path) - 1, k)
+    scored = (ScoredPath(path, probability[path]) for path in shape.paths)
+    return sorted(scored, key=lambda one: (-one.probability, len(one.path), one.path))
+
+
 def _fixed_probability(rank: int, depth: int, k: int) -> float:
     """The probability that a node is right when its parent, at this depth, is right: its slot is depth mod k + 1."""
     return float(0.55 * 0.4**rank * 0.85 ** (depth % k))

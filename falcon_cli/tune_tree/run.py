@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from falcon_cli.console import progress, say
+from falcon_cli.costs.table import CostTable, save_costs
 from falcon_cli.drafters.saved.tuned import tuned_file
 from falcon_cli.recipe.tune import TuneTreeRecipe
 from falcon_cli.target.load import LoadedTarget, load_target
@@ -19,7 +20,6 @@ from falcon_cli.tune_tree.entries import (
 )
 from falcon_cli.tune_tree.folder import TuningFolder
 from falcon_cli.tune_tree.measure.cost_cache import check_covers, given_costs, local_costs
-from falcon_cli.tune_tree.measure.cost_table import CostTable, save_costs
 from falcon_cli.tune_tree.measure.texts import CalibrationPrompt
 from falcon_cli.tune_tree.measure.validation import PLAIN, MeasuredSpeed, validate, warn_where_costs_are_off
 from falcon_cli.tune_tree.result import DrafterSource, TuningResult

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -42,6 +43,14 @@ def test_a_stream_ends_with_its_statistics_on_stderr(capsys, answer):
         "hé!\n",
         "3 tokens, 4.0 tokens/s, 2.00 tokens per cycle, 50% drafted (pld)\n",
     )
+
+
+def test_adaptive_drafting_tells_what_it_chose(capsys, answer):
+    chosen = replace(answer, chosen={"none": 1, "copy": 2, "tree": 3})
+    played(pick_output("adaptive", as_json=False, stream=True, show_draft=False), chosen)
+    assert capsys.readouterr().err.endswith("drafted (adaptive: 2 copies, 3 trees, 1 without a draft)\n")
+    assert chosen.to_json()["stats"]["drafts"] == {"none": 1, "copy": 2, "tree": 3}
+    assert "drafts" not in answer.to_json()["stats"]
 
 
 def test_a_terminal_gets_a_stream_unless_told_otherwise(capsys, monkeypatch, answer):

@@ -51,7 +51,7 @@ def test_falcon_drafts_where_a_drafter_is_given(generator, chat_target, tiny_net
     bare = load_target(TargetRecipe(str(chat_target), kernels="torch")).model
     network = tiny_network(bare.decoder, k=2)
     save_drafter(tmp_path / "drafter", network, None, plain.target, {})
-    falcon = generator(drafter=str(tmp_path / "drafter"), max_new_tokens=24)
+    falcon = generator(drafter=str(tmp_path / "drafter"), method="falcon", max_new_tokens=24)
     asked = [single("the end")]
     (answer,), (expected,) = falcon.answers(asked), plain.answers(asked)
     assert answer.completion.ids == expected.completion.ids

@@ -1,8 +1,9 @@
 """The house's floors: imports only go down, and in one form.
 
-7  commands studies
-6  distill tune_tree bench generate
-5  methods
+8  commands studies
+7  distill tune_tree bench generate
+6  methods
+5  costs
 4  drafters
 3  target decode                    decode knows neither target nor drafters
 2  core kv_cache attention native data
@@ -11,8 +12,8 @@
 
 Wings have inner floors, from the lowest up:
 
-drafters   shared · falcon · rivals · saved
-methods    context · build · table · grammar defaults
+drafters   shared · falcon · rivals · adaptive saved
+methods    context · build · adaptive · table · grammar defaults
 distill    folder · corpus · features · objective · students · training · estimate prepare trial · run
 bench      figures · measuring · reports · folder · run · suite
 tune_tree  measure · search · folder entries result · calibration · report · run
@@ -32,13 +33,14 @@ FLOORS = [
     {"core", "kv_cache", "attention", "native", "data"},
     {"target", "decode"},
     {"drafters"},
+    {"costs"},
     {"methods"},
     {"distill", "tune_tree", "bench", "generate"},
     {"commands", "studies", "__main__"},
 ]
 INNER = {
-    "drafters": [{"shared"}, {"falcon"}, {"rivals"}, {"saved"}],
-    "methods": [{"context"}, {"build"}, {"table"}, {"grammar", "defaults"}],
+    "drafters": [{"shared"}, {"falcon"}, {"rivals"}, {"adaptive", "saved"}],
+    "methods": [{"context"}, {"build"}, {"adaptive"}, {"table"}, {"grammar", "defaults"}],
     "distill": [
         {"folder"},
         {"corpus"},

@@ -44,6 +44,7 @@ CHOICES = [
     "eagle:tree=dynamic",
     "medusa",
     "medusa:tree=chain",
+    "adaptive",
 ]
 TEXTS = [(0, 1, 12), (1, 9, 1), (2, 40, 16)]
 """Seed of model and prompt, prompt tokens, new tokens."""

@@ -96,8 +96,10 @@ def test_only_sps_asks_for_a_draft_model_and_those_that_are_distilled_for_a_draf
         choose("eagle").check(GenerateRecipe(OTHER, drafter=str(tmp_path)))
     for name in ("ar", "pld", "lookahead", f"falcon:drafter={tmp_path}"):
         choose(name).check(GenerateRecipe(OTHER))
-    with pytest.raises(FalconError, match="no drafter at nowhere"):
-        choose("falcon").check(GenerateRecipe(OTHER, drafter="nowhere"))
+    for name in ("falcon", "adaptive"):
+        with pytest.raises(FalconError, match="no drafter at nowhere"):
+            choose(name).check(GenerateRecipe(OTHER, drafter="nowhere"))
+    choose("adaptive").check(GenerateRecipe(OTHER))
     with pytest.raises(UsageError, match="sps:gamma=2 needs --draft-model"):
         choose("sps:gamma=2").check(GenerateRecipe(OTHER, drafter="folder"))
     with pytest.raises(UsageError, match="falcon needs --drafter for other/model: the folder of a drafter made by"):

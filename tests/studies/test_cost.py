@@ -24,6 +24,7 @@ def test_a_shape_decodes_with_an_untrained_drafter_and_is_measured(capsys):
     torch.set_num_threads(threads)
     said = capsys.readouterr().err
     assert all(words in said for words in ("ar:", "falcon:", "ms a cycle", "peak memory", "tiny, random weights"))
+    assert all(words in said for words in ("matrices", "LM head", "attention", "of their limit", "memory gives"))
 
 
 def test_an_unknown_shape_is_refused():

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from falcon_cli.costs.table import load_costs
 from falcon_cli.studies.roofline import (
     CONTEXTS,
     MACHINES,
@@ -20,7 +21,6 @@ from falcon_cli.studies.roofline import (
     run,
     verify_work,
 )
-from falcon_cli.tune_tree.measure.cost_table import load_costs
 
 COSTS = Path(__file__).parents[2] / "recipes" / "costs"
 PLAIN = Machine("plain", 1e12, 1e9, 1e12, 1.0, 1.0, 0.0, 0.0)

@@ -5,7 +5,7 @@ import pytest
 
 from falcon_cli.errors import FalconError
 from falcon_cli.tree.shape import TreeShape
-from falcon_cli.tree.store import CopyPolicy, StoredTree, default_tree, load_tree, save_tree
+from falcon_cli.tree.store import CopyPolicy, StoredTree, default_tree, load_tree, ranked, save_tree
 
 SHAPE = TreeShape.from_paths([(0,), (1,), (0, 0)])
 
@@ -157,3 +157,18 @@ def test_the_default_tree_is_sane(k):
 
 def test_a_smaller_default_tree_is_part_of_a_larger_one():
     assert set(default_tree(2, 6).paths) < set(default_tree(2, 12).paths)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_every_beginning_of_a_ranked_tree_is_a_tree(k):
+    shape = TreeShape.from_paths([(2,), (0,), (1,), (0, 0), (2, 0), (0, 1), (0, 0, 3), (0, 0, 3, 0)])
+    order = [scored.path for scored in ranked(shape, k)]
+    assert sorted(order) == sorted(shape.paths)
+    for nodes in range(len(order) + 1):
+        TreeShape.from_paths(order[:nodes])
+
+
+def test_a_ranked_default_tree_is_the_smaller_ones_one_after_the_other():
+    order = [scored.path for scored in ranked(default_tree(2, 24), 2)]
+    assert TreeShape.from_paths(order[:6]) == default_tree(2, 6)
+    assert ranked(TreeShape(()), 2) == []

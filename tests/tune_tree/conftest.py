@@ -6,11 +6,11 @@ from random import Random
 
 import pytest
 
+from falcon_cli.costs.table import CostTable, DraftCost
 from falcon_cli.recipe.tune import TuneTreeRecipe
 from falcon_cli.target.setting import Setting
 from falcon_cli.tree.shape import TreeShape
 from falcon_cli.tree.store import CopyPolicy
-from falcon_cli.tune_tree.measure.cost_table import CostTable, DraftCost
 from falcon_cli.tune_tree.measure.ranks import RankedText, RankPath
 from falcon_cli.tune_tree.measure.validation import PLAIN, MeasuredSpeed
 from falcon_cli.tune_tree.result import DrafterSource, TuningResult

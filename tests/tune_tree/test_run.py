@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from falcon_cli.costs.table import load_costs, save_costs
 from falcon_cli.drafters.saved.checkpoint import read_config, save_drafter
 from falcon_cli.drafters.saved.tuned import tuned_file
 from falcon_cli.errors import FalconError, UsageError
@@ -14,7 +15,6 @@ from falcon_cli.target.load import load_target
 from falcon_cli.target.setting import Setting
 from falcon_cli.tree.shape import TreeShape
 from falcon_cli.tree.store import StoredTree, load_tree, save_tree
-from falcon_cli.tune_tree.measure.cost_table import load_costs, save_costs
 from falcon_cli.tune_tree.measure.validation import PLAIN
 from falcon_cli.tune_tree.report.document import document
 from falcon_cli.tune_tree.run import tune_tree

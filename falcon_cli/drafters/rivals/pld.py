@@ -55,8 +55,16 @@ class PromptLookup:
 
     def copied(self, root: int, length: int) -> list[int]:
         """What followed the longest known n-gram that ends in the root, which the text now goes on with."""
+        return self.found(root, length)[1]
+
+    def found(self, root: int, length: int) -> tuple[int, list[int]]:
+        """As `copied`, with the n-gram's length before it; 0 and nothing where none is known."""
         self._append(root)
-        return self._copy(length)
+        for n in range(min(self.options.max_ngram, len(self.text)), self.options.min_ngram - 1, -1):
+            place = self._follows.get(tuple(self.text[-n:]))
+            if place is not None:
+                return n, self.text[place : place + length]
+        return 0, []
 
     def observe(self, verdict: Verdict, scores: Scores) -> None:
         """Index the accepted tokens."""
@@ -69,10 +77,3 @@ class PromptLookup:
         for n in range(self.options.min_ngram, min(self.options.max_ngram, place) + 1):
             self._follows[tuple(self.text[place - n :])] = place
         self.text.append(token)
-
-    def _copy(self, length: int) -> list[int]:
-        for n in range(min(self.options.max_ngram, len(self.text)), self.options.min_ngram - 1, -1):
-            place = self._follows.get(tuple(self.text[-n:]))
-            if place is not None:
-                return self.text[place : place + length]
-        return []

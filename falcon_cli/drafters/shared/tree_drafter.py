@@ -6,7 +6,7 @@ size, X best tokens.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +17,7 @@ from falcon_cli.drafters.shared.head import Head
 from falcon_cli.errors import FalconError, UsageError
 from falcon_cli.tree.passes import Pass, Slot, moved, passes_of
 from falcon_cli.tree.shape import TreeShape
+from falcon_cli.tree.store import ranked
 
 Choose = Callable[[Tensor, Slot], Tensor]
 """Features [E, D] and the slot that they are for → the tokens [N] of its nodes."""
@@ -156,11 +157,41 @@ class TreeDrafter(ABC):
         if len(shape) > WIDEST_DRAFT:
             raise FalconError(f"the tree has {len(shape)} nodes, {WIDEST_DRAFT} is the most; keep fewer with nodes=N")
         self.shape = shape
-        self._plans: dict[int, TreePlan] = {}
+        self._kept = len(shape.paths)
+        self._order = ranked(shape, self.k)
+        self._place = {scored.path: number for number, scored in enumerate(self._order)}
+        self._parts: dict[int, TreeShape] = {}
+        self._plans: dict[tuple[int, int], TreePlan] = {}
+
+    def part(self, nodes: int) -> TreeShape:
+        """The likeliest nodes of the tree, so many, as far as a fixed model knows."""
+        if nodes not in self._parts:
+            self._parts[nodes] = TreeShape.from_paths(scored.path for scored in self._order[:nodes])
+        return self._parts[nodes]
+
+    def expected(self, nodes: int) -> float:
+        """How many tokens of such a part are right on average, by the same model."""
+        return sum(scored.probability for scored in self._order[:nodes])
+
+    def keep(self, nodes: int) -> None:
+        """Draft only the likeliest nodes of the tree, so many, from now on."""
+        self._kept = min(nodes, len(self.shape.paths))
+
+    def accepted_of(self, path: Sequence[int], sizes: Iterable[int]) -> dict[int, int]:
+        """Drafted nodes → how many tokens a part of that size would have accepted, where the part kept accepted `path`.
+
+        Args:
+            path: Nodes of the last draft, the root first.
+            sizes: None larger than the part kept.
+        """
+        drafted = self.part(self._kept).paths
+        places = [self._place[drafted[node - 1]] for node in path[1:]]  # ascending: no node is likelier than its parent
+        return {size: sum(place < size for place in places) for size in sizes}
 
     def plan(self, depth: int) -> TreePlan:
-        """The tree down to a depth (0: the root alone)."""
-        if depth not in self._plans:
-            shape = TreeOptions(depth=depth).trim(self.shape) if depth else TreeShape(())
-            self._plans[depth] = TreePlan.of(shape, self.k, self.chained, self.device)
-        return self._plans[depth]
+        """The tree, or what is kept of it, down to a depth (0: the root alone)."""
+        key = depth, self._kept
+        if key not in self._plans:
+            shape = TreeOptions(depth=depth).trim(self.part(self._kept)) if depth else TreeShape(())
+            self._plans[key] = TreePlan.of(shape, self.k, self.chained, self.device)
+        return self._plans[key]

@@ -22,6 +22,9 @@ Tensor attention(const Tensor& query, Tensor keys, Tensor values, int64_t commit
 // pack_blocks.cpp
 void pack_blocks(const Tensor& rows, const std::string& kind, Tensor panels);
 
+// peaks.cpp: multiply-adds a second that the threads can do at most by `fma`, `dot4` or `dot2` (vectors.h)
+double peak(const std::string& arithmetic);
+
 // drafter.cpp
 std::tuple<Tensor, Tensor> best(const PackedMatrixPtr& head, const Tensor& features);
 std::tuple<Tensor, Tensor> top_k(const PackedMatrixPtr& head, const Tensor& features, int64_t count);

@@ -40,6 +40,11 @@ struct FormatShape {
   bool is_quantised() const { return levels > 0; }
   // Inputs of a step of the loop over inputs, which share a scale
   int64_t unit() const { return std::max(BLOCK, inputs); }
+  // The instructions that its products are made of (vectors.h)
+  const char* arithmetic() const {
+    if (!is_quantised()) return "fma";
+    return format == WeightFormat::int8 || format == WeightFormat::q8_0 ? "dot4" : "dot2";
+  }
 };
 
 // Weights and levels of the inputs are chosen so that no integer sum overflows:
@@ -84,6 +89,7 @@ struct PackedMatrix : torch::CustomClassHolder {
   }
 
   int64_t panels() const { return data.size(0); }
+  int64_t multiply_adds() const { return panels() * P * data.size(1) * shape.inputs; }  // of one row
 
   // Operators check sizes before their parallel region, because an exception must not leave one.
   void check_sizes(int64_t width, int64_t expected_outputs) const {

@@ -26,7 +26,7 @@ from falcon_cli.data.datasets import load
 from falcon_cli.data.prompts import Question
 from falcon_cli.data.sets.humaneval import problems
 from falcon_cli.errors import FalconError
-from falcon_cli.methods.defaults import default_method
+from falcon_cli.methods.defaults import DEFAULT_METHOD
 from falcon_cli.methods.grammar import MethodChoice, choose, load_context
 from falcon_cli.native.build import version
 from falcon_cli.recipe.load import dump
@@ -105,7 +105,7 @@ def _choices(recipe: QualityRecipe) -> list[MethodChoice]:
     Raises:
         UsageError: One is unknown or lacks what it needs.
     """
-    choices = [choice for choice in map(choose, recipe.methods or (default_method(recipe),)) if choice.key != "ar"]
+    choices = [choice for choice in map(choose, recipe.methods or (DEFAULT_METHOD,)) if choice.key != "ar"]
     for choice in choices:
         choice.check(recipe)
     return choices

@@ -5,6 +5,8 @@ from datetime import date
 from pathlib import Path
 
 from falcon_cli.console import progress, say
+from falcon_cli.costs.measure import Rounds, draft_costs, rest_cost, verify_costs, with_interference
+from falcon_cli.costs.table import CostTable, load_costs, save_costs
 from falcon_cli.drafters.shared.tree_drafter import TreeDrafter
 from falcon_cli.errors import FalconError
 from falcon_cli.native.build import version
@@ -12,8 +14,6 @@ from falcon_cli.recipe.tune import TuneTreeRecipe
 from falcon_cli.sources import home
 from falcon_cli.target.model import TargetModel
 from falcon_cli.target.setting import Setting
-from falcon_cli.tune_tree.measure.cost_table import CostTable, load_costs, save_costs
-from falcon_cli.tune_tree.measure.costs import Rounds, draft_costs, rest_cost, verify_costs, with_interference
 
 MEASURE = "measure"
 """What `--cost` says to measure again."""

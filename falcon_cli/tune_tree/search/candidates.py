@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
+from falcon_cli.costs.table import CostTable
 from falcon_cli.tree.likeliest import ScoredPath
 from falcon_cli.tree.passes import passes_of
 from falcon_cli.tree.shape import TreeShape
-from falcon_cli.tune_tree.measure.cost_table import CostTable
 from falcon_cli.tune_tree.measure.ranks import RankedText
 from falcon_cli.tune_tree.search.probabilities import PathProbabilities, likeliest_paths, probabilities_of
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import torch
 
+from falcon_cli.costs.table import CostTable
 from falcon_cli.drafters.rivals.pld import PldOptions, PromptLookup
 from falcon_cli.tree.passes import passes_of
 from falcon_cli.tree.shape import TreeShape
 from falcon_cli.tree.store import CopyPolicy
-from falcon_cli.tune_tree.measure.cost_table import CostTable
 from falcon_cli.tune_tree.measure.texts import GreedyText
 from falcon_cli.tune_tree.search.candidates import DrafterProfile, TreeCandidate, frontier
 

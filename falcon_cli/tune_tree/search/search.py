@@ -7,9 +7,9 @@ predictions. All of it is pure.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from falcon_cli.costs.table import CostTable
 from falcon_cli.recipe.tune import TuneTreeRecipe
 from falcon_cli.tree.store import CopyPolicy, StoredTree
-from falcon_cli.tune_tree.measure.cost_table import CostTable
 from falcon_cli.tune_tree.measure.ranks import tokens_per_cycle
 from falcon_cli.tune_tree.measure.texts import GreedyText
 from falcon_cli.tune_tree.search.candidates import (

@@ -97,3 +97,10 @@ def test_a_new_text_forgets_the_old_one():
 def test_impossible_settings_are_refused(options):
     with pytest.raises(UsageError, match=r"pld: needs 1 <= min_ngram <= max_ngram and length >= 1"):
         PldOptions(**options)
+
+
+def test_the_length_of_what_had_occurred_before_is_told():
+    text = [4, 1, 2, 7, 5, 9, 2, 8, 4, 1]
+    assert started(text, max_ngram=4).found(2, 2) == (3, [7, 5])
+    assert started(text, max_ngram=1).found(2, 2) == (1, [8, 4])
+    assert started(text).found(77, 2) == (0, [])

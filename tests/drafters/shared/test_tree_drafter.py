@@ -112,3 +112,33 @@ def test_scores_are_not_needed_to_begin():
     drafter.propose(1, 1)
     drafter.start(torch.tensor([1]), Scores.of(torch.zeros(1, 4), torch.zeros(1, 4)))
     assert drafter.said == []
+
+
+def test_a_part_of_the_tree_may_be_kept():
+    """The likeliest nodes, by a fixed model: (0,), (0, 0), (0, 0, 0), (1,) and so on."""
+    drafter = Fixed(WIDE)
+    drafter.keep(2)
+    draft = drafter.propose(1, 9)
+    assert draft.parents == (0, 0, 1)
+    assert drafter.propose(1, 1).parents == (0, 0)
+    drafter.keep(99)
+    assert drafter.propose(1, 9).parents == WIDE.parents
+    assert drafter.part(1) == TreeShape.chain(1)
+    assert drafter.part(2) is drafter.part(2)
+    assert drafter.expected(0) == 0
+    assert drafter.expected(1) < drafter.expected(2) < drafter.expected(6)
+    drafter.set_tree(TreeShape.chain(4))
+    assert drafter.propose(1, 9).parents == (0, 0, 1, 2, 3)
+
+
+def test_what_was_accepted_of_a_part_tells_of_the_smaller_ones():
+    drafter = Fixed(WIDE)
+    drafter.keep(4)
+    kept = drafter.part(4)
+    deepest = kept.paths.index((0, 0, 0)) + 1
+    path = (0, kept.paths.index((0,)) + 1, kept.paths.index((0, 0)) + 1, deepest)
+    assert drafter.accepted_of(path, [1, 2, 3, 4]) == {
+        size: len([node for node in path[1:] if kept.paths[node - 1] in drafter.part(size).members])
+        for size in (1, 2, 3, 4)
+    }
+    assert drafter.accepted_of((0,), [1, 4]) == {1: 0, 4: 0}

@@ -1,5 +1,6 @@
 import pytest
 
+from falcon_cli.costs.table import CostTable, DraftCost, load_costs, save_costs
 from falcon_cli.drafters.falcon.propose import Falcon
 from falcon_cli.errors import FalconError
 from falcon_cli.recipe.tune import TuneTreeRecipe
@@ -8,7 +9,6 @@ from falcon_cli.target.setting import Setting
 from falcon_cli.tree.shape import TreeShape
 from falcon_cli.tune_tree.measure import cost_cache
 from falcon_cli.tune_tree.measure.cost_cache import check_covers, given_costs, local_costs
-from falcon_cli.tune_tree.measure.cost_table import CostTable, DraftCost, load_costs, save_costs
 
 TABLE = CostTable("a GPU", "tiny", "fp32", {64: {1: 1.0, 9: 2.0}}, {2: DraftCost(1, 1, 0, 0, 0)}, 0.5)
 SETTING = Setting("a CPU", "tiny", "fp32", "torch", 2)

@@ -3,10 +3,10 @@ from random import Random
 
 import pytest
 
+from falcon_cli.costs.table import CostTable, DraftCost
 from falcon_cli.tree.likeliest import ScoredPath
 from falcon_cli.tree.passes import passes_of
 from falcon_cli.tree.shape import TreeShape
-from falcon_cli.tune_tree.measure.cost_table import CostTable, DraftCost
 from falcon_cli.tune_tree.measure.ranks import RankedText, RankPath
 from falcon_cli.tune_tree.search.candidates import (
     DrafterProfile,

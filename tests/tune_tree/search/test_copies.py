@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from falcon_cli.costs.table import CostTable, DraftCost
 from falcon_cli.decode.loop import complete
 from falcon_cli.decode.stop import Stop
 from falcon_cli.drafters.falcon.propose import Falcon
@@ -13,7 +14,6 @@ from falcon_cli.target.model import TargetModel
 from falcon_cli.tree.passes import passes_of
 from falcon_cli.tree.shape import TreeShape
 from falcon_cli.tree.store import CopyPolicy
-from falcon_cli.tune_tree.measure.cost_table import CostTable, DraftCost
 from falcon_cli.tune_tree.measure.ranks import RankedText, RankPath, RankProbe
 from falcon_cli.tune_tree.measure.texts import CalibrationPrompt, GreedyText
 from falcon_cli.tune_tree.search.candidates import DrafterProfile, candidates

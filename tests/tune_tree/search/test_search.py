@@ -3,10 +3,10 @@ from random import Random
 
 import pytest
 
+from falcon_cli.costs.table import CostTable, DraftCost
 from falcon_cli.recipe.tune import TuneTreeRecipe
 from falcon_cli.tree.shape import TreeShape
 from falcon_cli.tree.store import CopyPolicy, StoredTree
-from falcon_cli.tune_tree.measure.cost_table import CostTable, DraftCost
 from falcon_cli.tune_tree.measure.ranks import RankedText, RankPath, tokens_per_cycle
 from falcon_cli.tune_tree.measure.texts import CalibrationPrompt, GreedyText
 from falcon_cli.tune_tree.search.candidates import DrafterProfile

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from falcon_cli.core import Draft, Scores, Verdict
+from falcon_cli.costs.table import CostTable, DraftCost
 from falcon_cli.decode.loop import complete
 from falcon_cli.decode.stop import Stop
 from falcon_cli.decode.verify import verify
@@ -21,7 +22,6 @@ from falcon_cli.target.model import TargetModel
 from falcon_cli.tree.passes import Pass, passes_of
 from falcon_cli.tree.shape import TreeShape
 from falcon_cli.tree.store import default_tree
-from falcon_cli.tune_tree.measure.cost_table import CostTable, DraftCost
 
 _FIRST_ID = 3
 _INTERFERENCE_NODES, _INTERFERENCE_ROUNDS = 8, 16
@@ -43,13 +43,28 @@ class Rounds:
         return (len(self.contexts) + 1) * (self.rounds + _WARM)
 
 
+def pretend(target: TargetModel, context: int, nodes: int) -> None:
+    """Let the cache be as after a text of so many tokens: a forward over some nodes costs the same whatever it reads.
+
+    Raises:
+        FalconError: Text and nodes do not fit the model's context.
+    """
+    if target.longrope is not None:  # it reads the text again where that grows long
+        target.prefill(torch.tensor(_ids(context), device=target.device))
+        return
+    target.check_room(max(1, context), nodes)
+    target.cache.rewind(0)
+    target.cache.reserve(context + nodes)
+    target.cache.length = context
+
+
 @torch.inference_mode()
 def verify_costs(target: TargetModel, plan: Rounds, tick: Callable[[], None]) -> dict[int, dict[int, float]]:
     """Context → nodes → milliseconds to score, judge and commit that many nodes."""
     drafts = {nodes: Draft.chain(_ids(nodes), target.device) for nodes in plan.nodes}
     costs = {}
     for context in plan.contexts:
-        target.prefill(torch.tensor(_ids(context), device=target.device))
+        pretend(target, context, max(plan.nodes))
         times: dict[int, list[float]] = {nodes: [] for nodes in drafts}
         for turn in range(plan.rounds + _WARM):
             for nodes, draft in drafts.items():
@@ -124,15 +139,16 @@ def _interference_ms(target: TargetModel, tree: TreeDrafter, context: int) -> fl
     differences = []
     for _ in range(_INTERFERENCE_ROUNDS + _WARM):
         draft, propose_seconds = _timed_proposal(target, tree)
-        verify_seconds = _verify_seconds(target, draft, context)
-        cycle = propose_seconds + verify_seconds + _observe_seconds(target, tree, draft, scores)
+        verifying_seconds = verify_seconds(target, draft, context)
+        cycle = propose_seconds + verifying_seconds + _observe_seconds(target, tree, draft, scores)
         _draft_seconds(target, tree, scores)  # so that the next one finds its data in the caches
         apart = _draft_seconds(target, tree, scores) + _repeated_verify_seconds(target, draft, context)
         differences.append(1e3 * (cycle - apart))
     return median(differences[_WARM:])
 
 
-def _verify_seconds(target: TargetModel, draft: Draft, context: int) -> float:
+@torch.inference_mode()
+def verify_seconds(target: TargetModel, draft: Draft, context: int) -> float:
     """Seconds to score, judge and commit a draft; the cache is then rewound."""
     began = perf_counter()
     verdict = verify(draft, target.score(draft))
@@ -145,8 +161,8 @@ def _verify_seconds(target: TargetModel, draft: Draft, context: int) -> float:
 
 def _repeated_verify_seconds(target: TargetModel, draft: Draft, context: int) -> float:
     """Seconds of a verification right after the same one, as in plain decoding."""
-    _verify_seconds(target, draft, context)
-    return _verify_seconds(target, draft, context)
+    verify_seconds(target, draft, context)
+    return verify_seconds(target, draft, context)
 
 
 @torch.inference_mode()

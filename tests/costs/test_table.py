@@ -2,10 +2,10 @@ import json
 
 import pytest
 
+from falcon_cli.costs.table import CostTable, DraftCost, load_costs, save_costs
 from falcon_cli.errors import FalconError
 from falcon_cli.tree.passes import passes_of
 from falcon_cli.tree.shape import TreeShape
-from falcon_cli.tune_tree.measure.cost_table import CostTable, DraftCost, load_costs, save_costs
 
 PARTS = DraftCost(first=1000, further=100, row=10, slot=1, feature=0.01)
 VERIFY = {100: {1: 10.0, 5: 14.0, 9: 22.0}, 300: {1: 20.0, 5: 28.0}}

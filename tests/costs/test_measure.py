@@ -7,6 +7,9 @@ from random import Random
 import pytest
 import torch
 
+from falcon_cli.costs import measure
+from falcon_cli.costs.measure import Rounds, draft_costs, rest_cost, verify_costs, with_interference
+from falcon_cli.costs.table import CostTable, DraftCost
 from falcon_cli.decode.loop import complete
 from falcon_cli.decode.stop import Stop
 from falcon_cli.drafters.falcon.propose import Falcon
@@ -14,9 +17,6 @@ from falcon_cli.drafters.rivals.autoregressive import Autoregressive
 from falcon_cli.target.model import TargetModel
 from falcon_cli.tree.passes import passes_of
 from falcon_cli.tree.shape import TreeShape
-from falcon_cli.tune_tree.measure import costs as measure
-from falcon_cli.tune_tree.measure.cost_table import CostTable, DraftCost
-from falcon_cli.tune_tree.measure.costs import Rounds, draft_costs, rest_cost, verify_costs, with_interference
 
 PLAN = Rounds(contexts=(4, 70), nodes=(1, 2, 5), rounds=2)
 PROMPT = [3, 14, 15, 9, 2, 6]
