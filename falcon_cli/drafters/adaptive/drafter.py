@@ -7,7 +7,8 @@ What a cycle gives and takes is known from what cycles of late have given and ta
     time        a table of costs, by nodes and context, times how much longer cycles really take
 
 The best draft is that of the largest   tokens − rate · ms,   the rate being what all cycles of late have given a
-millisecond: a cycle that beats it makes the text come faster. Copies are compared with the text even where they are
+millisecond: a cycle that beats it makes the text come faster (the rule of average-reward decisions: Howard, "Dynamic
+Programming and Markov Processes", 1960). Copies are compared with the text even where they are
 not drafted. A tree must be drafted to learn anything, so a small one is tried now and then, ever more seldom.
 
 Nothing here changes what is said where each row of the target is computed by itself; elsewhere drafts must not depend
