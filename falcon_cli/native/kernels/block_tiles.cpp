@@ -88,19 +88,21 @@ __attribute__((noinline)) void tile_blocks(const void* data, const TileInputs& r
   const int8_t* x = rows.quantised + range.begin * BLOCK;
   for (int64_t u = range.begin; u < range.end; u++, x += BLOCK) {
     I total[2 * M];
-    for (int m = 0; m < M; m++) total[2 * m] = total[2 * m + 1] = broadcast(-Q::OFFSET * rows.sum[m * rows.units + u]);
+    for (int m = 0; m < M; m++) {
+      const int start = Q::OFFSET ? rows.start[m * rows.units + u] : 0;
+      total[2 * m] = total[2 * m + 1] = broadcast(start);
+    }
     prefetch.step();
     add_group<M, Q>(w, x, row_bytes, I{}, I{}, total);
     w += Q::GROUP_BYTES;
     const at::Half* scales = reinterpret_cast<const at::Half*>(w);
     for (int n = 0; n < 2; n++) {
       const F scale = load_as_float(scales + n * W);
+      const F least = Q::LEAST ? load_as_float(scales + P + n * W) : F{};
       for (int m = 0; m < M; m++) {
-        const float unit = rows.scale[m * rows.units + u];
-        F& s = sums[2 * m + n];
-        s = fma(to_float(total[2 * m + n]), scale * broadcast(unit), s);
-        if constexpr (Q::LEAST)
-          s = fma(load_as_float(scales + P + n * W), broadcast(unit * rows.sum[m * rows.units + u]), s);
+        F s = fma(to_float(total[2 * m + n]), scale * broadcast(rows.scale[m * rows.units + u]), sums[2 * m + n]);
+        if constexpr (Q::LEAST) s = fma(least, broadcast(rows.sum[m * rows.units + u]), s);
+        sums[2 * m + n] = s;
       }
     }
     w += (Q::LEAST ? 4 : 2) * P;

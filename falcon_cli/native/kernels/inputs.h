@@ -13,7 +13,8 @@ namespace falcon {
 struct QuantisedInputs {
   std::vector<int8_t> values;
   std::vector<float> scale;   // of each unit, a block or a superblock
-  std::vector<int> sum;       // of each block's values
+  std::vector<int> start;     // of each block: where sums with weights begin that are stored too high
+  std::vector<float> sum;     // of each block's values, times its scale
   std::vector<int16_t> sums;  // of each superblock: SUMS of them, its 16 halves of blocks, then its 8 blocks
 
   static constexpr int64_t HALVES = 16;
@@ -24,6 +25,7 @@ struct QuantisedInputs {
     const int64_t superblocks = needed ? rows * ((widest + SUPERBLOCK - 1) / SUPERBLOCK) : 0;
     values.resize(superblocks * SUPERBLOCK);
     scale.resize(superblocks * SUPERBLOCK / BLOCK);
+    start.resize(superblocks * SUPERBLOCK / BLOCK);
     sum.resize(superblocks * SUPERBLOCK / BLOCK);
     sums.resize(superblocks * SUMS);
   }
@@ -33,7 +35,8 @@ struct TileInputs {  // of a tile's rows; a kernel reads the floats or the quant
   const float* floats;
   const int8_t* quantised;
   const float* scale;
-  const int* sum;
+  const int* start;
+  const float* sum;
   const int16_t* sums;
   int64_t width;
   int64_t units;  // of a row
@@ -52,6 +55,7 @@ struct InputRows {  // [count, width]
     return {.floats = x + first_row * width,
             .quantised = quantised.values.data() + first_unit * shape.unit(),
             .scale = quantised.scale.data() + first_unit,
+            .start = quantised.start.data() + first_unit,
             .sum = quantised.sum.data() + first_unit,
             .sums = quantised.sums.data() + first_unit * QuantisedInputs::SUMS,
             .width = width,
@@ -75,7 +79,9 @@ struct InputRows {  // [count, width]
         halves[half] = round_half(from, count - half * 16, inverse, to);
       quantised.scale[place] = top / shape.levels;
       if (unit == BLOCK) {
-        quantised.sum[place] = halves[0] + halves[1];
+        const int sum = halves[0] + halves[1];
+        quantised.start[place] = -shape.offset * sum;
+        quantised.sum[place] = quantised.scale[place] * sum;
         continue;
       }
       int16_t* sums = quantised.sums.data() + place * QuantisedInputs::SUMS;

@@ -36,6 +36,7 @@ struct FormatShape {
   int64_t inputs;
   int64_t width;
   int levels;  // inputs are rounded to -levels .. levels; 0: they stay floats
+  int offset;  // what whole weights are stored too high by, in formats of blocks
 
   bool is_quantised() const { return levels > 0; }
   // Inputs of a step of the loop over inputs, which share a scale
@@ -54,17 +55,17 @@ struct FormatShape {
 //   q*     The formats of GGUF files. With 127 levels a 16-bit sum takes 16 products of weights up to 15, 8 of weights
 //          up to 31, 4 of weights up to 63 and 2 of magnitudes up to 128.
 constexpr FormatShape FORMAT_SHAPES[] = {
-    {WeightFormat::fp32, at::kFloat, 1, 1, 0},
-    {WeightFormat::bf16, at::kBFloat16, 1, 1, 0},
-    {WeightFormat::fp16, at::kHalf, 1, 1, 0},
-    {WeightFormat::int8, at::kByte, 4, 4, 63},
-    {WeightFormat::q4_1, at::kByte, BLOCK, 20, 127},
-    {WeightFormat::q5_0, at::kByte, BLOCK, 22, 127},
-    {WeightFormat::q5_1, at::kByte, BLOCK, 24, 127},
-    {WeightFormat::q8_0, at::kByte, BLOCK, 34, 127},
-    {WeightFormat::q4_k, at::kByte, SUPERBLOCK, 148, 127},
-    {WeightFormat::q5_k, at::kByte, SUPERBLOCK, 180, 127},
-    {WeightFormat::q6_k, at::kByte, SUPERBLOCK, 210, 127},
+    {WeightFormat::fp32, at::kFloat, 1, 1, 0, 0},
+    {WeightFormat::bf16, at::kBFloat16, 1, 1, 0, 0},
+    {WeightFormat::fp16, at::kHalf, 1, 1, 0, 0},
+    {WeightFormat::int8, at::kByte, 4, 4, 63, 128},
+    {WeightFormat::q4_1, at::kByte, BLOCK, 20, 127, 0},
+    {WeightFormat::q5_0, at::kByte, BLOCK, 22, 127, 16},
+    {WeightFormat::q5_1, at::kByte, BLOCK, 24, 127, 0},
+    {WeightFormat::q8_0, at::kByte, BLOCK, 34, 127, HAS_VNNI ? 128 : 0},
+    {WeightFormat::q4_k, at::kByte, SUPERBLOCK, 148, 127, 0},
+    {WeightFormat::q5_k, at::kByte, SUPERBLOCK, 180, 127, 0},
+    {WeightFormat::q6_k, at::kByte, SUPERBLOCK, 210, 127, 0},
 };
 
 // torch.classes.falcon.PackedMatrix. It shares the tensors' memory, so weights that are rewritten in place are seen.

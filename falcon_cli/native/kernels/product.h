@@ -85,7 +85,9 @@ inline void accumulate_tiles(const ProductPlan& plan, const char* data, int64_t 
   const int64_t first_row = tiles.begin(t0);
   const int64_t count = t1 - t0;
   const int64_t units = plan.rows.units(plan.shape);
-  const int64_t chunk = count == 1 ? units : std::max<int64_t>(1, CHUNK_BYTES / plan.unit_bytes);
+  const int64_t most = count == 1 ? units : std::max<int64_t>(1, CHUNK_BYTES / plan.unit_bytes);
+  const int64_t chunks = (units + most - 1) / most;
+  const int64_t chunk = (units + chunks - 1) / chunks;  // of nearly the same size
   const int64_t chunk_bytes = chunk * plan.unit_bytes;
   std::fill_n(sums, 2 * (tiles.begin(t1) - first_row), broadcast(0.f));
   for (int64_t u = 0; u < units; u += chunk, data += chunk_bytes)

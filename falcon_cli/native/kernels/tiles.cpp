@@ -52,7 +52,7 @@ __attribute__((noinline)) void tile_int8(const void* data, const TileInputs& row
   const int64_t K = B * BLOCK;
   for (int64_t b = range.begin; b < range.end; b++) {
     I t[2 * M];
-    for (int m = 0; m < M; m++) t[2 * m] = t[2 * m + 1] = broadcast(-128 * rows.sum[m * B + b]);
+    for (int m = 0; m < M; m++) t[2 * m] = t[2 * m + 1] = broadcast(rows.start[m * B + b]);
     prefetch.step();
 #pragma GCC unroll 1
     for (int64_t k = 0; k < BLOCK; k += 4, w += 4 * P, x += 4) {
