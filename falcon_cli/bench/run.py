@@ -23,7 +23,7 @@ from falcon_cli.errors import FalconError, UsageError
 from falcon_cli.methods.context import DraftingContext
 from falcon_cli.methods.defaults import default_methods
 from falcon_cli.methods.grammar import MethodChoice, choose, load_context
-from falcon_cli.recipe.provenance import now, provenance
+from falcon_cli.recipe.provenance import now, provenance, without_folders
 from falcon_cli.recipe.schema import BenchRecipe
 from falcon_cli.target.reference.ask import TOKENS
 from falcon_cli.target.reference.hold import ReferenceEntry, hold, told
@@ -155,8 +155,8 @@ def _document(
     _certify(session, records, recipe.peers, figures)
     return {
         "schema": 1,
-        "target": recipe.target.model,
-        "dataset": recipe.dataset,
+        "target": without_folders(recipe.target.model),
+        "dataset": without_folders(recipe.dataset),
         "prompts": len(questions),
         "reference": reference,
         "settings": {
@@ -169,11 +169,11 @@ def _document(
             "max_new_tokens": recipe.max_new_tokens,
             "repeats": recipe.repeats,
             "seed": recipe.seed,
-            "template": recipe.template,
+            "template": recipe.template and without_folders(recipe.template),
             "parse_special": recipe.parse_special,
-            "draft_model": recipe.draft_model,
-            "drafter": recipe.drafter,
-            "methods": list(recipe.methods or ()),
+            "draft_model": recipe.draft_model and without_folders(recipe.draft_model),
+            "drafter": recipe.drafter and without_folders(recipe.drafter),
+            "methods": list(map(without_folders, recipe.methods or ())),
         },
         "machine": {**provenance(argv), **bandwidth_bound(target.model)},
         **figures,

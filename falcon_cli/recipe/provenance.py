@@ -14,7 +14,7 @@ from falcon_cli import __version__
 from falcon_cli.recipe.cores import usable_cores
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "datasets", "gguf", "numpy", "flash-attn")
-_ABSOLUTE = re.compile(r"(^|=)[/~]\S*/(?=[^/\s])")
+_ABSOLUTE = re.compile(r"(^|=)[/~][^\s,]*/(?=[^/\s])")
 
 
 def provenance(argv: Sequence[str]) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def provenance(argv: Sequence[str]) -> dict[str, Any]:
         and YAML.
     """
     return {
-        "command": ["falcon", *(_ABSOLUTE.sub(r"\1", word) for word in argv[1:])],
+        "command": ["falcon", *map(without_folders, argv[1:])],
         "falcon": __version__,
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
@@ -38,6 +38,11 @@ def provenance(argv: Sequence[str]) -> dict[str, Any]:
         "packages": {name: found for name in _PACKAGES if (found := _version(name))},
         "date": now().isoformat(),
     }
+
+
+def without_folders(word: str) -> str:
+    """A word of a command, or a setting, with the absolute paths in it cut to their last part."""
+    return _ABSOLUTE.sub(r"\1", word)
 
 
 def now() -> datetime:

@@ -52,6 +52,13 @@ def test_quantised_weights_get_their_agreement(run):
     assert failed_methods(results) == []
 
 
+def test_no_folder_is_in_the_results(run, chat_target, tmp_path):
+    results = run()
+    assert (results["target"], results["dataset"]) == (chat_target.name, "asked.jsonl")
+    assert str(tmp_path) not in json.dumps(results)
+    assert str(chat_target) not in json.dumps(results)
+
+
 def test_a_penalty_in_the_targets_configuration_changes_nothing(run, chat_target, tmp_path, capsys):
     folder = shutil.copytree(chat_target, tmp_path / "penalised")
     path = folder / "generation_config.json"

@@ -89,6 +89,25 @@ def test_a_long_text_has_the_same_bits_in_any_pieces(case, committed):
         begin = end
 
 
+@pytest.mark.parametrize("rows", [2, 40])
+@pytest.mark.parametrize("committed", CONTEXTS)
+def test_a_chain_has_the_same_bits_with_a_mask_and_without(case, rows, committed):
+    query, held, _ = case(rows, committed, 64)
+    chain = torch.ones(rows, rows).tril().bool()
+    assert torch.equal(attend(query, held, committed, chain), attend(query, held, committed, None))
+
+
+@pytest.mark.parametrize("committed", CONTEXTS)
+def test_rows_may_see_what_comes_behind_them(case, committed):
+    """A drafter's block sees itself whole."""
+    query, held, _ = case(9, committed, 64)
+    everything = torch.ones(9, 9).bool()
+    whole = attend(query, held, committed, everything)
+    torch.testing.assert_close(whole.double(), exact(query, held, committed, everything), rtol=1e-5, atol=5e-5)
+    alone = attend(query[8:], held, committed + 8, None)
+    assert torch.equal(alone[0], whole[8])
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_any_number_of_threads_gives_the_same_bits(case, threads):
     query, held, seen = case(9, 700, 64)

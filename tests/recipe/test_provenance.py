@@ -5,7 +5,7 @@ from datetime import datetime, timezone
 
 import falcon_cli
 from falcon_cli.recipe import provenance as module
-from falcon_cli.recipe.provenance import provenance
+from falcon_cli.recipe.provenance import provenance, without_folders
 
 
 def test_it_tells_versions_machine_and_time():
@@ -25,6 +25,12 @@ def test_the_command_keeps_what_matters_and_no_folders():
     assert provenance([*argv, "runs/one", "4/5"])["command"] == [
         *("falcon", "bench", "set.jsonl", "--target=tiny", "--set", "a=y.json", "runs/one", "4/5")
     ]
+
+
+def test_every_path_of_a_method_is_cut():
+    method = "falcon:drafter=/home/me/k2,tree=~/trees/own.json as own"
+    assert without_folders(method) == "falcon:drafter=k2,tree=own.json as own"
+    assert without_folders("org/model") == "org/model"
 
 
 def test_nothing_names_the_machine():

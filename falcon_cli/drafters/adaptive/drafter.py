@@ -15,10 +15,11 @@ Nothing here changes what is said where each row of the target is computed by it
 on time, and this drafter is not for them.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from time import perf_counter
+from typing import Literal, get_args
 
 from torch import Tensor
 
@@ -39,9 +40,8 @@ _STRAY = 3.0
 """A cycle that takes this many times as long as expected says no more than one that takes exactly so."""
 _LENGTHS = (1, 2, 3, 5, 7, 10, LONGEST_COPY)
 """Lengths of copies, beside all that there is."""
-_KINDS = ("none", "copy", "tree")
-_PLAIN, _COPY, _TREE = 0, 1000, 2000
-"""Kinds of cycles; the number of drafted nodes is added."""
+Kind = Literal["none", "copy", "tree"]
+"""What a cycle drafts."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +58,13 @@ class CycleCosts:
 class _Choice:
     """A way to go on: what it gives, and what it takes."""
 
-    kind: int
+    kind: Kind
+    nodes: int
+    """Drafted nodes."""
     tokens: float
     ms: float
-    expected_ms: float
-    """As the table says."""
+    table_ms: float
+    """As the table of costs says."""
 
     def worth(self, rate: float) -> float:
         return self.tokens - rate * self.ms
@@ -88,12 +90,12 @@ class Adaptive:
         self._speed = Speed(1.0, plain_ms)
         self._patience, self._waited = _PATIENCE, 0
         self._length = 0
-        self._choice = _Choice(_PLAIN, 1.0, plain_ms, plain_ms)
+        self._choice = _Choice("none", 0, 1.0, plain_ms, plain_ms)
         self._began = 0.0
         self._watched: tuple[ChainOdds, Sequence[int], int] | None = None
         """A copy that is compared with the text as it comes: its odds, its tokens, and how many were right so far."""
-        self.chosen = dict.fromkeys(_KINDS, 0)
-        """Cycles of this text by what was drafted: none, copy or tree."""
+        self.chosen = dict.fromkeys(get_args(Kind), 0)
+        """Cycles of this text by what was drafted."""
 
     def start(self, prompt_L: Tensor, scores: Scores) -> None:
         """See `Drafter`."""
@@ -101,8 +103,8 @@ class Adaptive:
         if self.tree is not None:
             self.tree.start(prompt_L, scores)
         self._length, self._watched = len(prompt_L), None
-        self.chosen = dict.fromkeys(_KINDS, 0)
-        self._patience, self._waited = _PATIENCE, 0
+        self.chosen = dict.fromkeys(get_args(Kind), 0)
+        self._patience, self._waited = max(_PATIENCE, self._patience // 2), 0  # trees may suit this text better
 
     def propose(self, token: int, room: int) -> Draft:
         """See `Drafter`."""
@@ -111,18 +113,17 @@ class Adaptive:
         ngram, copied = self.lookup.found(token, min(room, LONGEST_COPY))
         if copied and self._watched is None:
             self._watched = self._copies[ngram], copied, 0
-        self._choice = self._best(ngram, len(copied), room)
-        kind = self._choice.kind
-        self.chosen[_KINDS[kind // _COPY]] += 1
-        if kind >= _TREE and self.tree is not None:
-            self.tree.keep(kind - _TREE)
+        choice = self._choice = self._best(ngram, len(copied), room)
+        self.chosen[choice.kind] += 1
+        if choice.kind == "tree" and self.tree is not None:
+            self.tree.keep(choice.nodes)
             return self.tree.propose(token, room)
         if self.tree is not None:
             self.tree.note_root(token)
-        if kind >= _COPY:
+        if choice.kind == "copy":
             self._forget()
             self._watched = self._copies[ngram], copied, 0
-        return Draft.chain([token, *copied[: max(0, kind - _COPY)]], self.lookup.device)
+        return Draft.chain([token, *copied[: choice.nodes]], self.lookup.device)
 
     def observe(self, verdict: Verdict, scores: Scores) -> None:
         """See `Drafter`."""
@@ -133,44 +134,49 @@ class Adaptive:
         choice = self._choice
         ms = min(1e3 * (perf_counter() - self._began), _STRAY * choice.ms)
         self._length += len(verdict.accepted)
-        self._paces.note(choice.kind, ms / choice.expected_ms)
+        self._paces.note((choice.kind, choice.nodes), ms / choice.table_ms)
         self._speed.note(1 + len(verdict.accepted), ms)
-        if choice.kind >= _TREE and self.tree is not None and self._trees is not None:
-            size = choice.kind - _TREE
-            if len(verdict.choices) == size + 1:  # a tree that was cut at the end of an answer says less
-                self._trees.note(size, self.tree.accepted_of(verdict.path, self._trees.up_to(size)))
-                if verdict.accepted:
-                    self._patience = max(_PATIENCE, self._patience // 2)
+        if (
+            choice.kind == "tree" and len(verdict.choices) == choice.nodes + 1
+        ):  # a tree cut at an answer's end says less
+            self._learn_tree(choice.nodes, verdict)
+
+    def _learn_tree(self, nodes: int, verdict: Verdict) -> None:
+        if self.tree is not None and self._trees is not None:
+            self._trees.note(nodes, self.tree.accepted_of(verdict.path, self._trees.up_to(nodes)))
+            if verdict.accepted:
+                self._patience = max(_PATIENCE, self._patience // 2)
 
     def _best(self, ngram: int, copied: int, room: int) -> _Choice:
         """The most worthwhile draft; a tree where none has been tried for too long."""
         rate = self._speed.rate
-        choices = [self._priced(_PLAIN, 1.0, 1, 0.0)]
-        if copied:
-            tokens = self._copies[ngram].accepted(copied)
-            lengths = [*(length for length in _LENGTHS if length < copied), copied]
-            choices += [self._priced(_COPY + length, 1.0 + tokens[length], 1 + length, 0.0) for length in lengths]
-        best = max(choices, key=lambda choice: choice.worth(rate))
+        best = max(self._without_tree(ngram, copied), key=lambda choice: choice.worth(rate))
         if self._trees is None or room < 2:
             return best
-        trees = [
-            self._priced(_TREE + size, 1.0 + self._trees.accepted[size], 1 + size, draft_ms)
-            for size, draft_ms in self._draft_ms.items()
-        ]
+        accepted, draft_ms = self._trees.accepted, self._draft_ms
+        trees = (self._priced("tree", nodes, accepted[nodes], draft_ms[nodes]) for nodes in draft_ms)
         tree = max(trees, key=lambda choice: choice.worth(rate))
         if tree.worth(rate) > best.worth(rate):
             self._patience, self._waited = _PATIENCE, 0
             return tree
         self._waited += 1
-        if self._waited > self._patience and best.kind < _COPY:
+        if self._waited > self._patience and best.kind == "none":
             self._patience, self._waited = min(2 * self._patience, _MOST_PATIENCE), 0
             return tree
         return best
 
-    def _priced(self, kind: int, tokens: float, nodes: int, draft_ms: float) -> _Choice:
-        bucket = max(1, self._length // _CONTEXTS * _CONTEXTS)
-        expected = self._verify_ms(nodes, bucket) + draft_ms
-        return _Choice(kind, tokens, expected * self._paces.of(kind), expected)
+    def _without_tree(self, ngram: int, copied: int) -> Iterator[_Choice]:
+        """No draft, and copies of several lengths."""
+        yield self._priced("none", 0, 0.0)
+        if copied:
+            accepted = self._copies[ngram].accepted(copied)
+            for length in (*(length for length in _LENGTHS if length < copied), copied):
+                yield self._priced("copy", length, accepted[length])
+
+    def _priced(self, kind: Kind, nodes: int, accepted: float, draft_ms: float = 0.0) -> _Choice:
+        length = max(1, self._length // _CONTEXTS * _CONTEXTS)
+        table_ms = self._verify_ms(1 + nodes, length) + draft_ms
+        return _Choice(kind, nodes, 1.0 + accepted, table_ms * self._paces.of((kind, nodes)), table_ms)
 
     def _watch(self, said: Sequence[int]) -> None:
         """Compare the watched copy with what the text says next."""

@@ -3,7 +3,7 @@
 Plain arithmetic without tensors: it runs in every cycle.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 _LEARN = 0.06
@@ -78,15 +78,15 @@ class Paces:
     """How long cycles take, as multiples of what a table of costs says: other work on the machine makes them longer."""
 
     def __init__(self) -> None:
-        self._factors: dict[int, float] = {}
+        self._factors: dict[Hashable, float] = {}
         self._all = 1.0
 
-    def note(self, kind: int, factor: float) -> None:
+    def note(self, kind: Hashable, factor: float) -> None:
         """Learn from a cycle of some kind that took so many times as long as the table says."""
         self._factors[kind] = self.of(kind) + _LEARN * (factor - self.of(kind))
         self._all += _LEARN * (factor - self._all)
 
-    def of(self, kind: int) -> float:
+    def of(self, kind: Hashable) -> float:
         """The multiple for a kind of cycle; of all kinds where none of this one has been seen."""
         return self._factors.get(kind, self._all)
 

@@ -57,10 +57,10 @@ struct LayerCache : CacheShape {
 };
 
 struct VisibleSlots {           // of one row
-  int64_t committed;            // the row sees all of these, the first slots
-  std::vector<int64_t> others;  // of its own forward, ascending
-  int64_t count() const { return committed + others.size(); }
-  int64_t slot(int64_t n) const { return n < committed ? n : others[n - committed]; }
+  int64_t first;                // the row sees all of these, the first slots
+  std::vector<int64_t> others;  // and some behind them, ascending
+  int64_t count() const { return first + others.size(); }
+  int64_t slot(int64_t n) const { return n < first ? n : others[n - first]; }
 };
 
 // A row sees all committed slots, and of the C slots behind them those that `mask` [T, C] marks. Without a mask, it
@@ -70,8 +70,10 @@ inline std::vector<VisibleSlots> visible_slots(int64_t rows, int64_t committed, 
   const int64_t columns = mask ? mask->size(1) : 0;
   const bool* marks = mask ? mask->const_data_ptr<bool>() : nullptr;
   for (int64_t t = 0; t < rows; t++) {
-    slots[t].committed = committed + (mask ? 0 : t + 1);
-    for (int64_t c = 0; c < columns; c++)
+    int64_t c = mask ? 0 : t + 1;
+    while (c < columns && marks[t * columns + c]) c++;  // a chain sees all before it
+    slots[t].first = committed + c;
+    for (; c < columns; c++)
       if (marks[t * columns + c]) slots[t].others.push_back(committed + c);
   }
   return slots;
@@ -161,10 +163,10 @@ class QueryTile {
   void attend(int64_t segment, Sums sums) {
     begin = segment * SEGMENT;
     for (int64_t m = 0; m < count; m++) {
-      committed[m] = std::clamp<int64_t>(slots[m]->committed - begin, 0, SEGMENT);
+      dense[m] = std::clamp<int64_t>(slots[m]->first - begin, 0, SEGMENT);
       visible[m] = std::clamp<int64_t>(slots[m]->count() - begin, 0, SEGMENT);
     }
-    score_committed();
+    score_dense();
     score_others();
     float* to[QUERY_ROWS];
     for (int64_t m = 0; m < count; m++) {
@@ -186,23 +188,26 @@ class QueryTile {
     }
   }
 
-  void score_committed() {
-    const int64_t most = *std::max_element(committed, committed + count);
+  void score_dense() {
+    const int64_t most = *std::max_element(dense, dense + count);
     for (int64_t s = 0; s < most; s += P) score_panel(begin + s, scores.data() + s, SEGMENT);
   }
 
-  // Slots of the forward itself: whole panels are scored, and each query takes what it sees of them.
+  // Slots here and there: whole panels are scored, and each query takes what it sees of them.
   void score_others() {
+    int64_t first = cache.slots;
     int64_t end = 0;
     for (int64_t m = 0; m < count; m++)
-      if (visible[m] > committed[m]) end = std::max(end, slots[m]->others.back() + 1);
+      if (visible[m] > dense[m]) {
+        first = std::min(first, slots[m]->others.front() / P * P);
+        end = std::max(end, slots[m]->others.back() + 1);
+      }
     if (!end) return;
-    const int64_t first = slots[0]->committed / P * P;
     const int64_t width = (end - first + P - 1) / P * P;
     others.resize(QUERY_ROWS * width);
     for (int64_t s = 0; s < width; s += P) score_panel(first + s, others.data() + s, width);
     for (int64_t m = 0; m < count; m++)
-      for (int64_t n = committed[m]; n < visible[m]; n++)
+      for (int64_t n = dense[m]; n < visible[m]; n++)
         scores[m * SEGMENT + n] = others[m * width + slots[m]->slot(begin + n) - first];
   }
 
@@ -211,7 +216,7 @@ class QueryTile {
   void add_values(int64_t panel, float* const* to) {
     F sums[2 * QUERY_ROWS];
     std::fill_n(sums, 2 * count, broadcast(0.f));
-    const int64_t common = *std::min_element(committed, committed + count);
+    const int64_t common = *std::min_element(dense, dense + count);
     if (common) multiply(cache.value_row(g, panel, begin), scores.data(), SEGMENT, common, sums, {});
     for (int64_t m = 0; m < count; m++) {
       if (!visible[m]) continue;
@@ -233,11 +238,11 @@ class QueryTile {
   int64_t begin = 0;  // first slot of the segment
   Multiply<T> multiply = nullptr;
   const VisibleSlots* slots[QUERY_ROWS];
-  int64_t committed[QUERY_ROWS];  // slots of the segment that a query sees because they are committed
-  int64_t visible[QUERY_ROWS];    // and all that it sees
-  std::vector<float> queries;     // [rows, H]
-  std::vector<float> scores;      // [rows, SEGMENT]
-  std::vector<float> others;      // scores of the forward's own slots
+  int64_t dense[QUERY_ROWS];    // slots of the segment that a query sees one after the other
+  int64_t visible[QUERY_ROWS];  // and all that it sees
+  std::vector<float> queries;   // [rows, H]
+  std::vector<float> scores;    // [rows, SEGMENT]
+  std::vector<float> others;    // scores of the forward's own slots
 };
 
 // Outputs of a query: its sums, divided by the sum of the weights

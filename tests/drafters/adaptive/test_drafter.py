@@ -135,6 +135,15 @@ def test_a_tree_that_is_never_right_is_tried_ever_more_seldom(monkeypatch, node_
     assert machine.run(drafter, novel(60, 1), text, tree) <= 1.03 * machine.verify_ms(1)
 
 
+def test_short_texts_do_not_try_useless_trees_again_and_again(monkeypatch):
+    machine, text = Machine(monkeypatch, 8.0, draft_ms=5.0), novel(2000)
+    tree = Chains(text, 0.0)
+    drafter = adaptive(machine, tree)
+    machine.run(drafter, novel(60, 1), text, tree)
+    spent = [machine.run(drafter, novel(60, seed), novel(65, seed), tree) for seed in range(20)]
+    assert sum(spent) / 20 <= 1.05 * machine.verify_ms(1)
+
+
 def test_what_was_no_use_is_found_again_when_it_is(monkeypatch):
     machine, text = Machine(monkeypatch, 0.5), novel(3000)
     tree = Chains(text, 0.0)
