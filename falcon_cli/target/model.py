@@ -67,7 +67,7 @@ class TargetModel:
         head = rows_of(self.head)
         self.device = device_of(head)
         self.dtype: torch.dtype = head.dtype if isinstance(head, Tensor) and native is None else torch.float32
-        """Of features, logits and the cache."""
+        """Of features and logits."""
         self.forward = CausalForward(model, None if native is None else self.dtype)
         self.graphs = FixedReader(self.forward) if compiled else None
         self.config = model.config.get_text_config(decoder=True)

@@ -59,7 +59,7 @@ def test_json_is_stdouts_last_line_and_holds_the_whole_schema(bench, chat_target
     assert outcome.out.count("\n") == 1
     document = outcome.document
     assert document["schema"] == 1
-    assert (document["target"], document["dataset"], document["prompts"]) == (str(chat_target), str(questions), 3)
+    assert (document["target"], document["dataset"], document["prompts"]) == (chat_target.name, questions.name, 3)
     assert document["settings"].keys() >= {"dtype", "device", "threads", "max_new_tokens", "repeats", "seed"}
     assert document["machine"]["bandwidth_bound_tokens_per_second"] > 0
     assert list(document["methods"]) == ["ar", "pld", "lookahead", "sps"]
@@ -130,7 +130,7 @@ def test_a_failure_on_any_data_set_is_the_suites(suite, tmp_path, monkeypatch):
 
 def test_a_suite_needs_a_folder_and_a_data_set_of_ones_own_makes_it_an_ordinary_run(suite, questions):
     assert "several data sets need --out" in suite().complaint
-    assert suite("--dataset", questions, "--json").document["dataset"] == str(questions)
+    assert suite("--dataset", questions, "--json").document["dataset"] == questions.name
 
 
 def test_limit_takes_questions_evenly(bench):

@@ -36,9 +36,9 @@ def check_every_method(target, draft_model, drafters):
         for method in METHODS:
             own = replace(kit, drafter=str(drafters / method.partition(":")[0]))
             assert complete(target.model, choose(method).build(own), prompt, Stop((), 48)).ids == plain, method
-        for folder in (None, "falcon", "eagle", "medusa"):
+        for folder in (None, "falcon"):
             adaptive = choose("adaptive").build(replace(kit, drafter=folder and str(drafters / folder)))
-            for _ in range(3):  # it draws other conclusions in each text
+            for _ in range(2):  # it draws other conclusions in each text
                 assert complete(target.model, adaptive, prompt, Stop((), 48)).ids == plain, f"adaptive with {folder}"
 
 

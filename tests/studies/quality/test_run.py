@@ -53,7 +53,7 @@ def test_the_command_tells_each_kind_and_prints_a_table(command, capsys):
     lines, _, table = told.rpartition("2 questions")
     assert lines.index("fp32: ") < lines.index("int4: ")
     assert "weights" in table
-    assert told.count("pld = plain 2 of 2") == 4
+    assert told.count("adaptive = plain 2 of 2") == 4
     assert "fp32: 2 answers were cut at 8 tokens (max_new_tokens)" in told
     assert "pass@1" not in told
 
