@@ -3,11 +3,11 @@ import warnings
 import pytest
 import torch
 from hypothesis import given
-from hypothesis import strategies as st
 from transformers import DynamicCache
 
 from falcon_cli.errors import FalconError
 from falcon_cli.kv_cache import RECURRENT, LayerCache, StaticCache, cache_argument
+from tests.cache_cycles import cycles
 
 CPU = torch.device("cpu")
 LAYERS, GROUPS, HEAD = 3, 2, 4
@@ -35,15 +35,10 @@ def committed(cache):
     return cache.buffer[..., : cache.length, :]
 
 
-@given(
-    st.lists(
-        st.integers(1, 9).flatmap(lambda nodes: st.tuples(st.just(nodes), st.sets(st.integers(0, nodes - 1)))),
-        max_size=6,
-    )
-)
-def test_committed_rows_are_the_paths_rows_in_order_whatever_the_cycles(cycles):
+@given(cycles(9))
+def test_committed_rows_are_the_paths_rows_in_order_whatever_the_cycles(drawn):
     cache, kept = make(capacity=2), []
-    for seed, (nodes, path) in enumerate(cycles):
+    for seed, (nodes, path) in enumerate(drawn):
         rows = write(cache, nodes, seed)
         kept.append(rows.index_select(-2, torch.tensor(sorted(path), dtype=torch.long)))
         cache.commit(sorted(path))

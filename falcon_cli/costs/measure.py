@@ -43,6 +43,11 @@ class Rounds:
         return (len(self.contexts) + 1) * (self.rounds + _WARM)
 
 
+def chain(target: TargetModel, nodes: int) -> Draft:
+    """A draft of so many nodes, one below the other, of arbitrary tokens."""
+    return Draft.chain(_ids(nodes), target.device)
+
+
 def pretend(target: TargetModel, context: int, nodes: int) -> None:
     """Let the cache be as after a text of so many tokens: a forward over some nodes costs the same whatever it reads.
 
@@ -61,7 +66,7 @@ def pretend(target: TargetModel, context: int, nodes: int) -> None:
 @torch.inference_mode()
 def verify_costs(target: TargetModel, plan: Rounds, tick: Callable[[], None]) -> dict[int, dict[int, float]]:
     """Context → nodes → milliseconds to score, judge and commit that many nodes."""
-    drafts = {nodes: Draft.chain(_ids(nodes), target.device) for nodes in plan.nodes}
+    drafts = {nodes: chain(target, nodes) for nodes in plan.nodes}
     costs = {}
     for context in plan.contexts:
         pretend(target, context, max(plan.nodes))

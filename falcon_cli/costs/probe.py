@@ -8,8 +8,7 @@ from datetime import date
 from pathlib import Path
 
 from falcon_cli.console import progress
-from falcon_cli.core import Draft
-from falcon_cli.costs.measure import Rounds, draft_costs, pretend, rest_cost, verify_seconds
+from falcon_cli.costs.measure import Rounds, chain, draft_costs, pretend, rest_cost, verify_seconds
 from falcon_cli.costs.table import CostTable, DraftCost, load_costs, save_costs
 from falcon_cli.drafters.shared.tree_drafter import TreeDrafter
 from falcon_cli.errors import FalconError
@@ -73,9 +72,9 @@ def _verify_ms(target: TargetModel, context: int, tick: Callable[[], None]) -> d
     """Nodes → milliseconds to verify them, the best of a few; those that are far too dear are left out."""
     found: dict[int, float] = {}
     for nodes in _NODES:
-        if not found or len(found) < 3 or found[max(found)] < _DEAR * found[1]:
+        if len(found) < 3 or found[max(found)] < _DEAR * found[1]:
             pretend(target, context, nodes)
-            draft = Draft.chain([3 + number % 32 for number in range(nodes)], target.device)
+            draft = chain(target, nodes)
             found[nodes] = 1e3 * min(verify_seconds(target, draft, context) for _ in range(_ROUNDS + 1))
         tick()
     return found

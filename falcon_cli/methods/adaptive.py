@@ -42,13 +42,16 @@ def adaptive(context: DraftingContext, name: str, options: AdaptiveOptions) -> D
         FalconError: The drafter or its tree does not fit the target.
     """
     target = context.target
-    folder = options.drafter or context.drafter or shipped(target.name)
+    given = options.drafter or context.drafter
+    folder = Path(given).expanduser() if given else shipped(target.name)
     native = target.model.native
     if native is None or not native.exact:
         return _fixed(context, options, folder)
-    saved = None if folder is None else load_drafter(Path(folder).expanduser(), target)
-    tree = None if saved is None else drafter_of(saved, target, _largest(context, options, saved))
-    weights = "" if saved is None else drafter_name(saved.about)
+    tree, weights = None, ""
+    if folder is not None:
+        saved = load_drafter(folder, target)
+        tree = drafter_of(saved, target, _largest(context, options, folder, saved))
+        weights = drafter_name(saved.about)
     costs = probed_costs(target.model, Setting.of(target), tree, weights)
     lookup = PromptLookup(target.model.device, PldOptions(max_ngram=4, min_ngram=1, length=LONGEST_COPY))
     return Adaptive(lookup, cycle_costs(costs, tree), tree)
@@ -68,19 +71,18 @@ def cycle_costs(table: CostTable, tree: TreeDrafter | None) -> CycleCosts:
     return CycleCosts(verify_ms, {size: table.draft[tree.k].of(of_size) for size, of_size in passes.items()})
 
 
-def _largest(context: DraftingContext, options: AdaptiveOptions, saved: SavedDrafter) -> TreeShape:
+def _largest(context: DraftingContext, options: AdaptiveOptions, folder: Path, saved: SavedDrafter) -> TreeShape:
     """The tree that is given, or was tuned here; else the built-in one, of which parts suit many machines."""
     wanted, target = options.tree or context.tree, context.target
-    tuned = tuned_file(saved.about, Setting.of(target))
-    if wanted == "auto" and not tuned.is_file():
+    if wanted == "auto" and not tuned_file(saved.about, Setting.of(target)).is_file():
         return default_tree_of(saved)
-    tree = tree_for(wanted, tuned.parent, saved, target)
+    tree = tree_for(wanted, folder, saved, target)
     return default_tree_of(saved) if tree.plain else tree.shape
 
 
-def _fixed(context: DraftingContext, options: AdaptiveOptions, folder: str | Path | None) -> Drafter:
+def _fixed(context: DraftingContext, options: AdaptiveOptions, folder: Path | None) -> Drafter:
     if folder is None:
         return prompt_lookup(context, "pld", PldOptions())
-    method = str(read_config(Path(folder).expanduser())["method"])
+    method = str(read_config(folder)["method"])
     kind = FalconOptions(str(folder), options.tree, copy=None) if method == "falcon" else TreeOptions(str(folder))
     return trained(context, method, kind)

@@ -18,8 +18,8 @@ import torch
 
 from falcon_cli.bench.measuring.memory import with_peak_memory
 from falcon_cli.console import progress, say, show
-from falcon_cli.core import Draft, Drafter
-from falcon_cli.costs.measure import pretend
+from falcon_cli.core import Drafter
+from falcon_cli.costs.measure import chain, pretend
 from falcon_cli.decode.loop import complete
 from falcon_cli.decode.stats import Completion
 from falcon_cli.decode.stop import Stop
@@ -78,15 +78,10 @@ class CostRecipe:
             raise FalconError(f"shape must be one of {', '.join(SHAPES)}, not {self.shape}")
 
 
-def drafts_of(target: TargetModel, recipe: CostRecipe) -> dict[int, Draft]:
-    """Nodes → a chain of so many."""
-    return {nodes: Draft.chain(list(range(3, 3 + nodes)), target.device) for nodes in recipe.nodes}
-
-
 @torch.inference_mode()
 def costs(target: TargetModel, recipe: CostRecipe) -> dict[tuple[int, int], float]:
     """(context, nodes) → milliseconds to score that many nodes after that many tokens."""
-    drafts = drafts_of(target, recipe)
+    drafts = {nodes: chain(target, nodes) for nodes in recipe.nodes}
     times: dict[tuple[int, int], list[float]] = {}
     with progress("measuring", len(recipe.contexts) * (recipe.rounds + 1), "rounds") as bar:
         for context in recipe.contexts:
@@ -109,8 +104,8 @@ def parts(target: TargetModel, recipe: CostRecipe, peaks: Peaks) -> list[tuple[i
     rows = []
     for context in recipe.contexts:
         pretend(target, context, max(recipe.nodes))
-        for nodes, draft in drafts_of(target, recipe).items():
-            spent, least = taken(target, draft), limits(target, context, nodes, peaks)
+        for nodes in recipe.nodes:
+            spent, least = taken(target, chain(target, nodes)), limits(target, context, nodes, peaks)
             cells = {part: f"{spent[part]:.2f} ms, {100 * least[part] / spent[part]:.0f} %" for part in PARTS}
             rows.append((context, nodes, cells))
     target.cache.rewind(0)

@@ -97,6 +97,10 @@ def test_a_tree_that_is_given_or_was_tuned_here_is_the_largest(context, tmp_path
     drafter = choose("adaptive").build(kit)
     save_tree(tmp_path / "own.json", StoredTree(2, TreeShape.chain(6)))
     assert choose(f"adaptive:tree={tmp_path / 'own.json'}").build(kit).tree.shape == TreeShape.chain(6)
+    save_tree(tmp_path / "drafter" / "tree.json", StoredTree(2, TreeShape.chain(5)))
+    assert choose("adaptive:tree=chain").build(kit).tree.shape == TreeShape.chain(5), (
+        "as high as the drafter's own tree"
+    )
     about = json.loads((tmp_path / "drafter" / "config.json").read_text())
     tuned = tuned_file(about, Setting.of(kit.target))
     tuned.parent.mkdir(parents=True)

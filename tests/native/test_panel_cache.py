@@ -1,10 +1,10 @@
 import pytest
 import torch
 from hypothesis import given
-from hypothesis import strategies as st
 
 from falcon_cli.errors import FalconError
 from falcon_cli.native.panel_cache import PanelCache
+from tests.cache_cycles import cycles
 from tests.native.panels import in_panels, in_rows
 
 LAYERS, GROUPS, HEAD = 3, 2, 24
@@ -28,15 +28,10 @@ def write(cache, count, seed):
     return drawn
 
 
-@given(
-    st.lists(
-        st.integers(1, 30).flatmap(lambda nodes: st.tuples(st.just(nodes), st.sets(st.integers(0, nodes - 1)))),
-        max_size=6,
-    )
-)
-def test_committed_rows_are_the_paths_rows_in_order_whatever_the_cycles(cycles):
+@given(cycles(30))
+def test_committed_rows_are_the_paths_rows_in_order_whatever_the_cycles(drawn):
     cache, kept = make(capacity=2), []
-    for seed, (nodes, path) in enumerate(cycles):
+    for seed, (nodes, path) in enumerate(drawn):
         rows = write(cache, nodes, seed)
         kept.append(rows.index_select(-2, torch.tensor(sorted(path), dtype=torch.long)))
         cache.commit(sorted(path))

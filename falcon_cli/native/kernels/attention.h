@@ -242,7 +242,7 @@ class QueryTile {
   int64_t visible[QUERY_ROWS];  // and all that it sees
   std::vector<float> queries;   // [rows, H]
   std::vector<float> scores;    // [rows, SEGMENT]
-  std::vector<float> others;    // scores of the forward's own slots
+  std::vector<float> others;    // scores of whole panels
 };
 
 // Outputs of a query: its sums, divided by the sum of the weights
@@ -254,17 +254,16 @@ inline void write_output(const float* sums, const CacheShape& shape, float* out)
 // Few queries: threads share their segments, so that keys and values are read once. The last loop has no barrier.
 template <typename T>
 void attend_by_segments(AttentionPlan& plan, const LayerCache<T>& cache, const float* q, int64_t q_stride, float* out) {
-  const int64_t tiles = RowTiles(plan.queries(), QUERY_ROWS).count;
-  const int64_t of_segment = plan.shape.groups * plan.segments;
-  const int64_t parts = std::clamp<int64_t>(4 * omp_get_num_threads() / of_segment, 1, tiles);
   const RowTiles rows(plan.queries(), QUERY_ROWS);
+  const int64_t of_segment = plan.shape.groups * plan.segments;
+  const int64_t parts = std::clamp<int64_t>(4 * omp_get_num_threads() / of_segment, 1, rows.count);
 #pragma omp for schedule(dynamic, 1)
   for (int64_t n = 0; n < of_segment * parts; n++) {
     const int64_t g = n / parts % plan.shape.groups;
     const int64_t segment = n / parts / plan.shape.groups;
     const int64_t part = n % parts;
     QueryTile<T> tile(plan, cache, g);
-    for (int64_t t = part * tiles / parts; t < (part + 1) * tiles / parts; t++) {
+    for (int64_t t = part * rows.count / parts; t < (part + 1) * rows.count / parts; t++) {
       tile.take(rows.begin(t), rows.height(t), q, q_stride);
       tile.attend(segment, [&](int64_t m) { return plan.shared_sums(g, rows.begin(t) + m, segment); });
     }

@@ -43,4 +43,8 @@ using Q4_K = BlockFormat<4, 32, true, true, 0>;
 using Q5_K = BlockFormat<5, 32, true, true, 0>;
 using Q6_K = BlockFormat<6, 16, true, false, 32>;
 
+// Inputs are quantised without knowing these types: `FormatShape` tells them where sums begin.
+static_assert(FORMAT_SHAPES[static_cast<int>(WeightFormat::q5_0)].offset == Q5_0::OFFSET);
+static_assert(FORMAT_SHAPES[static_cast<int>(WeightFormat::q8_0)].offset == Q8_0::OFFSET);
+
 }  // namespace falcon
