@@ -1,5 +1,6 @@
 """Tiny random models and a toy target, shared by the engine's tests."""
 
+import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from falcon_cli.core import Draft, Scores, Verdict
 
 pytest_plugins = ("chatting", "gguf_files")
 
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when huggingface_hub is imported; a hub out of reach costs 20 s
 torch.set_num_threads(1)
 settings.register_profile("falcon", deadline=None, derandomize=True)
 settings.load_profile("falcon")
@@ -54,6 +56,20 @@ def heard_ctrl_c() -> Iterator[None]:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A `$FALCON_HOME` of the test's own; it shares only the compiled kernels, which take a minute to make."""
+    from falcon_cli.sources import disk
+
+    compiled = disk.home() / "native"
+    compiled.mkdir(parents=True, exist_ok=True)
+    own = tmp_path / "home"
+    own.mkdir()
+    (own / "native").symlink_to(compiled)
+    monkeypatch.setenv("FALCON_HOME", str(own))
+    return own
 
 
 @pytest.fixture(params=FAMILIES)

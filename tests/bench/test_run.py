@@ -10,9 +10,8 @@ from falcon_cli.recipe.schema import BenchRecipe, TargetRecipe
 
 
 @pytest.fixture
-def run(chat_target, monkeypatch, tmp_path):
+def run(home, chat_target, monkeypatch, tmp_path):
     """Benchmark pld on one question of the tiny target: `run(quantize="int8")`."""
-    monkeypatch.setenv("FALCON_HOME", str(tmp_path / "home"))
     monkeypatch.setattr("falcon_cli.bench.figures.bandwidth.BUFFER_BYTES", 1 << 20)
     (tmp_path / "asked.jsonl").write_text('{"question_id": "q", "prompt": "in the end the end"}\n')
 

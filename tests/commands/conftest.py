@@ -38,9 +38,8 @@ Falcon = Callable[..., Outcome]
 
 
 @pytest.fixture
-def falcon(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Falcon:
+def falcon(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Falcon:
     """Run the command line: `falcon("bench", "--limit", 1)`; no cache, no data folder, no hub."""
-    monkeypatch.setenv("FALCON_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.delenv("FALCON_DATA", raising=False)
     monkeypatch.setattr("falcon_cli.bench.figures.bandwidth.BUFFER_BYTES", 1 << 20)

@@ -54,7 +54,7 @@ def recipe(tmp_path) -> Path:
 
 
 @pytest.fixture
-def words(chat_target, dialogues, recipe, tmp_path):
+def words(home, chat_target, dialogues, recipe, tmp_path):
     """The words of a small run: `words("answers=target")`."""
 
     def build(*settings, out="run"):
@@ -226,7 +226,7 @@ def test_a_truncated_drafter_is_refused(falcon, words, tmp_path, chat_target):
 
 def launch(words, tmp_path):
     command = [sys.executable, "-m", "falcon_cli", *map(str, words)]
-    environment = {**os.environ, "FALCON_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environment)
 
 
@@ -262,7 +262,7 @@ def test_two_processes_train_as_one(words, tmp_path):
     """The same global batches: the same losses within rounding."""
     settings = ("training.steps=4", "answers=target", "generation.max_new_tokens=10")
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29531", "-m"]
-    environment = {**os.environ, "FALCON_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     told = {}
     for out, before in (("two", command), ("one", [sys.executable, "-m"])):
         line = [*before, "falcon_cli", *map(str, words(*settings, out=out))]
@@ -279,7 +279,7 @@ def test_a_target_spread_over_processes_teaches_the_same(words, tmp_path):
     """FSDP for the target's forward, as accelerate's own configuration asks for it."""
     settings = ("training.steps=3", "training.decode_prompts=0", "cache.shard_tokens=120")
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29532", "-m"]
-    environment = {**os.environ, "FALCON_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     for out, own in (("whole", {}), ("spread", {"ACCELERATE_USE_FSDP": "true"})):
         line = [*command, "falcon_cli", *map(str, words(*settings, out=out))]
         done = subprocess.run(line, capture_output=True, text=True, env=environment | own, timeout=240, check=False)

@@ -11,8 +11,7 @@ from falcon_cli.tree.shape import TreeShape
 
 
 @pytest.fixture
-def target(tiny_model, tmp_path, monkeypatch):
-    monkeypatch.setenv("FALCON_HOME", str(tmp_path))
+def target(home, tiny_model):
     return TargetModel(tiny_model("llama-gqa", seed=1))
 
 
@@ -21,14 +20,14 @@ def setting(target):
     return Setting.of(LoadedTarget("tiny", target, None, frozenset(), "fp32"))
 
 
-def test_sizes_contexts_and_drafts_are_measured(target, setting, tiny_network, tmp_path):
+def test_sizes_contexts_and_drafts_are_measured(target, setting, tiny_network, home):
     tree = Falcon(tiny_network(target.decoder, k=2), target, TreeShape.chain(2))
     table = probed_costs(target, setting, tree, "own")
     assert [tuple(row)[:3] for row in table.verify.values()] == [(1, 2, 4)] * 2
     assert table.draft[2].of(passes_of(TreeShape.chain(4), 2)) > 0
     assert target.cache.length == 0
     assert probed_costs(target, setting, tree, "own") == table, "as it was kept"
-    assert [path.name for path in (tmp_path / "costs").glob("probe-*-own.json")]
+    assert [path.name for path in (home / "costs").glob("probe-*-own.json")]
 
 
 def test_without_a_drafter_nothing_is_drafted(target, setting):

@@ -18,8 +18,7 @@ BEFORE, AFTER = "2026-02-28 23:59:58", "2026-03-01 00:00:03"
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("FALCON_HOME", str(tmp_path / "home"))
+def cache(home, monkeypatch):
     monkeypatch.setattr("falcon_cli.bench.figures.bandwidth.BUFFER_BYTES", 1 << 20)
 
 

@@ -13,12 +13,13 @@ from falcon_cli.recipe.load import load_recipe
 from falcon_cli.recipe.schema import BenchRecipe
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "distill" / "smoke.yaml"
+SMALLER = ["corpus.limit=30", "corpus.max_tokens=160", "training.batch_tokens=512", "training.micro_tokens=512"]
 ARGV = ["falcon", "distill", "recipes/distill/smoke.yaml"]
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    recipe = load_recipe(DistillRecipe, RECIPE)
+    recipe = load_recipe(DistillRecipe, RECIPE, SMALLER)
     out = tmp_path_factory.mktemp("smoke") / "run"
     return distill(replace(recipe, out=str(out)), ARGV), out
 

@@ -30,9 +30,8 @@ PROMPT = [3, 14, 15, 9, 2, 6, 14, 15]
 
 
 @pytest.fixture
-def context(tiny_model, tiny_network, tmp_path, monkeypatch):
+def context(home, tiny_model, tiny_network, tmp_path):
     """A target on the kernels, or on torch's operators, and a drafter of its own, k = 2."""
-    monkeypatch.setenv("FALCON_HOME", str(tmp_path / "home"))
     load_kernels()
 
     def built(native=True, drafter=True):

@@ -45,9 +45,8 @@ def cached(home):
 
 
 @pytest.fixture(autouse=True)
-def home(monkeypatch, tmp_path):
-    monkeypatch.setenv("FALCON_HOME", str(tmp_path / "home"))
-    return tmp_path / "home"
+def _own_home(home):
+    """Converted weights lie in a home of the test's own."""
 
 
 @pytest.mark.parametrize("shards", [1, 3])

@@ -26,9 +26,8 @@ def target(chat_target):
 
 
 @pytest.fixture
-def folder(tmp_path, target, tiny_network, monkeypatch):
+def folder(home, tmp_path, target, tiny_network):
     """Drafters for k = 1 and 2."""
-    monkeypatch.setenv("FALCON_HOME", str(tmp_path / "home"))
     for k in (1, 2):
         network = tiny_network(target.model.decoder, seed=k, k=k, mixer="linear")
         save_drafter(tmp_path / f"k{k}", network, None, target, {})

@@ -19,9 +19,8 @@ ARGV = ("falcon", "tune-tree", "--quick")
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path, monkeypatch):
-    monkeypatch.setenv("FALCON_HOME", str(tmp_path / "home"))
-    return tmp_path / "home"
+def _own_home(home):
+    """Tuning folders lie in a home of the test's own."""
 
 
 def opened(recipe, drafters=("abc",), setting="a machine", resume=False):

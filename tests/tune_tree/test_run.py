@@ -37,8 +37,7 @@ def place(tmp_path_factory, chat_target, tiny_network):
 
 
 @pytest.fixture
-def recipe(place, chat_target, tmp_path, monkeypatch):
-    monkeypatch.setenv("FALCON_HOME", str(tmp_path / "home"))
+def recipe(home, place, chat_target, tmp_path, monkeypatch):
     monkeypatch.setattr("falcon_cli.tune_tree.calibration.NEEDED", 100)
     return TuneTreeRecipe(
         target=TargetRecipe(model=str(chat_target), kernels="torch"),

@@ -30,8 +30,8 @@ def root(save_drafters, target, tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def _home(monkeypatch, tmp_path):
-    monkeypatch.setenv("FALCON_HOME", str(tmp_path / "home"))
+def _own_home(home):
+    """Tuned trees lie in a home of the test's own."""
 
 
 @pytest.mark.parametrize(("method", "kind"), [("falcon", Falcon), ("eagle", Falcon), ("medusa", Medusa)])

@@ -14,9 +14,8 @@ TUNED, OWN = (StoredTree(2, TreeShape.chain(length)) for length in (3, 4))
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path, monkeypatch):
-    monkeypatch.setenv("FALCON_HOME", str(tmp_path / "home"))
-    return tmp_path / "home"
+def _own_home(home):
+    """Tuned trees lie in a home of the test's own."""
 
 
 def test_a_drafter_is_named_by_its_weights():

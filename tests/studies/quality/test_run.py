@@ -6,7 +6,6 @@ from falcon_cli.data.datasets import DATASETS
 from falcon_cli.data.prompts import Question
 from falcon_cli.data.sets import gsm8k, humaneval
 from falcon_cli.errors import FalconError, UsageError
-from falcon_cli.native.build import load_kernels
 from falcon_cli.recipe.load import load_recipe
 from falcon_cli.recipe.schema import TargetRecipe
 from falcon_cli.sources import home
@@ -21,9 +20,7 @@ PROBLEM = humaneval.Problem(
 
 
 @pytest.fixture
-def command(chat_target, tmp_path, monkeypatch):
-    load_kernels()  # once, from the home that all tests share
-    monkeypatch.setenv("FALCON_HOME", str(tmp_path / "home"))
+def command(home, chat_target, tmp_path):
     (tmp_path / "questions.jsonl").write_text('{"prompt": "in the end"}\n{"prompt": "the"}\n')
     settings = [f"target.model={chat_target}", f"dataset={tmp_path / 'questions.jsonl'}", "max_new_tokens=8"]
     return lambda *more: run(load_recipe(QualityRecipe, None, ["limit=20", *settings, *more]))

@@ -9,8 +9,8 @@ import torch
 
 
 @pytest.fixture(autouse=True)
-def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FALCON_HOME", str(tmp_path / "home"))
+def _own_home(home: Path) -> None:
+    """Files are converted into a home of the test's own."""
 
 
 @pytest.fixture

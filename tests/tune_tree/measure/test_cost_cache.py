@@ -15,9 +15,8 @@ SETTING = Setting("a CPU", "tiny", "fp32", "torch", 2)
 
 
 @pytest.fixture
-def measured(tiny_model, tiny_network, tmp_path, monkeypatch):
+def measured(home, tiny_model, tiny_network, monkeypatch):
     """Ask for the costs of a tiny target; returns them and how often anything was measured."""
-    monkeypatch.setenv("FALCON_HOME", str(tmp_path / "home"))
     target = TargetModel(tiny_model("llama-gqa", seed=1))
     drafters = {2: Falcon(tiny_network(target.decoder, k=2), target, TreeShape.chain(2))}
     calls = []
