@@ -24,13 +24,13 @@ from falcon_cli.target.gguf import BlockFile, NoBlocksError, converted, describe
 from falcon_cli.target.guard.check import KernelsError, check_reading
 from falcon_cli.target.hub import why_not_loaded
 from falcon_cli.target.model import TargetModel
-from falcon_cli.target.pickled import with_safetensors
 from falcon_cli.target.quantised import StoredForm, stored_form
 from falcon_cli.target.reference.ask import PromptOf, Reference, ask, unanswerable
 from falcon_cli.target.reference.force import ForcedReference
 from falcon_cli.target.reference.plain import tell_penalties
 from falcon_cli.target.reference.weights import check_finite, check_finite_blocks
 from falcon_cli.target.stops import stop_tokens
+from falcon_cli.target.stored.pickled import with_safetensors
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

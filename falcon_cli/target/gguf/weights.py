@@ -12,7 +12,7 @@ from falcon_cli.console import progress
 from falcon_cli.errors import FalconError
 from falcon_cli.target.gguf.file import GgufFile
 from falcon_cli.target.gguf.rope import FACTORS, LONG, SHORT
-from falcon_cli.target.weight_files import WeightFiles
+from falcon_cli.target.stored.weight_files import WeightFiles
 
 _FIRST = 4096  # numbers of a weight that nearly always tell whether a half holds it
 _NO_WEIGHTS = (FACTORS, LONG, SHORT)

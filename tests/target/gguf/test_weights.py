@@ -49,7 +49,7 @@ def test_quantized_numbers_that_a_half_holds_are_halves():
 
 
 def test_large_models_are_written_in_several_files(model, write_gguf, loaded, logits_of, tmp_path, monkeypatch):
-    monkeypatch.setattr("falcon_cli.target.weight_files.SHARD_BYTES", 20_000)
+    monkeypatch.setattr("falcon_cli.target.stored.weight_files.SHARD_BYTES", 20_000)
     path = write_gguf(tmp_path / "m.gguf", model)
     folder = converted(path)
     index = json.loads((folder / "model.safetensors.index.json").read_text())

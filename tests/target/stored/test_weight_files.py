@@ -3,8 +3,8 @@ import json
 import torch
 from safetensors.torch import load_file
 
-from falcon_cli.target import weight_files
-from falcon_cli.target.weight_files import WeightFiles
+from falcon_cli.target.stored import weight_files
+from falcon_cli.target.stored.weight_files import WeightFiles
 
 
 def test_a_small_model_is_one_file(tmp_path):

@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 
 from falcon_cli.errors import FalconError
 from falcon_cli.recipe.schema import TargetRecipe
-from falcon_cli.target import pickled
 from falcon_cli.target.load import load_target, load_tokenizer
-from falcon_cli.target.pickled import with_safetensors
+from falcon_cli.target.stored import pickled
+from falcon_cli.target.stored.pickled import with_safetensors
 
 PROMPT = torch.tensor([6, 7, 8])
 
@@ -89,7 +89,7 @@ def test_weights_that_share_memory_are_kept_whole(saved_model, monkeypatch):
     weights["model.layers.0.self_attn.k_proj.weight"] = weights["model.layers.0.self_attn.q_proj.weight"][:16]
     weights["model.layers.0.self_attn.o_proj.weight"] = weights["model.layers.0.self_attn.o_proj.weight"].T
     torch.save(weights, saved_model / "pytorch_model.bin")
-    monkeypatch.setattr("falcon_cli.target.weight_files.SHARD_BYTES", 20_000)
+    monkeypatch.setattr("falcon_cli.target.stored.weight_files.SHARD_BYTES", 20_000)
     folder = with_safetensors(str(saved_model), None)
     found = {}
     for path in sorted(os.listdir(folder)):

@@ -19,7 +19,7 @@ from falcon_cli.console import progress
 from falcon_cli.errors import FalconError, first_line
 from falcon_cli.sources import atomic_folder, home, locked
 from falcon_cli.target.hub import why_not_loaded
-from falcon_cli.target.weight_files import WeightFiles
+from falcon_cli.target.stored.weight_files import WeightFiles
 
 VERSION = 1
 """Of the conversion: folders made by another are not used."""

@@ -1,0 +1,1 @@
+"""Weights in files: safetensors of limited size, and what PyTorch once pickled."""
