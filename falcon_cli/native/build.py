@@ -53,6 +53,11 @@ def load_kernels() -> None:
         raise NoKernelsError(f"{library} cannot be loaded ({error}); delete it to compile it again") from error
 
 
+def multiplies_bf16() -> bool:
+    """Whether the processor has instructions for products of bf16 numbers: then a model in bf16 is fast in bf16."""
+    return not {"amx_bf16", "avx512_bf16"}.isdisjoint(_processor().split())
+
+
 def _compiler() -> list[str]:
     """The words that call the compiler; `CXX` may hold several, such as `ccache g++`."""
     named = os.environ.get("CXX", "").strip()

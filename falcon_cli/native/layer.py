@@ -3,7 +3,7 @@
 Shapes: T rows of a forward, D hidden size, H head size, C uncommitted rows of the cache.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -89,17 +89,36 @@ class NativeDecoder(nn.Module):
 
         With a context, keys and values of all layers are made of the context (a drafter's one layer needs this).
         """
-        if cache.capacity > len(self._tables[0]):
-            self._tables = self._rotate_up_to(cache.capacity)
+        return self._read(hidden_TD, view.depth_T, [view], [cache], context_TD)
+
+    def read_together(self, hidden_TD: Tensor, views: Sequence[View], caches: Sequence[PanelCache]) -> Tensor:
+        """The outputs [T, D] of the rows of several texts, which follow one another; each text has its own cache.
+
+        A row's bits are those that it has without the other texts. All views are chains, or none is.
+        """
+        return self._read(hidden_TD, torch.cat([view.depth_T for view in views]), views, caches, None)
+
+    def _read(
+        self,
+        hidden_TD: Tensor,
+        depth_T: Tensor,
+        views: Sequence[View],
+        caches: Sequence[PanelCache],
+        context_TD: Tensor | None,
+    ) -> Tensor:
+        most = max(cache.capacity for cache in caches)
+        if most > len(self._tables[0]):
+            self._tables = self._rotate_up_to(most)
         outputs_TD: Tensor = self._handle.forward(
             hidden_TD,
             None if context_TD is None else context_TD.contiguous(),
             *self._tables,
-            view.depth_T,
-            cache.keys,
-            cache.values,
-            view.committed,
-            None if view.ancestors_TC is None else view.ancestors_TC.contiguous(),
+            depth_T,
+            [cache.keys for cache in caches],
+            [cache.values for cache in caches],
+            [view.committed for view in views],
+            [len(view.depth_T) for view in views],
+            [view.ancestors_TC.contiguous() for view in views if view.ancestors_TC is not None],
         )
         return outputs_TD
 

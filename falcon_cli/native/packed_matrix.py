@@ -10,7 +10,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-WeightFormat = Literal["fp32", "bf16", "int8", "int4", "file"]
+WeightFormat = Literal["fp32", "bf16", "bf16x2", "int8", "int4", "file"]
+"""How weights are held. With bf16x2 the inputs of products are rounded to bf16 too, as a model in bf16 has them."""
 
 
 @dataclass(frozen=True)

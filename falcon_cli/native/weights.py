@@ -1,13 +1,15 @@
-"""Pack weights as the kernels read them: in panels of outputs, in fp32, bf16, int8 or int4.
+"""Pack weights as the kernels read them: in panels of outputs, in fp32, bf16, bf16x2, int8 or int4.
 
     fp32, bf16   [O / panel, I, panel]          the outputs of a panel are side by side for each input
+    bf16x2       [O / panel, I / 2, 2·panel]    bf16, two inputs at a time
     int8         [O / panel, I / 4, 4·panel]    four inputs at a time, as w + 128; a scale per output
     int4         [O / panel, I / 32, 20·panel]  blocks of 32 inputs: w = step·q + least, q in 0..15, as in GGUF's Q4_1
 
 A block of int4 holds 2·P bytes for each four inputs. The lower four bits belong to the panel's first half, the higher
 four to its second half. P steps and P least values in fp16 follow.
 
-Shapes: O outputs of a matrix (padded to whole panels), I inputs of a matrix (quantised: padded to whole blocks).
+Shapes: O outputs of a matrix (padded to whole panels), I inputs of a matrix (padded to whole blocks, but for
+fp32 and bf16).
 """
 
 from collections.abc import Sequence
@@ -32,7 +34,7 @@ BLOCK = 32
 _ROWS = 4096
 """How many outputs are packed at a time: whole panels."""
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-PackFormat = Literal["fp32", "bf16", "fp16", "int8", "int4"]
+PackFormat = Literal["fp32", "bf16", "fp16", "bf16x2", "int8", "int4"]
 """What numbers can be packed as."""
 
 
@@ -139,20 +141,27 @@ def _panels(weight_OI: Tensor, format: PackFormat, panel: int) -> tuple[Tensor, 
     weight_OI = _padded(weight_OI.float(), -weight_OI.shape[1] % BLOCK, 0)
     if format == "int4":
         return _int4(weight_OI, panel), torch.empty(0)
+    if format == "bf16x2":
+        return _side_by_side(weight_OI.bfloat16(), panel, 2), torch.empty(0)
     quantised_OI, scale_O = _int8(weight_OI)
-    return quantised_OI.unflatten(0, (-1, panel)).unflatten(2, (-1, 4)).transpose(1, 2).flatten(2), scale_O
+    return _side_by_side(quantised_OI, panel, 4), scale_O
+
+
+def _side_by_side(weight_OI: Tensor, panel: int, inputs: int) -> Tensor:
+    """Panels in which so many inputs of an output are side by side: [O / panel, I / inputs, panel · inputs]."""
+    return weight_OI.unflatten(0, (-1, panel)).unflatten(2, (-1, inputs)).transpose(1, 2).flatten(2)
 
 
 def rewrite(matrix: PackedMatrix, places: Tensor, weights: Tensor) -> None:
-    """Replace the weights of some outputs, in place, in an fp32, bf16 or int8 matrix."""
+    """Replace the weights of some outputs, in place, in an fp32, bf16, bf16x2 or int8 matrix."""
     panel = torch.ops.falcon.panel()
-    if matrix.data.dtype != torch.uint8:
-        matrix.data[places // panel, :, places % panel] = weights.to(matrix.data.dtype)
-        return
-    quantised, scale = _int8(pad(weights.float(), (0, -weights.shape[1] % BLOCK)))
-    fours = matrix.data.unflatten(2, (panel, 4))
-    fours[places // panel, :, places % panel] = quantised.unflatten(1, (-1, 4))
-    matrix.scale_O[places] = scale
+    inputs = matrix.data.shape[2] // panel  # that are side by side
+    side_by_side = matrix.data.unflatten(2, (panel, inputs))
+    held = pad(weights, (0, matrix.data.shape[1] * inputs - weights.shape[1]))
+    if matrix.data.dtype == torch.uint8:
+        held, scale = _int8(held.float())
+        matrix.scale_O[places] = scale
+    side_by_side[places // panel, :, places % panel] = held.to(matrix.data.dtype).unflatten(1, (-1, inputs))
 
 
 def _int8(weight_OI: Tensor) -> tuple[Tensor, Tensor]:

@@ -23,7 +23,14 @@ MATRICES, HEAD, ATTENTION = "matrices", "LM head", "attention"
 PARTS = (MATRICES, HEAD, ATTENTION)
 _HEADS = {"falcon::linear", "falcon::best"}
 _FORWARDS = 5
-_ARITHMETIC = {"fma": "of floats", "dot4": "of 8 bits", "dot2": "of 4 to 6 bits"}
+_ARITHMETIC = {
+    "fma": "of floats",
+    "dot4": "of 8 bits",
+    "dot2": "of 4 to 6 bits",
+    "bf16": "of bf16",
+    "amx": "of 4 to 8 bits by AMX",
+    "amx-bf16": "of bf16 by AMX",
+}
 
 
 @dataclass(frozen=True)
@@ -39,10 +46,11 @@ class Peaks:
     def measured() -> "Peaks":
         """Those of this machine, now, with the threads that torch has."""
         rates = {name: torch.ops.falcon.peak(name) for name in _ARITHMETIC}
-        return Peaks(read_bandwidth(torch.device("cpu"), huge=True), rates)
+        there = {name: rate for name, rate in rates.items() if rate}  # else the processor cannot
+        return Peaks(read_bandwidth(torch.device("cpu"), huge=True), there)
 
     def __str__(self) -> str:
-        rates = ", ".join(f"{self.multiply_adds[name] / 1e9:.0f} {text}" for name, text in _ARITHMETIC.items())
+        rates = ", ".join(f"{rate / 1e9:.0f} {_ARITHMETIC[name]}" for name, rate in self.multiply_adds.items())
         return f"memory gives {self.bytes / 1e9:.0f} GB/s; billion multiply-adds a second: {rates}"
 
     def milliseconds(self, read: float, multiply_adds: float, arithmetic: str) -> float:
@@ -82,7 +90,7 @@ def taken(target: TargetModel, draft: Draft) -> dict[str, float]:
 
 def _limit(matrices: Iterable[PackedMatrix], rows: int, peaks: Peaks) -> float:
     return sum(
-        peaks.milliseconds(matrix.bytes, rows * matrix.handle.multiply_adds(), matrix.handle.arithmetic())
+        peaks.milliseconds(matrix.bytes, rows * matrix.handle.multiply_adds(), matrix.handle.arithmetic(rows))
         for matrix in matrices
     )
 

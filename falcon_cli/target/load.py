@@ -13,7 +13,7 @@ from falcon_cli.attention.backend import pick_backend
 from falcon_cli.console import say
 from falcon_cli.decode.verify import pick
 from falcon_cli.errors import FalconError, UsageError
-from falcon_cli.native.build import NoKernelsError, load_kernels
+from falcon_cli.native.build import NoKernelsError, load_kernels, multiplies_bf16
 from falcon_cli.native.packed_matrix import WeightFormat
 from falcon_cli.native.swap import swap_model
 from falcon_cli.recipe.cores import usable_cores
@@ -147,8 +147,9 @@ def _native_kind(recipe: TargetRecipe, device: torch.device, dtype: str) -> Weig
         FalconError: Native kernels are asked for and cannot run.
     """
     asked = _asks_for_kernels(recipe)
-    kind: WeightFormat = "fp32" if recipe.quantize == "none" else recipe.quantize
-    suits = (device.type, dtype, recipe.attention) == ("cpu", "fp32", "auto")
+    kind: WeightFormat = ("bf16x2" if dtype == "bf16" else "fp32") if recipe.quantize == "none" else recipe.quantize
+    fast = dtype == "fp32" or (dtype == "bf16" and multiplies_bf16())
+    suits = fast and (device.type, recipe.attention) == ("cpu", "auto")
     if recipe.kernels == "torch" or recipe.compile or not (asked or suits):
         return None
     if recipe.attention != "auto":

@@ -235,9 +235,9 @@ class TargetModel:
         assert self.native.decoder is not None
         embedded_TD = self.model.get_input_embeddings()(tokens_T).to(self.dtype)
         features_TD = self.native.decoder(embedded_TD, view, cache)
-        return self._judged(features_TD[-1:] if last else features_TD, features_TD)
+        return self.scores_of(features_TD[-1:] if last else features_TD, features_TD)
 
-    def _judged(self, last_TD: Tensor, features_TD: Tensor) -> Scores:
+    def scores_of(self, last_TD: Tensor, features_TD: Tensor) -> Scores:
         """Scores of some features, with the logits behind the last of them."""
         if not isinstance(self.head, NativeLinear) or len(last_TD) <= _FEW_ROWS:
             return Scores.of(self.head(last_TD), features_TD)

@@ -41,9 +41,11 @@ def check_every_method(target, draft_model, drafters):
             assert complete(target.model, drafter, prompt, Stop((), 48)).ids == plain, drafter
 
 
-@pytest.mark.parametrize("quantize", ["none", "bf16", "int8", "int4"])
-def test_every_method_is_exact_on_every_kind_of_weights(chat_target, drafters, quantize):
-    target = load_target(TargetRecipe(str(chat_target), quantize=quantize, kernels="native"))
+@pytest.mark.parametrize(
+    ("dtype", "quantize"), [("fp32", "none"), ("bf16", "none"), ("fp32", "bf16"), ("fp32", "int8"), ("fp32", "int4")]
+)
+def test_every_method_is_exact_on_every_kind_of_weights(chat_target, drafters, dtype, quantize):
+    target = load_target(TargetRecipe(str(chat_target), dtype=dtype, quantize=quantize, kernels="native"))
     check_every_method(target, load_target(TargetRecipe(str(chat_target), kernels="torch")), drafters)
 
 

@@ -16,7 +16,7 @@ from falcon_cli.target.model import TargetModel
 
 PROMPT = [3, 14, 15, 9, 2, 6, 3, 14, 15]
 MESSAGE = "logits are not finite numbers .* try --dtype fp32 or bf16, or another checkpoint"
-KINDS = ["sdpa", "flex", "compiled", "fp32", "bf16", "int8", "int4"]
+KINDS = ["sdpa", "flex", "compiled", "fp32", "bf16", "bf16x2", "int8", "int4"]
 
 
 def target_of(model, kind):
@@ -87,6 +87,6 @@ def test_no_place_of_the_head_hides_it_from_native_kernels(tiny_model, kind, val
     target = target_of(model, kind)
     features_TD = torch.ones(1, 32)
     features_TD[0, 9] = value
-    scores = target._judged(features_TD, features_TD)
+    scores = target.scores_of(features_TD, features_TD)
     with pytest.raises(FalconError, match=MESSAGE):
         pick(scores)

@@ -81,6 +81,12 @@ def test_another_processor_or_source_gets_another_library(monkeypatch):
     assert build.version() != mine
 
 
+@pytest.mark.parametrize(("flags", "expected"), [("avx2 fma", False), ("avx512_bf16", True), ("fma amx_bf16", True)])
+def test_units_for_bf16_are_known(monkeypatch, flags, expected):
+    monkeypatch.setattr(build, "_processor", lambda: flags)
+    assert build.multiplies_bf16() is expected
+
+
 def test_two_processes_at_once_compile_once_and_a_third_finds_it(tmp_path):
     source = tmp_path / "source"
     source.mkdir()

@@ -68,11 +68,12 @@ def test_rotary_tables_grow_with_the_cache(tiny_model):
 
 def test_weights_that_are_rounded_have_a_cache_of_fp16(tiny_model):
     dtypes = {}
-    for format in ("fp32", "bf16", "int8"):
+    for format in ("fp32", "bf16", "bf16x2", "int8"):
         decoder = tiny_model("llama-gqa", 3, dtype=torch.float32).get_decoder()
         native = NativeDecoder(decoder.layers, None, decoder.rotary_emb, format)
         dtypes[format] = native.new_cache(64).keys.dtype
-    assert dtypes == {"fp32": torch.float32, "bf16": torch.float16, "int8": torch.float16}
+    rounded = dict.fromkeys(("bf16", "bf16x2", "int8"), torch.float16)
+    assert dtypes == {"fp32": torch.float32, **rounded}
 
 
 def test_the_family_is_remembered(tiny_model):
@@ -141,7 +142,7 @@ def forward(layers, final_norm=None, groups=2, size=8):
     tables = [torch.ones(16, size)] * 2
     depths = torch.arange(3)
     decoder = torch.classes.falcon.Decoder(layers, final_norm, 1e-6, 0.3)
-    return decoder.forward(torch.ones(3, 32), None, *tables, depths, cache.keys, cache.values, 0, None)
+    return decoder.forward(torch.ones(3, 32), None, *tables, depths, [cache.keys], [cache.values], [0], [3], [])
 
 
 def test_a_layer_takes_all_that_fits():
@@ -181,6 +182,24 @@ def test_heads_that_no_matrix_makes_are_refused():
     parts = [pack(torch.ones(outputs, 32), "fp32").handle for outputs in (48, 40)]
     with pytest.raises(RuntimeError, match="7 query heads for 2 groups"):
         forward([layer_of(qkv=parts)])
+
+
+def test_texts_that_are_not_there_are_refused():
+    cache = PanelCache(1, 2, 8, 16, torch.float32)
+    decoder = torch.classes.falcon.Decoder([layer_of()], None, 1e-6, 0.3)
+
+    def forward(rows, caches=1, depths=3):
+        tables, held = [torch.ones(16, 8)] * 2, ([cache.keys] * caches, [cache.values] * caches)
+        return decoder.forward(torch.ones(3, 32), None, *tables, torch.arange(depths), *held, [0] * len(rows), rows, [])
+
+    assert forward([3]).shape == (3, 32)
+    for rows, caches in (([3], 2), ([], 0)):
+        with pytest.raises(RuntimeError, match="are those of other texts"):
+            forward(rows, caches)
+    with pytest.raises(RuntimeError, match="rows that are not there"):
+        forward([2, 2], 2)
+    with pytest.raises(RuntimeError, match="3 rows for 2"):
+        forward([1, 1], 2)
 
 
 def test_layers_that_do_not_fit_the_cache_are_refused():

@@ -10,7 +10,7 @@ from falcon_cli.native.arena import Arena
 from falcon_cli.native.packed_matrix import PackedMatrix, product, top_k
 from falcon_cli.native.weights import pack, rewrite
 
-FORMATS = ("fp32", "bf16", "int8", "int4")
+FORMATS = ("fp32", "bf16", "bf16x2", "int8", "int4")
 EMPTY = torch.empty(0)
 
 
@@ -35,7 +35,7 @@ def test_the_operators_object_holds_the_memory(format):
     assert torch.equal(handle.linear(rows), expected)
 
 
-@pytest.mark.parametrize("format", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize("format", ["fp32", "bf16", "bf16x2", "int8"])
 def test_weights_rewritten_in_place_are_seen_by_all_that_share_them(format):
     weight, fresh, rows = rows_of(50, 64), rows_of(2, 64, 1), rows_of(3, 64, 2)
     matrix = pack(weight, format)

@@ -8,7 +8,7 @@ from falcon_cli.native.swap import swap_inside, swap_model
 from falcon_cli.target.model import TargetModel
 
 CPU = torch.device("cpu")
-KINDS = ("fp32", "bf16", "int8", "int4")
+KINDS = ("fp32", "bf16", "bf16x2", "int8", "int4")
 PROMPT = torch.arange(3, 24)
 
 
@@ -38,7 +38,9 @@ def test_a_tree_scores_bit_for_bit_like_its_tokens_one_by_one(tiny_model, random
                 assert alone.choice_T[0] == together.choice_T[one] == together.logits_TV[one].argmax()
 
 
-@pytest.mark.parametrize(("kind", "near"), [("fp32", 1e-4), ("bf16", 0.1), ("int8", 0.3), ("int4", 0.5)])
+@pytest.mark.parametrize(
+    ("kind", "near"), [("fp32", 1e-4), ("bf16", 0.1), ("bf16x2", 0.1), ("int8", 0.3), ("int4", 0.5)]
+)
 def test_the_swapped_model_says_what_the_model_says(tiny_model, kind, near):
     plain = TargetModel(tiny_model("llama-gqa", 4, dtype=torch.float32)).prefill(PROMPT)
     scores = native_target(tiny_model, kind).prefill(PROMPT)

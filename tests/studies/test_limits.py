@@ -35,7 +35,7 @@ def test_a_matrix_tells_its_work(kind, arithmetic):
     panel = torch.ops.falcon.panel()
     handle = pack(torch.ones(panel + 1, 64), kind).handle
     assert handle.multiply_adds() == 2 * panel * 64
-    assert handle.arithmetic() == arithmetic
+    assert handle.arithmetic(4) == arithmetic
 
 
 def test_limits_follow_from_the_models_sizes(native_target):
@@ -64,5 +64,5 @@ def test_the_machines_own_rates():
     assert peaks.bytes > 1e8
     assert all(rate > 1e8 for rate in peaks.multiply_adds.values())
     assert str(peaks).startswith("memory gives ")
-    with pytest.raises(RuntimeError, match="peak: fma, dot4 or dot2, not dot8"):
+    with pytest.raises(RuntimeError, match="peak: fma, dot4, dot2, bf16, amx or amx-bf16, not dot8"):
         torch.ops.falcon.peak("dot8")

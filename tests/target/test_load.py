@@ -204,6 +204,7 @@ def test_pick_dtype_follows_the_device_unless_told(monkeypatch):
         assert pick_dtype("auto", torch.device("cuda")) == expected
 
 
+@pytest.mark.parametrize("units", [False, True])
 @pytest.mark.parametrize(
     ("changes", "kind"),
     [
@@ -212,11 +213,15 @@ def test_pick_dtype_follows_the_device_unless_told(monkeypatch):
         ({"quantize": "int8"}, "int8"),
         ({"quantize": "bf16", "dtype": "bf16"}, "bf16"),
         ({"kernels": "torch"}, None),
-        ({"dtype": "bf16"}, None),
+        ({"kernels": "native", "dtype": "bf16"}, "bf16x2"),
+        ({"kernels": "native", "dtype": "fp16"}, "fp32"),
+        ({"dtype": "bf16"}, "units"),
         ({"attention": "sdpa"}, None),
     ],
 )
-def test_native_kernels_serve_where_they_are_asked_for_or_suit(saved_model, changes, kind):
+def test_native_kernels_serve_where_they_are_asked_for_or_suit(saved_model, changes, kind, units, monkeypatch):
+    monkeypatch.setattr("falcon_cli.target.load.multiplies_bf16", lambda: units)
+    kind = ("bf16x2" if units else None) if kind == "units" else kind
     model = load_target(recipe(saved_model, **changes)).model
     assert (model.native and model.native.kind) == kind
     assert model.prefill(torch.tensor([6, 7, 8])).logits_TV.isfinite().all()

@@ -88,11 +88,12 @@ struct AttentionPlan {
   int64_t segments = 0;
   std::vector<float> shared;  // sums of each query's segments, where several threads make them
 
-  AttentionPlan(std::vector<VisibleSlots> slots_, int64_t heads, const CacheShape& shape, float scale)
+  // Threads share the segments of few queries only where they have nothing else to share (`alone`).
+  AttentionPlan(std::vector<VisibleSlots> slots_, int64_t heads, const CacheShape& shape, float scale, bool alone)
       : slots(std::move(slots_)), heads(heads), shape(shape), scale(scale) {
     for (const VisibleSlots& of_row : slots) segments = std::max(segments, segments_of(of_row));
     const int64_t floats = rows() * heads * segments * sums_size();
-    if (rows() <= SHARED_ROWS && floats <= SHARED_FLOATS) shared.resize(floats);
+    if (alone && rows() <= SHARED_ROWS && floats <= SHARED_FLOATS) shared.resize(floats);
   }
 
   int64_t rows() const { return slots.size(); }
@@ -280,7 +281,7 @@ void attend_by_segments(AttentionPlan& plan, const LayerCache<T>& cache, const f
     }
 }
 
-// Many queries: each thread takes some of them through all their segments.
+// Many queries: each thread takes some of them through all their segments. There is no barrier behind the loop.
 template <typename T>
 void attend_by_queries(AttentionPlan& plan, const LayerCache<T>& cache, const float* q, int64_t q_stride, float* out) {
   const RowTiles rows(plan.queries(), QUERY_ROWS);
@@ -288,7 +289,7 @@ void attend_by_queries(AttentionPlan& plan, const LayerCache<T>& cache, const fl
   const int64_t shared = plan.queries_a_row();
   const int64_t size = plan.sums_size();
   // Dynamic: parts take unequal time, because rows see unequal numbers of slots.
-#pragma omp for schedule(dynamic, 1)
+#pragma omp for schedule(dynamic, 1) nowait
   for (int64_t n = 0; n < plan.shape.groups * parts; n++) {
     const int64_t g = n / parts;
     const int64_t first_tile = n % parts * rows.count / parts;
@@ -313,14 +314,14 @@ void attend_by_queries(AttentionPlan& plan, const LayerCache<T>& cache, const fl
   }
 }
 
-// All query heads of all rows: q [T, q_stride], of which the first `heads` heads are queries; out [T, heads, H].
+// All query heads of all rows: q [T, q_stride], of which the first `heads` heads are queries; out [T, heads, H]. Behind
+// it, a thread may read only rows that a static loop over all rows gives it.
 template <typename T>
 void attend_all(AttentionPlan& plan, const LayerCache<T>& cache, const float* q, int64_t q_stride, float* out) {
   FALCON_PROFILE("falcon::attention");
-  if (plan.shared.empty())
-    attend_by_queries(plan, cache, q, q_stride, out);
-  else
-    attend_by_segments(plan, cache, q, q_stride, out);
+  if (!plan.shared.empty()) return attend_by_segments(plan, cache, q, q_stride, out);
+  attend_by_queries(plan, cache, q, q_stride, out);
+#pragma omp barrier
 }
 
 }  // namespace falcon

@@ -29,8 +29,8 @@ Tensor linear(const PackedMatrixPtr& weight, const Tensor& x) {
   Tensor flat = x.contiguous().view({-1, x.size(-1)});
   Tensor y = at::empty({flat.size(0), weight->outputs}, flat.options());
   weight->check_inputs(flat.size(1));
-  QuantisedInputs workspace(weight->shape.is_quantised(), flat.size(0), flat.size(1));
-  const InputRows rows{.x = data_or_null(flat), .count = flat.size(0), .width = flat.size(1), .quantised = workspace};
+  RoundedInputs workspace(weight->shape.input_bytes(), flat.size(0), flat.size(1));
+  const InputRows rows{.x = data_or_null(flat), .count = flat.size(0), .width = flat.size(1), .rounded = workspace};
   float* to = y.data_ptr<float>();
 #pragma omp parallel num_threads(at::get_num_threads())
   product(rows, *weight, to, weight->outputs, Epilogue::store);
@@ -64,9 +64,9 @@ CacheShape cache_shape(const Tensor& keys, const Tensor& values) {
 }
 
 template <typename T>
-LayerCache<T> layer_cache(const CacheShape& shape, const Tensor& keys, const Tensor& values, int64_t layer) {
-  return {shape, keys.data_ptr<T>() + layer * shape.key_numbers(),
-          values.data_ptr<T>() + layer * shape.value_numbers()};
+LayerCache<T> layer_cache(const CacheShape& shape, void* keys, void* values, int64_t layer) {
+  return {shape, static_cast<T*>(keys) + layer * shape.key_numbers(),
+          static_cast<T*>(values) + layer * shape.value_numbers()};
 }
 
 // Call `work` with a value of the cache's type
@@ -86,9 +86,9 @@ Tensor attention(const Tensor& query, Tensor keys, Tensor values, int64_t commit
   Tensor q = query.contiguous();
   Tensor out = at::empty_like(q);
   const CacheShape shape = cache_shape(keys, values);
-  AttentionPlan plan(visible_slots(q.size(0), committed, visible), q.size(1), shape, scale);
+  AttentionPlan plan(visible_slots(q.size(0), committed, visible), q.size(1), shape, scale, true);
   with_type(keys, [&](auto number) {
-    const auto cache = layer_cache<decltype(number)>(shape, keys, values, 0);
+    const auto cache = layer_cache<decltype(number)>(shape, keys.data_ptr(), values.data_ptr(), 0);
 #pragma omp parallel num_threads(at::get_num_threads())
     attend_all(plan, cache, data_or_null(q), q.size(1) * q.size(2), out.data_ptr<float>());
   });
@@ -97,25 +97,35 @@ Tensor attention(const Tensor& query, Tensor keys, Tensor values, int64_t commit
 
 namespace {
 
+// Some rows of a forward that are of one text, and the text's cache
+struct Sequence {
+  CacheShape shape;
+  void* keys;
+  void* values;
+  int64_t first;  // of the rows
+  int64_t slot;   // of the first row
+  AttentionPlan attention;
+};
+
 // What all layers of a forward share, and buffers for what lies between their products
 struct Forward {
-  int64_t T;                         // rows
-  int64_t D;                         // hidden size
-  int64_t N;                         // query heads
-  int64_t begin;                     // slot of the first row
-  std::vector<const float*> cosine;  // of each row
+  int64_t T;  // rows
+  int64_t D;  // hidden size
+  int64_t N;  // query heads
+  std::vector<Sequence> sequences;
+  std::vector<const Sequence*> sequence;  // of each row
+  std::vector<const float*> cosine;
   std::vector<const float*> sine;
-  AttentionPlan attention;
   float epsilon;
   std::vector<float> normed;
   std::vector<float> projected;          // queries, keys and values
   std::vector<float> projected_queries;  // only with a context: the rows' own queries
   std::vector<float> attended;
   std::vector<float> inner;  // of the MLP
-  QuantisedInputs quantised;
+  RoundedInputs rounded;
 
   InputRows rows_of(const std::vector<float>& x, int64_t width) {
-    return {.x = x.data(), .count = T, .width = width, .quantised = quantised};
+    return {.x = x.data(), .count = T, .width = width, .rounded = rounded};
   }
 };
 
@@ -129,10 +139,11 @@ void rotate(float* x, const float* cosine, const float* sine, int64_t H) {
   }
 }
 
-// Norm and rotate queries and keys, then write keys and values into the cache
+// Norm and rotate queries and keys, then write keys and values into the caches
 template <typename T>
-void fill_cache(const DecoderLayer& layer, const LayerCache<T>& cache, Forward& f) {
-  const int64_t H = cache.head_size;
+void fill_caches(const DecoderLayer& layer, int64_t number, Forward& f) {
+  const int64_t H = f.sequences[0].shape.head_size;
+  const int64_t groups = f.sequences[0].shape.groups;
   const int64_t width = layer.qkv_width();
   const float* query_norm = layer.query_norm ? data_or_null(*layer.query_norm) : nullptr;
   const float* key_norm = layer.key_norm ? data_or_null(*layer.key_norm) : nullptr;
@@ -140,22 +151,38 @@ void fill_cache(const DecoderLayer& layer, const LayerCache<T>& cache, Forward& 
   for (int64_t t = 0; t < f.T; t++) {
     float* queries = f.projected.data() + t * width;
     float* keys = queries + f.N * H;
-    float* values = keys + cache.groups * H;
-    for (int64_t n = 0; n < f.N + cache.groups; n++) {
+    float* values = keys + groups * H;
+    for (int64_t n = 0; n < f.N + groups; n++) {
       float* head = queries + n * H;
       if (query_norm) normalise(head, n < f.N ? query_norm : key_norm, head, H, f.epsilon);
       rotate(head, f.cosine[t], f.sine[t], H);
     }
-    for (int64_t g = 0; g < cache.groups; g++) cache.write(g, f.begin + t, keys + g * H, values + g * H);
+    const Sequence& s = *f.sequence[t];
+    const auto cache = layer_cache<T>(s.shape, s.keys, s.values, number);
+    for (int64_t g = 0; g < groups; g++) cache.write(g, s.slot + t - s.first, keys + g * H, values + g * H);
   }
+}
+
+// The queries of each text to its own cache. Of many texts, threads take parts as they are free.
+template <typename T>
+void attend_sequences(int64_t number, int64_t width, Forward& f) {
+  const int64_t outputs = f.N * f.sequences[0].shape.head_size;
+  for (Sequence& s : f.sequences) {
+    const auto cache = layer_cache<T>(s.shape, s.keys, s.values, number);
+    const float* queries = f.projected.data() + s.first * width;
+    float* to = f.attended.data() + s.first * outputs;
+    if (f.sequences.size() == 1) return attend_all(s.attention, cache, queries, width, to);
+    attend_by_queries(s.attention, cache, queries, width, to);
+  }
+#pragma omp barrier
 }
 
 // Rows x become the layer's outputs. Keys and values are made of `context` where there is one, as a drafter's are. The
 // loops without a barrier (nowait) are static: the next loop's thread reads only rows that it has made itself.
 template <typename T>
-void run_layer(const DecoderLayer& layer, const LayerCache<T>& cache, Forward& f, float* x, const float* context) {
+void run_layer(const DecoderLayer& layer, int64_t number, Forward& f, float* x, const float* context) {
   const int64_t D = f.D;
-  const int64_t query_width = f.N * cache.head_size;
+  const int64_t query_width = f.N * f.sequences[0].shape.head_size;
   const int64_t width = layer.qkv_width();
   const int64_t inner = layer.inner_size();
   auto norm_rows = [&](const float* from, const Tensor& weight) {
@@ -179,8 +206,8 @@ void run_layer(const DecoderLayer& layer, const LayerCache<T>& cache, Forward& f
   } else {
     project(norm_rows(x, layer.input_norm), f.projected.data());
   }
-  fill_cache(layer, cache, f);
-  attend_all(f.attention, cache, f.projected.data(), width, f.attended.data());
+  fill_caches<T>(layer, number, f);
+  attend_sequences<T>(number, width, f);
   product(f.rows_of(f.attended, query_width), *layer.o, x, D, Epilogue::add);
   product(norm_rows(x, layer.mlp_norm), *layer.gate_up, f.inner.data(), inner, Epilogue::silu_gate);
   product(f.rows_of(f.inner, inner), *layer.down, x, D, Epilogue::add);
@@ -188,15 +215,22 @@ void run_layer(const DecoderLayer& layer, const LayerCache<T>& cache, Forward& f
 
 }  // namespace
 
-// Layers, then the final norm if there is one: T rows become T rows of the cache behind what it holds. Rotary tables
-// are [positions, H]; a row's position is `committed` + its depth.
+// Layers, then the final norm if there is one. The T rows are those of one text or of several, one behind the other:
+// `rows` of each. They become rows of the texts' caches, behind what those hold. Rotary tables are [positions, H]; a
+// row's position is `committed` of its text + its depth. `visible` is a mask of each text, or empty where all rows are
+// chains.
 Tensor Decoder::forward(const Tensor& hidden, const OptionalTensor& context, const Tensor& cosine, const Tensor& sine,
-                        const Tensor& depth, Tensor keys, Tensor values, int64_t committed,
-                        const OptionalTensor& visible) const {
+                        const Tensor& depth, const std::vector<Tensor>& keys, const std::vector<Tensor>& values,
+                        const std::vector<int64_t>& committed, const std::vector<int64_t>& rows,
+                        const std::vector<Tensor>& visible) const {
   FALCON_PROFILE("falcon::decoder");
+  const size_t texts = keys.size();
+  TORCH_CHECK(texts && values.size() == texts && committed.size() == texts && rows.size() == texts &&
+                  (visible.empty() || visible.size() == texts),
+              "Decoder: keys, values, committed, rows and visible are those of other texts");
   Tensor x = hidden.to(at::kFloat).clone(at::MemoryFormat::Contiguous);
   const DecoderLayer& first = *layers[0];
-  const CacheShape shape = cache_shape(keys, values);
+  const CacheShape shape = cache_shape(keys[0], values[0]);
   const int64_t count = layers.size();
   const int64_t H = shape.head_size;
   const int64_t T = x.size(-2);
@@ -204,43 +238,60 @@ Tensor Decoder::forward(const Tensor& hidden, const OptionalTensor& context, con
   const int64_t width = first.qkv_width();
   const int64_t N = width / H - 2 * shape.groups;
   const int64_t inner = first.inner_size();
-  const int64_t begin = committed + (visible ? visible->size(1) : T) - T;
   TORCH_CHECK(first.hidden_size() == D, "Decoder: rows of ", D, " for layers of ", first.hidden_size());
   for (const DecoderLayerPtr& layer : layers) layer->check_heads(N, shape.groups, H);
   TORCH_CHECK(!context || context->numel() == T * D, "a context of other rows");
   TORCH_CHECK(cosine.size(1) == H, "rotary embedding of a part of the head");
-  TORCH_CHECK(keys.size(0) == count && begin + T <= shape.slots, "another cache");
   auto floats = [](int64_t count) { return std::vector<float>(count); };
   Forward f{.T = T,
             .D = D,
             .N = N,
-            .begin = begin,
+            .sequences = {},
+            .sequence = {},
             .cosine = {},
             .sine = {},
-            .attention = AttentionPlan(visible_slots(T, committed, visible), N, shape, scale),
             .epsilon = epsilon,
             .normed = floats(T * D),
             .projected = floats(T * width),
             .projected_queries = floats(context ? T * width : 0),
             .attended = floats(T * N * H),
             .inner = floats(T * inner),
-            .quantised = QuantisedInputs(any_quantised(), T, std::max({D, N * H, inner}))};
-  for (int64_t t = 0; t < T; t++) {
-    const int64_t position = committed + depth.const_data_ptr<int64_t>()[t];
-    TORCH_CHECK(position < cosine.size(0), "a position outside the rotary tables");
-    f.cosine.push_back(data_or_null(cosine) + position * H);
-    f.sine.push_back(data_or_null(sine) + position * H);
+            .rounded = RoundedInputs(input_bytes(), T, std::max({D, N * H, inner}))};
+  f.sequences.reserve(texts);
+  for (size_t n = 0; n < texts; n++) {
+    const CacheShape own = cache_shape(keys[n], values[n]);
+    const int64_t first_row = f.sequence.size();
+    const OptionalTensor mask = visible.empty() ? OptionalTensor() : visible[n];
+    const int64_t slot = committed[n] + (mask ? mask->size(1) : rows[n]) - rows[n];
+    TORCH_CHECK(keys[n].size(0) == count && slot + rows[n] <= own.slots && own.groups == shape.groups &&
+                    own.head_size == H && keys[n].scalar_type() == keys[0].scalar_type() && first_row + rows[n] <= T,
+                "Decoder: another cache, or rows that are not there");
+    f.sequences.push_back(
+        {.shape = own,
+         .keys = keys[n].data_ptr(),
+         .values = values[n].data_ptr(),
+         .first = first_row,
+         .slot = slot,
+         .attention = AttentionPlan(visible_slots(rows[n], committed[n], mask), N, own, scale, texts == 1)});
+    for (int64_t t = first_row; t < first_row + rows[n]; t++) {
+      const int64_t position = committed[n] + depth.const_data_ptr<int64_t>()[t];
+      TORCH_CHECK(position < cosine.size(0), "a position outside the rotary tables");
+      f.sequence.push_back(&f.sequences.back());
+      f.cosine.push_back(data_or_null(cosine) + position * H);
+      f.sine.push_back(data_or_null(sine) + position * H);
+    }
   }
-  float* rows = x.data_ptr<float>();
+  TORCH_CHECK(static_cast<int64_t>(f.sequence.size()) == T, "Decoder: ", T, " rows for ", f.sequence.size());
+  float* x_rows = x.data_ptr<float>();
   const float* context_rows = context ? data_or_null(*context) : nullptr;
-  with_type(keys, [&](auto number) {
+  with_type(keys[0], [&](auto number) {
 #pragma omp parallel num_threads(at::get_num_threads())
     {
-      for (int64_t n = 0; n < count; n++)
-        run_layer(*layers[n], layer_cache<decltype(number)>(shape, keys, values, n), f, rows, context_rows);
+      for (int64_t n = 0; n < count; n++) run_layer<decltype(number)>(*layers[n], n, f, x_rows, context_rows);
       if (final_norm) {
 #pragma omp for schedule(static)
-        for (int64_t t = 0; t < T; t++) normalise(rows + t * D, data_or_null(*final_norm), rows + t * D, D, f.epsilon);
+        for (int64_t t = 0; t < T; t++)
+          normalise(x_rows + t * D, data_or_null(*final_norm), x_rows + t * D, D, f.epsilon);
       }
     }
   });

@@ -43,10 +43,11 @@ struct DecoderLayer : torch::CustomClassHolder {
     for (const PackedMatrixPtr& matrix : qkv) width += matrix->outputs;
     return width;
   }
-  bool any_quantised() const {
-    bool any = o->shape.is_quantised() || gate_up->shape.is_quantised() || down->shape.is_quantised();
-    for (const PackedMatrixPtr& matrix : qkv) any |= matrix->shape.is_quantised();
-    return any;
+  // Of the rounded inputs of any of its products (FormatShape)
+  int input_bytes() const {
+    int most = std::max({o->shape.input_bytes(), gate_up->shape.input_bytes(), down->shape.input_bytes()});
+    for (const PackedMatrixPtr& matrix : qkv) most = std::max(most, matrix->shape.input_bytes());
+    return most;
   }
 
   // What the constructor cannot know: the size of the heads, and how many there are
@@ -92,13 +93,16 @@ struct Decoder : torch::CustomClassHolder {
     if (final_norm) DecoderLayer::check_norm(*final_norm, first.hidden_size());
   }
 
-  bool any_quantised() const {
-    return std::any_of(layers.begin(), layers.end(), [](const auto& layer) { return layer->any_quantised(); });
+  int input_bytes() const {
+    int most = 0;
+    for (const DecoderLayerPtr& layer : layers) most = std::max(most, layer->input_bytes());
+    return most;
   }
 
   Tensor forward(const Tensor& hidden, const std::optional<Tensor>& context, const Tensor& cosine, const Tensor& sine,
-                 const Tensor& depth, Tensor keys, Tensor values, int64_t committed,
-                 const std::optional<Tensor>& visible) const;
+                 const Tensor& depth, const std::vector<Tensor>& keys, const std::vector<Tensor>& values,
+                 const std::vector<int64_t>& committed, const std::vector<int64_t>& rows,
+                 const std::vector<Tensor>& visible) const;
 };
 
 }  // namespace falcon

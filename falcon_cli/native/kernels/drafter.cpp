@@ -19,7 +19,7 @@ Tensor Drafter::mix(const Tensor& embedded, const Tensor& features, const Tensor
   Tensor f = features.contiguous();
   Tensor y = at::empty_like(f);
   mixer->check_sizes(2 * D, D);
-  QuantisedInputs workspace(mixer->shape.is_quantised(), rows, 2 * D);
+  RoundedInputs workspace(mixer->shape.input_bytes(), rows, 2 * D);
   std::vector<float> both(rows * 2 * D);
   const float* from_e = data_or_null(e);
   const float* from_f = data_or_null(f);
@@ -38,7 +38,7 @@ Tensor Drafter::mix(const Tensor& embedded, const Tensor& features, const Tensor
       for (int64_t k = 0; k < D; k++) row[D + k] = by ? from_f[r * D + k] / by[k] : from_f[r * D + k];
       for (int64_t k = 0; k < D; k++) to[r * D + k] = by ? row[D + k] : 0.f;
     }
-    const InputRows inputs{.x = both.data(), .count = rows, .width = 2 * D, .quantised = workspace};
+    const InputRows inputs{.x = both.data(), .count = rows, .width = 2 * D, .rounded = workspace};
     product(inputs, *mixer, to, D, Epilogue::add);
   }
   return y;
@@ -53,7 +53,7 @@ Tensor Drafter::start(const Tensor& mixed, const Tensor& last, const Tensor& slo
   Tensor x = mixed.contiguous();
   Tensor y = at::empty_like(x);
   (*own)->check_sizes(D, D);
-  QuantisedInputs workspace((*own)->shape.is_quantised(), rows, D);
+  RoundedInputs workspace((*own)->shape.input_bytes(), rows, D);
   const int64_t* last_of = last.const_data_ptr<int64_t>();
   const int64_t* slot_of = slot.const_data_ptr<int64_t>();
   const float* from = data_or_null(x);
@@ -64,7 +64,7 @@ Tensor Drafter::start(const Tensor& mixed, const Tensor& last, const Tensor& slo
 #pragma omp for schedule(static) nowait
     for (int64_t r = 0; r < rows; r++)
       for (int64_t k = 0; k < D; k++) to[r * D + k] = from[last_of[r] * D + k] + of_slot[slot_of[r] * D + k];
-    const InputRows inputs{.x = from, .count = rows, .width = D, .quantised = workspace};
+    const InputRows inputs{.x = from, .count = rows, .width = D, .rounded = workspace};
     product(inputs, **own, to, D, Epilogue::add);
   }
   return y;
@@ -81,11 +81,11 @@ Tensor Drafter::finish(const Tensor& hidden, const Tensor& before, const Tensor&
   const float* weight = data_or_null(norm);
   std::vector<float> both(from ? rows * 2 * D : 0);
   std::vector<float> gated(from ? rows * D : 0);
-  std::optional<QuantisedInputs> workspace;
+  std::optional<RoundedInputs> workspace;
   if (from) {
     TORCH_CHECK(gate, "Drafter: tokens before, but no chain that reads them");
     (*gate)->check_sizes(2 * D, 2 * D);
-    workspace.emplace((*gate)->shape.is_quantised() || (*change)->shape.is_quantised(), rows, 2 * D);
+    workspace.emplace(std::max((*gate)->shape.input_bytes(), (*change)->shape.input_bytes()), rows, 2 * D);
   }
   float* to = y.data_ptr<float>();
 #pragma omp parallel num_threads(at::get_num_threads())
@@ -96,9 +96,9 @@ Tensor Drafter::finish(const Tensor& hidden, const Tensor& before, const Tensor&
         normalise(to + r * D, nullptr, both.data() + r * 2 * D, D, 1e-6f);
         normalise(from + r * D, nullptr, both.data() + r * 2 * D + D, D, 1e-6f);
       }
-      const InputRows inputs{.x = both.data(), .count = rows, .width = 2 * D, .quantised = *workspace};
+      const InputRows inputs{.x = both.data(), .count = rows, .width = 2 * D, .rounded = *workspace};
       product(inputs, **gate, gated.data(), D, Epilogue::sigmoid_gate);
-      const InputRows changes{.x = gated.data(), .count = rows, .width = D, .quantised = *workspace};
+      const InputRows changes{.x = gated.data(), .count = rows, .width = D, .rounded = *workspace};
       product(changes, **change, to, D, Epilogue::add);
     }
     if (weight) {
@@ -137,8 +137,8 @@ std::tuple<Tensor, Tensor> top_k(const PackedMatrixPtr& head, const Tensor& feat
   Tensor chosen = at::empty({rows, count}, at::kLong);
   Tensor y = at::empty({rows, outputs}, x.options());
   head->check_inputs(D);
-  QuantisedInputs workspace(head->shape.is_quantised(), rows, D);
-  const InputRows inputs{.x = data_or_null(x), .count = rows, .width = D, .quantised = workspace};
+  RoundedInputs workspace(head->shape.input_bytes(), rows, D);
+  const InputRows inputs{.x = data_or_null(x), .count = rows, .width = D, .rounded = workspace};
   float* logits = y.data_ptr<float>();
   int64_t* to = chosen.data_ptr<int64_t>();
 #pragma omp parallel num_threads(at::get_num_threads())
@@ -160,8 +160,8 @@ std::tuple<Tensor, Tensor> best(const PackedMatrixPtr& head, const Tensor& featu
   Tensor places = at::zeros({rows}, at::kLong);
   Tensor values = at::full({rows}, -INFINITY, x.options());
   head->check_inputs(D);
-  QuantisedInputs workspace(head->shape.is_quantised(), rows, D);
-  const InputRows inputs{.x = data_or_null(x), .count = rows, .width = D, .quantised = workspace};
+  RoundedInputs workspace(head->shape.input_bytes(), rows, D);
+  const InputRows inputs{.x = data_or_null(x), .count = rows, .width = D, .rounded = workspace};
   int64_t* place = places.data_ptr<int64_t>();
   float* value = values.data_ptr<float>();
   const float* bias = data_or_null(head->bias);

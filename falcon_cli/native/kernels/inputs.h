@@ -1,4 +1,4 @@
-// The input rows of a product, and the same rows quantised for quantised weights.
+// The input rows of a product, and the same rows rounded: quantised for quantised weights, or bf16.
 #pragma once
 #include <cmath>
 #include <vector>
@@ -8,22 +8,25 @@
 
 namespace falcon {
 
-// Workspace of one operator call: the inputs of any of its products, quantised. It is reused from product to product.
-// Rows stay one behind the other, not interleaved: threads that quantise neighbouring rows share no cache line then.
-struct QuantisedInputs {
-  std::vector<int8_t> values;
-  std::vector<float> scale;   // of each unit, a block or a superblock
-  std::vector<int> start;     // of each block: where sums with weights begin that are stored too high
-  std::vector<float> sum;     // of each block's values, times its scale
-  std::vector<int16_t> sums;  // of each superblock: SUMS of them, its 16 halves of blocks, then its 8 blocks
+// Workspace of one operator call: the inputs of any of its products, rounded. It is reused from product to product.
+// Rows stay one behind the other, not interleaved: threads that round neighbouring rows share no cache line then.
+struct RoundedInputs {
+  std::vector<int8_t> values;  // or bytes of bf16 numbers
+  std::vector<float> scale;    // of each unit, a block or a superblock
+  std::vector<int> start;      // of each block: where sums with weights begin that are stored too high
+  std::vector<float> sum;      // of each block's values, times its scale
+  std::vector<int16_t> sums;   // of each superblock: SUMS of them, its 16 halves of blocks, then its 8 blocks
 
   static constexpr int64_t HALVES = 16;
   static constexpr int64_t SUMS = 24;
 
-  // For `rows` rows of `widest` inputs at most; without room where no product quantises them.
-  QuantisedInputs(bool needed, int64_t rows, int64_t widest) {
-    const int64_t superblocks = needed ? rows * ((widest + SUPERBLOCK - 1) / SUPERBLOCK) : 0;
-    values.resize(superblocks * SUPERBLOCK);
+  static constexpr int64_t MORE_ROWS = 15;  // that AMX reads behind the last one
+
+  // For `rows` rows of `widest` inputs at most, of so many bytes each; without room where no product rounds them.
+  RoundedInputs(int input_bytes, int64_t rows, int64_t widest) {
+    const int64_t row = (widest + SUPERBLOCK - 1) / SUPERBLOCK;
+    const int64_t superblocks = input_bytes ? rows * row : 0;
+    values.resize(superblocks ? (rows + MORE_ROWS) * row * SUPERBLOCK * input_bytes : 0);
     scale.resize(superblocks * SUPERBLOCK / BLOCK);
     start.resize(superblocks * SUPERBLOCK / BLOCK);
     sum.resize(superblocks * SUPERBLOCK / BLOCK);
@@ -31,13 +34,14 @@ struct QuantisedInputs {
   }
 };
 
-struct TileInputs {  // of a tile's rows; a kernel reads the floats or the quantised values
+struct TileInputs {  // of a tile's rows; a kernel reads the floats or the rounded values
   const float* floats;
-  const int8_t* quantised;
+  const int8_t* rounded;
   const float* scale;
   const int* start;
   const float* sum;
   const int16_t* sums;
+  int64_t count;
   int64_t width;
   int64_t units;  // of a row
 };
@@ -46,22 +50,32 @@ struct InputRows {  // [count, width]
   const float* x;
   int64_t count;
   int64_t width;
-  QuantisedInputs& quantised;
+  RoundedInputs& rounded;
 
   int64_t units(const FormatShape& shape) const { return (width + shape.unit() - 1) / shape.unit(); }
 
-  TileInputs tile(int64_t first_row, const FormatShape& shape) const {
+  TileInputs tile(int64_t first_row, int64_t rows, const FormatShape& shape) const {
     const int64_t first_unit = first_row * units(shape);
     return {.floats = x + first_row * width,
-            .quantised = quantised.values.data() + first_unit * shape.unit(),
-            .scale = quantised.scale.data() + first_unit,
-            .start = quantised.start.data() + first_unit,
-            .sum = quantised.sum.data() + first_unit,
-            .sums = quantised.sums.data() + first_unit * QuantisedInputs::SUMS,
+            .rounded = rounded.values.data() + first_unit * shape.unit() * shape.input_bytes(),
+            .scale = rounded.scale.data() + first_unit,
+            .start = rounded.start.data() + first_unit,
+            .sum = rounded.sum.data() + first_unit,
+            .sums = rounded.sums.data() + first_unit * RoundedInputs::SUMS,
+            .count = rows,
             .width = width,
             .units = units(shape)};
   }
 
+  // Round one row as the weights' format wants it.
+  void round(int64_t m, const FormatShape& shape) const {
+    if (shape.is_quantised()) return quantise(m, shape);
+    const int64_t padded = units(shape) * shape.unit();
+    at::BFloat16* to = reinterpret_cast<at::BFloat16*>(rounded.values.data()) + m * padded;
+    for (int64_t k = 0; k < padded; k++) to[k] = k < width ? x[m * width + k] : 0.f;
+  }
+
+ private:
   // Quantise one row. Each unit has its own scale, and each row is quantised by itself: an outlier in one row leaves
   // its neighbours' bits as they are. The scale of a unit with a NaN or an infinity is none either, so what is
   // multiplied with it is no number.
@@ -73,25 +87,24 @@ struct InputRows {  // [count, width]
       const int64_t count = std::min(unit, width - u * unit);
       const float top = largest_of(from, count);
       const float inverse = top > 1e-35f ? shape.levels / top : 0.f;
-      int8_t* to = quantised.values.data() + place * unit;
-      int16_t halves[QuantisedInputs::HALVES];
+      int8_t* to = rounded.values.data() + place * unit;
+      int16_t halves[RoundedInputs::HALVES];
       for (int64_t half = 0; half < unit / 16; half++, from += 16, to += 16)
         halves[half] = round_half(from, count - half * 16, inverse, to);
-      quantised.scale[place] = top / shape.levels;
+      rounded.scale[place] = top / shape.levels;
       if (unit == BLOCK) {
         const int sum = halves[0] + halves[1];
-        quantised.start[place] = -shape.offset * sum;
-        quantised.sum[place] = quantised.scale[place] * sum;
+        rounded.start[place] = -shape.offset * sum;
+        rounded.sum[place] = rounded.scale[place] * sum;
         continue;
       }
-      int16_t* sums = quantised.sums.data() + place * QuantisedInputs::SUMS;
-      std::copy_n(halves, QuantisedInputs::HALVES, sums);
+      int16_t* sums = rounded.sums.data() + place * RoundedInputs::SUMS;
+      std::copy_n(halves, RoundedInputs::HALVES, sums);
       for (int64_t block = 0; block < SUPERBLOCK / BLOCK; block++)
-        sums[QuantisedInputs::HALVES + block] = halves[2 * block] + halves[2 * block + 1];
+        sums[RoundedInputs::HALVES + block] = halves[2 * block] + halves[2 * block + 1];
     }
   }
 
- private:
   // The largest magnitude of some values, or NaN if one of them is
   static float largest_of(const float* from, int64_t count) {
     const F8 sign = _mm256_set1_ps(-0.f);

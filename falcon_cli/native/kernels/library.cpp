@@ -16,7 +16,7 @@ TORCH_LIBRARY(falcon, library) {
       .def("best", &best)
       .def("top_k", &top_k)
       .def("multiply_adds", &PackedMatrix::multiply_adds)
-      .def("arithmetic", [](const Matrix& matrix) { return std::string(matrix->shape.arithmetic()); });
+      .def("arithmetic", &arithmetic);
   library.class_<DecoderLayer>("DecoderLayer")
       .def(torch::init<std::vector<Matrix>, Matrix, Matrix, Matrix, Tensor, Tensor, OptionalTensor, OptionalTensor>(),
            "",
@@ -37,6 +37,7 @@ TORCH_LIBRARY(falcon, library) {
   library.def("pack_blocks(Tensor rows, str kind, Tensor(a!) panels) -> ()", &pack_blocks);
   library.def("panel() -> int", [] { return static_cast<int64_t>(P); });
   library.def("peak(str arithmetic) -> float", &peak);
+  library.def("use_amx(bool? use=None) -> bool", &use_amx);
   library.def("rms_norm(Tensor x, Tensor weight, float epsilon) -> Tensor", &rms_norm);
   library.def("attend(Tensor query, Tensor keys, Tensor values, int committed, Tensor? visible, float scale) -> Tensor",
               &attention);

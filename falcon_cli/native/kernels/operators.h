@@ -22,8 +22,16 @@ Tensor attention(const Tensor& query, Tensor keys, Tensor values, int64_t commit
 // pack_blocks.cpp
 void pack_blocks(const Tensor& rows, const std::string& kind, Tensor panels);
 
-// peaks.cpp: multiply-adds a second that the threads can do at most by `fma`, `dot4` or `dot2` (vectors.h)
+// peaks.cpp: multiply-adds a second that the threads can do at most by `fma`, `dot4`, `dot2` or `bf16` (vectors.h), by
+// `amx` or `amx-bf16`
 double peak(const std::string& arithmetic);
+
+// amx_tiles.cpp: whether kernels use AMX, until now; from now on as said. Without AMX they do the same in plain C++.
+bool use_amx(std::optional<bool> use);
+double amx_peak(bool bf16);
+
+// tiles.cpp: the instructions that products of that many rows are made of: one of those that `peak` knows
+std::string arithmetic(const PackedMatrixPtr& weight, int64_t rows);
 
 // drafter.cpp
 std::tuple<Tensor, Tensor> best(const PackedMatrixPtr& head, const Tensor& features);

@@ -6,7 +6,8 @@
 //     panel 1    w[P..2P-1, 0] ...
 //
 // Quantised weights stand four inputs at a time, because the processor multiplies bytes in fours. Their inputs are
-// quantised too, with one scale for each BLOCK or SUPERBLOCK inputs.
+// quantised too, with one scale for each BLOCK or SUPERBLOCK inputs. In the format bf16x2 weights stand two inputs at a
+// time, and inputs are rounded to bf16 as well.
 #pragma once
 #include <ATen/core/ivalue.h>
 
@@ -26,7 +27,7 @@ inline const float* data_or_null(const Tensor& tensor) {
   return tensor.numel() ? tensor.const_data_ptr<float>() : nullptr;
 }
 
-enum class WeightFormat { fp32, bf16, fp16, int8, q4_1, q5_0, q5_1, q8_0, q4_k, q5_k, q6_k };
+enum class WeightFormat { fp32, bf16, fp16, bf16x2, int8, q4_1, q5_0, q5_1, q8_0, q4_k, q5_k, q6_k };
 
 // How a format lies in memory: each `inputs` inputs of a panel take `width` * P elements. No two formats of one type
 // have the same width, so a matrix's data tell its format.
@@ -39,13 +40,10 @@ struct FormatShape {
   int offset;  // what whole weights are stored too high by, in formats of blocks
 
   bool is_quantised() const { return levels > 0; }
+  // Of an input, once it is rounded; 0: it stays a float
+  int input_bytes() const { return is_quantised() ? 1 : format == WeightFormat::bf16x2 ? 2 : 0; }
   // Inputs of a step of the loop over inputs, which share a scale
   int64_t unit() const { return std::max(BLOCK, inputs); }
-  // The instructions that its products are made of (vectors.h)
-  const char* arithmetic() const {
-    if (!is_quantised()) return "fma";
-    return format == WeightFormat::int8 || format == WeightFormat::q8_0 ? "dot4" : "dot2";
-  }
 };
 
 // Weights and levels of the inputs are chosen so that no integer sum overflows:
@@ -58,6 +56,7 @@ constexpr FormatShape FORMAT_SHAPES[] = {
     {WeightFormat::fp32, at::kFloat, 1, 1, 0, 0},
     {WeightFormat::bf16, at::kBFloat16, 1, 1, 0, 0},
     {WeightFormat::fp16, at::kHalf, 1, 1, 0, 0},
+    {WeightFormat::bf16x2, at::kBFloat16, 2, 2, 0, 0},
     {WeightFormat::int8, at::kByte, 4, 4, 63, 128},
     {WeightFormat::q4_1, at::kByte, BLOCK, 20, 127, 0},
     {WeightFormat::q5_0, at::kByte, BLOCK, 22, 127, 16},
@@ -100,7 +99,7 @@ struct PackedMatrix : torch::CustomClassHolder {
   }
 
   void check_inputs(int64_t width) const {
-    const int64_t unit = shape.is_quantised() ? shape.unit() : 1;
+    const int64_t unit = shape.input_bytes() ? shape.unit() : 1;
     const int64_t padded = (width + unit - 1) / unit * unit;
     TORCH_CHECK(width % 8 == 0, "PackedMatrix: inputs come in eights, not ", width);
     TORCH_CHECK(data.size(1) * shape.inputs == padded, "PackedMatrix: rows of ", width, " inputs for a matrix of ",

@@ -46,7 +46,10 @@ double peak(const std::string& arithmetic) {
   const I bytes = broadcast(0x01010101);
   if (arithmetic == "fma") return fastest(broadcast(0.f), broadcast(1.f), W, [](F sum, F x) { return fma(x, x, sum); });
   if (arithmetic == "dot4") return fastest(broadcast(0), bytes, 4 * W, [](I sum, I x) { return dot4(sum, x, x); });
-  TORCH_CHECK(arithmetic == "dot2", "peak: fma, dot4 or dot2, not ", arithmetic);
+  if (arithmetic == "bf16")
+    return HAS_BF16 ? fastest(broadcast(0.f), bytes, 2 * W, [](F sum, I x) { return dot_bf16(sum, x, x); }) : 0;
+  if (arithmetic == "amx" || arithmetic == "amx-bf16") return amx_peak(arithmetic == "amx-bf16");
+  TORCH_CHECK(arithmetic == "dot2", "peak: fma, dot4, dot2, bf16, amx or amx-bf16, not ", arithmetic);
   return fastest(broadcast(0), bytes, 4 * W, [](I sum, I x) { return dot2(sum, x, x); });
 }
 

@@ -12,7 +12,7 @@ namespace falcon {
 // being fetched, take half of a first-level cache of 32 KB.
 constexpr int64_t PREFETCH_DISTANCE = 2048;  // bytes
 constexpr int64_t CHUNK_BYTES = 8192;
-constexpr int64_t TILES_AT_ONCE = 8;  // their sums lie on the stack: 12 KB at most
+constexpr int64_t ROWS_AT_ONCE = 96;  // their sums lie on the stack: 12 KB at most
 
 // What becomes of the sums: y = sum, y += sum, or y = silu(gate) up and y = sigmoid(gate) up of a panel's two halves
 enum class Epilogue { store, add, silu_gate, sigmoid_gate };
@@ -58,9 +58,16 @@ struct RowTiles {
   int64_t least_height() const { return rows / count; }
 };
 
+inline int64_t most_tile_rows(const FormatShape& shape) {
+  if (shape.is_quantised()) return QUANTISED_TILE_ROWS;
+  return shape.input_bytes() ? BF16X2_TILE_ROWS : FLOAT_TILE_ROWS;
+}
+
 // What the panels of a product have in common
 struct ProductPlan {
   const InputRows& rows;
+  bool amx;
+  int64_t tile_rows;  // at most
   RowTiles tiles;
   const FormatShape& shape;
   int64_t unit_bytes;      // of a unit of inputs in a panel
@@ -69,12 +76,16 @@ struct ProductPlan {
   TileKernel high_kernel;  // for tiles of one row more
 
   ProductPlan(const InputRows& rows, const PackedMatrix& w)
-      : rows(rows), tiles(rows.count, w.shape.is_quantised() ? QUANTISED_TILE_ROWS : FLOAT_TILE_ROWS), shape(w.shape) {
+      : rows(rows),
+        amx(amx_serves(w.shape, rows.count)),
+        tile_rows(amx ? AMX_TILE_ROWS : most_tile_rows(w.shape)),
+        tiles(rows.count, tile_rows),
+        shape(w.shape) {
     const int64_t unit = shape.unit();
     unit_bytes = unit / shape.inputs * shape.width * P * w.data.element_size();
-    bytes_a_step = unit_bytes / (unit / (shape.is_quantised() ? BLOCK : 8));
-    low_kernel = select_kernel(tiles.least_height(), shape.format);
-    high_kernel = select_kernel(tiles.least_height() + 1, shape.format);
+    bytes_a_step = unit_bytes / (unit / (shape.input_bytes() ? BLOCK : 8));
+    low_kernel = amx ? select_amx_kernel(shape.format) : select_kernel(tiles.least_height(), shape.format);
+    high_kernel = amx ? low_kernel : select_kernel(tiles.least_height() + 1, shape.format);
   }
 };
 
@@ -95,39 +106,41 @@ inline void accumulate_tiles(const ProductPlan& plan, const char* data, int64_t 
       const int64_t row = tiles.begin(t);
       const TileKernel kernel = tiles.height(t) == tiles.least_height() ? plan.low_kernel : plan.high_kernel;
       const char* ahead = count == 1 ? data + PREFETCH_DISTANCE : data + chunk_bytes + (t - t0) * chunk_bytes / count;
-      kernel(data, plan.rows.tile(row, plan.shape), {u, std::min(u + chunk, units)}, sums + 2 * (row - first_row),
-             {ahead, plan.bytes_a_step / count});
+      kernel(data, plan.rows.tile(row, tiles.height(t), plan.shape), {u, std::min(u + chunk, units)},
+             sums + 2 * (row - first_row), {ahead, plan.bytes_a_step / count});
     }
 }
 
 // Sums of x [rows, inputs] and a packed matrix, scaled, without the bias: `take(row, first_output, low, high)` is given
 // those of each row and panel. A thread's panels ascend.
 //
-// Callers may leave out the barrier behind a loop that made the rows, if its schedule is static: quantisation has the
-// same schedule, so each thread quantises the rows that it made itself. Without quantisation, the barrier is here.
+// Callers may leave out the barrier behind a loop that made the rows, if its schedule is static: rounding has the same
+// schedule, so each thread rounds the rows that it made itself. Without rounding, the barrier is here.
 template <typename Take>
 void for_each_panel(const InputRows& rows, const PackedMatrix& w, Take take) {
   if (!rows.count) return;
   const ProductPlan plan(rows, w);
   const RowTiles& tiles = plan.tiles;
-  if (w.shape.is_quantised()) {
+  if (w.shape.input_bytes()) {
 #pragma omp for schedule(static)
-    for (int64_t m = 0; m < rows.count; m++) rows.quantise(m, w.shape);
+    for (int64_t m = 0; m < rows.count; m++) rows.round(m, w.shape);
   } else {
 #pragma omp barrier
   }
   const char* data = static_cast<const char*>(w.data.const_data_ptr());
   const float* scale = data_or_null(w.scale);
   const int64_t panel_bytes = w.data.stride(0) * w.data.element_size();
+  const int64_t at_once = ROWS_AT_ONCE / plan.tile_rows;
+  const AmxRegisters registers(plan.shape, plan.amx);
   // Guided: a thread takes a long stretch of panels first, because each new stretch breaks its stream of memory, and
   // shorter ones later, so that all threads end together even if the system delays one of them.
 #pragma omp for schedule(guided)
   for (int64_t panel = 0; panel < w.panels(); panel++)
-    for (int64_t t0 = 0; t0 < tiles.count; t0 += TILES_AT_ONCE) {
-      const int64_t t1 = std::min(t0 + TILES_AT_ONCE, tiles.count);
+    for (int64_t t0 = 0; t0 < tiles.count; t0 += at_once) {
+      const int64_t t1 = std::min(t0 + at_once, tiles.count);
       const int64_t first_row = tiles.begin(t0);
       const int64_t first_output = panel * P;
-      F sums[2 * TILES_AT_ONCE * std::max(FLOAT_TILE_ROWS, QUANTISED_TILE_ROWS)];
+      F sums[2 * ROWS_AT_ONCE];
       accumulate_tiles(plan, data + panel * panel_bytes, t0, t1, sums);
       for (int64_t m = first_row; m < tiles.begin(t1); m++) {
         F& low = sums[2 * (m - first_row)];

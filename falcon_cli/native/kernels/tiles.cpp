@@ -1,6 +1,8 @@
 // Tile kernels of float and int8 weights.
 #include "tiles.h"
 
+#include "operators.h"
+
 namespace falcon {
 
 namespace {
@@ -41,13 +43,51 @@ void tile_float(const void* data, const TileInputs& rows, UnitRange range, F* su
   multiply<M>(static_cast<const T*>(data), rows.floats + begin, rows.width, end - begin, sums, prefetch);
 }
 
+// Weights and inputs in bf16, in pairs. Without an instruction for such products, sums are made as AMX makes them: of
+// 32 inputs, those at even and at odd places by themselves.
+template <int M>
+__attribute__((noinline)) void tile_bf16x2(const void* data, const TileInputs& rows, UnitRange range, F* sums,
+                                           Prefetch prefetch) {
+  const uint8_t* w = static_cast<const uint8_t*>(data);
+  const int8_t* x = rows.rounded + range.begin * 2 * BLOCK;
+  const int64_t row_bytes = rows.units * 2 * BLOCK;
+  const FlushTinyNumbers flush;
+  for (int64_t b = range.begin; b < range.end; b++) {
+    F even[2 * M], odd[2 * M];
+    for (int i = 0; i < 2 * M; i++) {
+      even[i] = pin_to_register(HAS_BF16 ? sums[i] : broadcast(0.f));
+      odd[i] = broadcast(0.f);
+    }
+    prefetch.step();
+#pragma GCC unroll 1
+    for (int64_t k = 0; k < BLOCK; k += 2, w += 4 * P, x += 4) {
+      const I low = pin_to_register(load_bytes(w));
+      const I high = pin_to_register(load_bytes(w + 2 * P));
+#pragma GCC unroll 12
+      for (int m = 0; m < M; m++) {
+        const I v = broadcast(load4(x + m * row_bytes));
+        if constexpr (HAS_BF16) {
+          even[2 * m] = dot_bf16(even[2 * m], low, v);
+          even[2 * m + 1] = dot_bf16(even[2 * m + 1], high, v);
+          continue;
+        }
+        even[2 * m] = fma(first_bf16(low), first_bf16(v), even[2 * m]);
+        even[2 * m + 1] = fma(first_bf16(high), first_bf16(v), even[2 * m + 1]);
+        odd[2 * m] = fma(second_bf16(low), second_bf16(v), odd[2 * m]);
+        odd[2 * m + 1] = fma(second_bf16(high), second_bf16(v), odd[2 * m + 1]);
+      }
+    }
+    for (int i = 0; i < 2 * M; i++) sums[i] = HAS_BF16 ? even[i] : sums[i] + (even[i] + odd[i]);
+  }
+}
+
 // int8 weights. A block's integer sums are exact; they begin at -128 times the sum of the block's inputs, because
 // weights are stored as w + 128.
 template <int M>
 __attribute__((noinline)) void tile_int8(const void* data, const TileInputs& rows, UnitRange range, F* sums,
                                          Prefetch prefetch) {
   const uint8_t* w = static_cast<const uint8_t*>(data);
-  const int8_t* x = rows.quantised + range.begin * BLOCK;
+  const int8_t* x = rows.rounded + range.begin * BLOCK;
   const int64_t B = rows.units;
   const int64_t K = B * BLOCK;
   for (int64_t b = range.begin; b < range.end; b++) {
@@ -73,7 +113,7 @@ __attribute__((noinline)) void tile_int8(const void* data, const TileInputs& row
   }
 }
 
-template <int M = std::max(FLOAT_TILE_ROWS, QUANTISED_TILE_ROWS)>
+template <int M = std::max({FLOAT_TILE_ROWS, QUANTISED_TILE_ROWS, BF16X2_TILE_ROWS})>
 TileKernel select(int64_t rows, WeightFormat format) {
   if constexpr (M > 1)
     if (rows < M) return select<M - 1>(rows, format);
@@ -84,6 +124,8 @@ TileKernel select(int64_t rows, WeightFormat format) {
       return tile_float<M, at::BFloat16>;
     case WeightFormat::fp16:
       return tile_float<M, at::Half>;
+    case WeightFormat::bf16x2:
+      return tile_bf16x2<std::min(M, BF16X2_TILE_ROWS)>;
     default:
       return tile_int8<M>;
   }
@@ -110,6 +152,14 @@ Multiply<at::Half> select_multiply(int64_t rows) {
 
 TileKernel select_kernel(int64_t rows, WeightFormat format) {
   return format <= WeightFormat::int8 ? select(rows, format) : select_block_kernel(rows, format);
+}
+
+std::string arithmetic(const PackedMatrixPtr& weight, int64_t rows) {
+  const FormatShape& shape = weight->shape;
+  const bool bf16 = shape.format == WeightFormat::bf16x2;
+  if (amx_serves(shape, rows)) return bf16 ? "amx-bf16" : "amx";
+  if (!shape.is_quantised()) return bf16 && HAS_BF16 ? "bf16" : "fma";
+  return shape.format == WeightFormat::int8 || shape.format == WeightFormat::q8_0 ? "dot4" : "dot2";
 }
 
 }  // namespace falcon

@@ -44,4 +44,18 @@ Multiply<T> select_multiply(int64_t rows);  // for a tile of that many rows
 TileKernel select_kernel(int64_t rows, WeightFormat format);
 TileKernel select_block_kernel(int64_t rows, WeightFormat format);  // of GGUF's formats
 
+// Kernels for AMX take any number of rows up to 32. Fewer quantised rows than the least number cost less without AMX.
+constexpr int64_t AMX_TILE_ROWS = 32;
+constexpr int64_t AMX_LEAST_ROWS = 5;
+TileKernel select_amx_kernel(WeightFormat format);  // of weights whose inputs are rounded
+bool amx_serves(const FormatShape& shape, int64_t rows);
+
+// A thread's tile registers, set up for a format's kernel as long as this lives
+struct AmxRegisters {
+  const bool used;
+  AmxRegisters(const FormatShape& shape, bool used);
+  ~AmxRegisters();
+  AmxRegisters(const AmxRegisters&) = delete;
+};
+
 }  // namespace falcon

@@ -11,6 +11,17 @@
 
 namespace falcon {
 
+// Tiny numbers count as zero as long as this lives, as they do in products of bf16 numbers by the processor's own
+// instructions.
+class FlushTinyNumbers {
+  const unsigned before = _mm_getcsr();
+
+ public:
+  FlushTinyNumbers() { _mm_setcsr(before | _MM_FLUSH_ZERO_ON | _MM_DENORMALS_ZERO_ON); }
+  ~FlushTinyNumbers() { _mm_setcsr(before); }
+  FlushTinyNumbers(const FlushTinyNumbers&) = delete;
+};
+
 using F8 = __m256;
 
 // Keep a value in a register, and compute it after whatever was pinned before. The assembly is empty: it only tells GCC
@@ -44,7 +55,9 @@ inline F load_as_float(const at::BFloat16* p) {
 }
 inline F load_as_float(const at::Half* p) { return _mm512_cvtph_ps(load_256(p)); }
 inline F to_float(I v) { return _mm512_cvtepi32_ps(v); }
+inline F as_float(I bits) { return _mm512_castsi512_ps(bits); }
 inline I load_bytes(const uint8_t* p) { return _mm512_loadu_si512(p); }
+inline void store_bytes(uint8_t* p, I v) { _mm512_storeu_si512(p, v); }
 inline I add_int16(I a, I b) { return _mm512_add_epi16(a, b); }
 inline I add_int32(I a, I b) { return _mm512_add_epi32(a, b); }
 inline I subtract_int32(I a, I b) { return _mm512_sub_epi32(a, b); }
@@ -57,6 +70,7 @@ inline I shift_right_int16(I v, int bits) { return _mm512_srli_epi16(v, bits); }
 inline I shift_left_int32(I v, int bits) { return _mm512_slli_epi32(v, bits); }
 inline I shift_right_int32(I v, int bits) { return _mm512_srai_epi32(v, bits); }
 inline I bits_of(I v, int mask) { return _mm512_and_si512(v, _mm512_set1_epi8(static_cast<char>(mask))); }
+inline I keep_high_int16(I v) { return _mm512_and_si512(v, _mm512_set1_epi32(-65536)); }
 inline I any_of(I a, I b) { return _mm512_or_si512(a, b); }
 inline I flip_bits(I v, int mask) { return _mm512_xor_si512(v, _mm512_set1_epi8(static_cast<char>(mask))); }
 inline I magnitude(I v) { return _mm512_abs_epi8(v); }
@@ -82,7 +96,9 @@ inline F load_as_float(const at::BFloat16* p) {
 }
 inline F load_as_float(const at::Half* p) { return _mm256_cvtph_ps(load_128(p)); }
 inline F to_float(I v) { return _mm256_cvtepi32_ps(v); }
+inline F as_float(I bits) { return _mm256_castsi256_ps(bits); }
 inline I load_bytes(const uint8_t* p) { return load_256(p); }
+inline void store_bytes(uint8_t* p, I v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v); }
 inline I add_int16(I a, I b) { return _mm256_add_epi16(a, b); }
 inline I add_int32(I a, I b) { return _mm256_add_epi32(a, b); }
 inline I subtract_int32(I a, I b) { return _mm256_sub_epi32(a, b); }
@@ -95,6 +111,7 @@ inline I shift_right_int16(I v, int bits) { return _mm256_srli_epi16(v, bits); }
 inline I shift_left_int32(I v, int bits) { return _mm256_slli_epi32(v, bits); }
 inline I shift_right_int32(I v, int bits) { return _mm256_srai_epi32(v, bits); }
 inline I bits_of(I v, int mask) { return _mm256_and_si256(v, _mm256_set1_epi8(static_cast<char>(mask))); }
+inline I keep_high_int16(I v) { return _mm256_and_si256(v, _mm256_set1_epi32(-65536)); }
 inline I any_of(I a, I b) { return _mm256_or_si256(a, b); }
 inline I flip_bits(I v, int mask) { return _mm256_xor_si256(v, _mm256_set1_epi8(static_cast<char>(mask))); }
 inline I magnitude(I v) { return _mm256_abs_epi8(v); }
@@ -105,6 +122,22 @@ inline I shuffle_bytes(I v, __m128i places) { return _mm256_shuffle_epi8(v, _mm2
 #endif
 #endif
 inline F load_as_float(const float* p) { return load(p); }
+
+// Products of neighbouring bf16 numbers, two to each float. Without an instruction for it, kernels make them of floats.
+#if defined(__AVX512BF16__)
+constexpr bool HAS_BF16 = true;
+constexpr int BF16X2_TILE_ROWS = FLOAT_TILE_ROWS;
+inline F dot_bf16(F sum, I w, I x) {
+  asm("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(w), "v"(x));
+  return sum;
+}
+#else
+constexpr bool HAS_BF16 = false;
+constexpr int BF16X2_TILE_ROWS = FLOAT_TILE_ROWS / 2 - 1 + (W == 16);  // four sums a row
+inline F dot_bf16(F sum, I, I) { return sum; }
+#endif
+inline F first_bf16(I pairs) { return as_float(shift_left_int32(pairs, 16)); }
+inline F second_bf16(I pairs) { return as_float(keep_high_int16(pairs)); }
 inline void store_rounded(float* p, F8 v) { _mm256_storeu_ps(p, v); }
 inline void store_rounded(at::Half* p, F8 v) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));

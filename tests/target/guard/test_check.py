@@ -36,7 +36,7 @@ def test_a_model_that_is_read_rightly_passes_in_silence(family, how, capsys):
     assert "mine" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("kind", ["bf16", "int8", "int4", "file"])
+@pytest.mark.parametrize("kind", ["bf16", "bf16x2", "int8", "int4", "file"])
 def test_rounded_weights_pass(kind):
     assert check(built("llama"), kind) is False
     assert check(built("gemma2"), kind) is False
