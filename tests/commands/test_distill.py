@@ -224,9 +224,10 @@ def test_a_truncated_drafter_is_refused(falcon, words, tmp_path, chat_target):
     assert "cut short, damaged" in done.complaint
 
 
-def launch(words, tmp_path):
+def launch(words, **more):
+    """Start a run of two threads, with more in its environment, so that its memory lies elsewhere."""
     command = [sys.executable, "-m", "falcon_cli", *map(str, words)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "2", **more}
     return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environment)
 
 
@@ -239,7 +240,7 @@ def wait_for_steps(run, process, count):
 @pytest.mark.parametrize(("blow", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
 def test_killed_or_stopped_by_ctrl_c_a_run_goes_on_to_the_same_losses(words, tmp_path, blow, code):
     long = ("training.steps=14", "training.save_minutes=0.0001", "training.measure_steps=14")
-    process = launch(words(*long), tmp_path)
+    process = launch(words(*long))
     wait_for_steps(tmp_path / "run", process, 5)
     process.send_signal(blow)
     error = process.communicate(timeout=120)[1].decode()
@@ -248,7 +249,7 @@ def test_killed_or_stopped_by_ctrl_c_a_run_goes_on_to_the_same_losses(words, tmp
         assert "add --resume to go on" in error
         assert "falcon: stopped by Ctrl-C" in error
     for more, out in (["--resume"], "run"), ([], "straight"):
-        process = launch([*words(*long, out=out), *more], tmp_path)
+        process = launch([*words(*long, out=out), *more], PADDING="x" * len(out) * 999)
         assert process.wait(timeout=120) == 0, process.stderr.read().decode()
     losses = [
         [(line["step"], line["loss"]) for line in read_log(tmp_path / out / "metrics.jsonl")]

@@ -42,7 +42,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import rms_norm
+from torch.nn.functional import embedding, rms_norm
 
 from falcon_cli.drafters.falcon.blocks import Blocks
 from falcon_cli.drafters.falcon.layer import layer_for
@@ -220,7 +220,8 @@ class DrafterNetwork(nn.Module):
             return mixed_BLD
         # All slots of a block start from its newest input, f(n) and x(n+1): the earlier rows need not fetch it.
         newest_BLD = mixed_BLD.gather(1, blocks.last_BL[..., None].expand_as(mixed_BLD))
-        return newest_BLD + self.own(mixed_BLD) + self.slot_KD[blocks.slot_BL - 1]
+        # `embedding`, because the gradient of an indexed parameter is added up by threads in any order
+        return newest_BLD + self.own(mixed_BLD) + embedding(blocks.slot_BL - 1, self.slot_KD)
 
     def _mixer(self, both_BLE: Tensor, state: LstmState | None) -> tuple[Tensor, LstmState | None]:
         if self.recipe.mixer == "linear":

@@ -180,3 +180,31 @@ def test_features_are_divided_by_what_the_norm_multiplies_by(family, divided_by)
     network = DrafterNetwork(NetworkRecipe(k=1), target.outline)
     network.initialise(target.outline, torch.Generator().manual_seed(0))
     torch.testing.assert_close(network.scale_D, divided_by(twin.model.norm) * torch.ones(32))
+
+
+def test_gradients_are_the_same_whatever_the_threads():
+    """Many rows share a slot's vector: threads must not add up its gradient in the order in which they come."""
+    from transformers import LlamaConfig, LlamaModel
+
+    sizes = {"hidden_size": 256, "intermediate_size": 256, "num_attention_heads": 4, "num_key_value_heads": 4}
+    decoder = LlamaModel(LlamaConfig(vocab_size=8, num_hidden_layers=1, **sizes))
+    network = DrafterNetwork(NetworkRecipe(k=2, mixer="linear"), TargetOutline.of_decoder(decoder))
+    generator = torch.Generator().manual_seed(0)
+    for parameter in network.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=generator) / 16
+    inputs_BLD = torch.randn(3, 4, 256, 256, generator=generator)
+    blocks = Blocks.of_texts(torch.full((4,), 256), 256, 2, 0)
+
+    def gradients(threads):
+        torch.set_num_threads(threads)
+        network.zero_grad()
+        network(inputs_BLD[0], inputs_BLD[1], blocks, inputs_BLD[2]).square().sum().backward()
+        return [parameter.grad.clone() for parameter in network.parameters()]
+
+    before = torch.get_num_threads()
+    try:
+        alone = gradients(1)
+        for _ in range(4):
+            assert all(map(torch.equal, gradients(2), alone))
+    finally:
+        torch.set_num_threads(before)
