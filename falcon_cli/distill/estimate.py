@@ -14,6 +14,7 @@ from falcon_cli.distill.corpus.split import Corpus
 from falcon_cli.distill.features.batches import Schedule, collate
 from falcon_cli.distill.features.extract import extract_all
 from falcon_cli.distill.features.source import disk_bytes
+from falcon_cli.distill.kernel_copy import KernelCopy
 from falcon_cli.distill.students.student import Student
 from falcon_cli.recipe.distill import DistillRecipe
 from falcon_cli.target.load import DTYPES, LoadedTarget
@@ -67,13 +68,13 @@ class RunEstimate:
 
 
 def estimate_run(
-    recipe: DistillRecipe, target: LoadedTarget, student: Student, corpus: Corpus, steps: int, processes: int
+    recipe: DistillRecipe, reading: KernelCopy, student: Student, corpus: Corpus, steps: int, processes: int
 ) -> RunEstimate:
     """Estimate a run. This takes a few seconds, for a trial of reading and of training."""
-    train = corpus.train
+    train, target = corpus.train, reading.original
     tokens = sum(map(len, train))
     epoch = Schedule([len(sample) for sample in train], recipe.training.batch_tokens, recipe.seed).steps_of(1)
-    features_rate, training_rate = _trial(recipe, target, student, train)
+    features_rate, training_rate = _trial(recipe, reading.target, student, train)
     cache = recipe.cache
     return RunEstimate(
         texts=len(train),

@@ -15,6 +15,7 @@ from falcon_cli.distill.corpus.reader import CorpusReader
 from falcon_cli.distill.corpus.sample import CorpusPrompt, Sample
 from falcon_cli.distill.corpus.split import Corpus, split
 from falcon_cli.distill.folder import DistillFolder
+from falcon_cli.distill.kernel_copy import KernelCopy
 from falcon_cli.errors import FalconError
 from falcon_cli.recipe.distill import DistillRecipe
 from falcon_cli.target.load import LoadedTarget
@@ -23,13 +24,14 @@ _TRIAL_TOKENS = 8
 
 
 def prepare(
-    recipe: DistillRecipe, target: LoadedTarget, folder: DistillFolder | None, accelerator: Accelerator
+    recipe: DistillRecipe, reading: KernelCopy, folder: DistillFolder | None, accelerator: Accelerator
 ) -> Corpus:
     """The texts to train and to evaluate on; without a folder (a dry run) the target answers nothing.
 
     Raises:
         FalconError: The corpus cannot be read, or no usable dialogue is left.
     """
+    target = reading.original
     date = None if folder is None else folder.date
     chat = ChatTemplate.of(recipe.corpus, target.tokenizer, date)
     bench, rows = BenchPrompts.of(recipe.corpus.exclude), target.model.embedding_rows
@@ -38,17 +40,27 @@ def prepare(
         texts = _rendered(reader, Sample.from_json, reader.texts(), folder, accelerator)
         corpus = split(texts, recipe.corpus, reader.tally)
         if recipe.answers == "target":
-            _estimate_answers(recipe, target, corpus)
+            _estimate_answers(recipe, _answering(recipe, reading).target, corpus)
     else:
         prompts = _rendered(reader, CorpusPrompt.from_json, reader.prompts(), folder, accelerator)
-        world, rank = accelerator.num_processes, accelerator.process_index
-        target_answers(target, prompts, recipe.generation, folder.answers, rank, world)
+        if len(read_answers(folder.answers, prompts)) < len(prompts):
+            world, rank = accelerator.num_processes, accelerator.process_index
+            answering = _answering(recipe, reading)
+            target_answers(answering.target, prompts, recipe.generation, folder.answers, rank, world)
+            if answering is not reading:
+                answering.release()  # before what reads is loaded
         accelerator.wait_for_everyone()
         answers = read_answers(folder.answers, prompts)
         corpus = split(list(reader.answered(prompts, answers)), recipe.corpus, reader.tally)
     for line in corpus.lines():
         say(line)
     return corpus
+
+
+def _answering(recipe: DistillRecipe, reading: KernelCopy) -> KernelCopy:
+    """What answers: what reads texts too, or a copy with quantised weights."""
+    quantize = recipe.generation.quantize
+    return reading if quantize == "none" else KernelCopy(reading.recipe, reading.original, quantize)
 
 
 def _rendered(

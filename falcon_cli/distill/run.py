@@ -22,6 +22,7 @@ from falcon_cli.distill.features.source import (
     disk_bytes,
 )
 from falcon_cli.distill.folder import DistillFolder
+from falcon_cli.distill.kernel_copy import KernelCopy
 from falcon_cli.distill.prepare import prepare
 from falcon_cli.distill.students.student import Student
 from falcon_cli.distill.training.evaluator import Evaluation, HeldOutEvaluator
@@ -66,13 +67,15 @@ def _distilled(
     target = load_target(_on_this_process(recipe, accelerator))
     student = try_student(recipe, target)
     folder = None if dry_run else _run_folder(recipe, argv, resume, accelerator)
-    corpus = prepare(recipe, target, folder, accelerator)
+    reading = KernelCopy(recipe.target, target)
+    corpus = prepare(recipe, reading, folder, accelerator)
     student = student.with_vocabulary_of(target, corpus.train)
     say(student.describe(corpus.held_out))
     if spread:
         target, student = sharded(target, accelerator.device, accelerator.num_processes), student.on(accelerator.device)
-    job = Job.of(recipe, target, corpus, student, accelerator)
-    plan = estimate_run(recipe, target, student, corpus, job.steps, accelerator.num_processes)
+        reading = KernelCopy(recipe.target, target)
+    job = Job.of(recipe, reading, corpus, student, accelerator)
+    plan = estimate_run(recipe, reading, student, corpus, job.steps, accelerator.num_processes)
     for line in plan.lines():
         say(line)
     if folder is None:
@@ -85,7 +88,7 @@ class Job:
     """Everything that a planned run needs."""
 
     recipe: DistillRecipe
-    target: LoadedTarget
+    reading: KernelCopy
     corpus: Corpus
     student: Student
     accelerator: Accelerator
@@ -93,7 +96,7 @@ class Job:
 
     @classmethod
     def of(
-        cls, recipe: DistillRecipe, target: LoadedTarget, corpus: Corpus, student: Student, accelerator: Accelerator
+        cls, recipe: DistillRecipe, reading: KernelCopy, corpus: Corpus, student: Student, accelerator: Accelerator
     ) -> "Job":
         """Determine the number of steps, and refuse a cache that would be too large.
 
@@ -101,10 +104,15 @@ class Job:
             FalconError: The features exceed `cache.max_gb`.
         """
         if recipe.features == "disk":
-            check_disk(disk_bytes(corpus.train, target.model.hidden_size, recipe.cache), recipe.cache)
+            check_disk(disk_bytes(corpus.train, reading.original.model.hidden_size, recipe.cache), recipe.cache)
         training = recipe.training
         schedule = Schedule([len(sample) for sample in corpus.train], training.batch_tokens, recipe.seed)
-        return cls(recipe, target, corpus, student, accelerator, training.steps or schedule.steps_of(training.epochs))
+        return cls(recipe, reading, corpus, student, accelerator, training.steps or schedule.steps_of(training.epochs))
+
+    @property
+    def target(self) -> LoadedTarget:
+        """On torch's operators."""
+        return self.reading.original
 
     def run(self, folder: DistillFolder, argv: Sequence[str]) -> dict[str, Any]:
         """Compute features, train, evaluate; returns the summary."""
@@ -112,7 +120,7 @@ class Job:
         evaluator = HeldOutEvaluator(
             self.target,
             self.student,
-            extract_all(self.target.model, self.corpus.held_out, self.recipe.cache.top, torch.float32),
+            extract_all(self.reading.target.model, self.corpus.held_out, self.recipe.cache.top, torch.float32),
             self.corpus.held_out,
             self.recipe.training.decode_prompts,
         )
@@ -126,7 +134,10 @@ class Job:
             self._save(folder, step, tree, argv)
 
         session = TrainingSession(folder, self.student.network, measure, checkpoint)
-        trainer = Trainer(self._task(folder), self.student.network, self._optimizers(), self.accelerator)
+        task = self._task(folder)
+        if self.recipe.features == "disk":
+            self.reading.release()  # the memory is training's
+        trainer = Trainer(task, self.student.network, self._optimizers(), self.accelerator)
         rate = session.run(trainer)
         return self._summary(folder, rate)
 
@@ -135,9 +146,9 @@ class Job:
         texts: FeatureSource
         if self.recipe.features == "disk":
             place = Path(self.recipe.cache.folder) if self.recipe.cache.folder else folder.features
-            texts = cached_features(self.target, train, self.recipe, place, self.accelerator)
+            texts = cached_features(self.reading.target, train, self.recipe, place, self.accelerator)
         else:
-            texts = OnlineFeatures(self.target, train, self.recipe.cache.top)
+            texts = OnlineFeatures(self.reading.target, train, self.recipe.cache.top)
         return TrainingTask(
             recipe=self.recipe,
             student=self.student,

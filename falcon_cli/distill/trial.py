@@ -13,7 +13,7 @@ from torch import Tensor
 from falcon_cli.console import say
 from falcon_cli.decode.loop import complete
 from falcon_cli.decode.stop import Stop
-from falcon_cli.distill.corpus.answers import reads_padded
+from falcon_cli.distill.corpus.padded import reads_padded
 from falcon_cli.distill.corpus.sample import Sample
 from falcon_cli.distill.features.batches import collate
 from falcon_cli.distill.features.extract import TextFeatures, extract_all

@@ -8,7 +8,7 @@ from typing import Literal
 
 from falcon_cli.errors import FalconError
 from falcon_cli.recipe.checks import Recipe, at_least, within
-from falcon_cli.recipe.schema import TargetRecipe
+from falcon_cli.recipe.schema import Quantize, TargetRecipe
 
 TrainableMethod = Literal["falcon", "eagle", "medusa", "sps"]
 
@@ -72,6 +72,8 @@ class AnswersRecipe(Recipe):
 
     max_new_tokens: int = 256
     batch_size: int = 64
+    quantize: Quantize = "none"
+    """How native kernels hold the weights that answer; features are read in full precision all the same."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

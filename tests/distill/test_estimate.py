@@ -10,11 +10,22 @@ from falcon_cli.distill import estimate
 from falcon_cli.distill.corpus.split import Corpus
 from falcon_cli.distill.estimate import estimate_run, memory_bytes, peak_memory
 from falcon_cli.distill.features.extract import bytes_a_token
+from falcon_cli.distill.kernel_copy import KernelCopy
+from falcon_cli.recipe.schema import TargetRecipe
+
+
+def on_torch(target):
+    return KernelCopy(TargetRecipe(kernels="torch"), target)
 
 
 def plan_of(setup, **more):
     return estimate_run(
-        setup.recipe, setup.target, setup.student, Corpus(setup.samples, setup.samples[:2]), steps=10, processes=1
+        setup.recipe,
+        on_torch(setup.target),
+        setup.student,
+        Corpus(setup.samples, setup.samples[:2]),
+        steps=10,
+        processes=1,
     )
 
 

@@ -14,7 +14,7 @@ Wings have inner floors, from the lowest up:
 
 drafters   shared · falcon · rivals · adaptive saved
 methods    context · build · adaptive · table · grammar defaults
-distill    folder · corpus · features · objective · students · training · estimate prepare trial · run
+distill    folder kernel_copy · corpus · features · objective · students · training · estimate prepare trial · run
 bench      figures · measuring · reports · folder · run · suite
 tune_tree  measure · search · folder entries result · calibration · report · run
 """
@@ -42,7 +42,7 @@ INNER = {
     "drafters": [{"shared"}, {"falcon"}, {"rivals"}, {"adaptive", "saved"}],
     "methods": [{"context"}, {"build"}, {"adaptive"}, {"table"}, {"grammar", "defaults"}],
     "distill": [
-        {"folder"},
+        {"folder", "kernel_copy"},
         {"corpus"},
         {"features"},
         {"objective"},

@@ -12,7 +12,10 @@ from falcon_cli.distill.corpus.answers import greedy_answers, read_answers, targ
 from falcon_cli.distill.corpus.dialogues import read_dialogues
 from falcon_cli.distill.corpus.sample import CorpusPrompt
 from falcon_cli.drafters.rivals.autoregressive import Autoregressive
+from falcon_cli.native.build import load_kernels
+from falcon_cli.native.swap import swap_model
 from falcon_cli.recipe.distill import AnswersRecipe, CorpusRecipe
+from falcon_cli.target.batch import suits_batch
 from falcon_cli.target.load import LoadedTarget
 from falcon_cli.target.model import TargetModel
 
@@ -20,9 +23,15 @@ LENGTHS = (3, 9, 1, 6, 19, 4, 2)  # some longer than the windows of 6 and 7
 RECIPE = AnswersRecipe(max_new_tokens=12, batch_size=3)
 
 
-@pytest.fixture(scope="module", params=["llama-gqa", "qwen2-window", "mistral-window"])
+@pytest.fixture(scope="module", params=["llama-gqa", "qwen2-window", "mistral-window", "fp32", "int8"])
 def target(request, tiny_model):
-    return LoadedTarget("tiny", TargetModel(tiny_model(request.param)), None, frozenset({5, 11, 17, 30}), "fp64")
+    """On torch's operators, or on the kernels with a kind of weights."""
+    stop_ids = frozenset({5, 11, 17, 30})
+    if request.param not in ("fp32", "int8"):
+        return LoadedTarget("tiny", TargetModel(tiny_model(request.param)), None, stop_ids, "fp64")
+    load_kernels()
+    model = tiny_model("llama-gqa", dtype=torch.float32)
+    return LoadedTarget("tiny", TargetModel(model, native=swap_model(model, request.param)), None, stop_ids, "fp32")
 
 
 @pytest.fixture(scope="module")
@@ -48,25 +57,10 @@ def test_a_batch_answers_as_plain_decoding_does(target, prompts, rows):
     assert len({len(reply) for reply in replies.values()}) > 1
 
 
-def test_free_rows_are_filled_at_once(target, prompts, monkeypatch):
-    """Never fewer rows than there could be, and no position that is padding in every row."""
-    seen = []
-
-    def advanced(*given):
-        seen.append(given[-1].seen_BS)
-        advance(*given)
-
-    monkeypatch.setattr(answers, "reads_padded", lambda target: True)
-    advance = answers._advance
-    monkeypatch.setattr(answers, "_advance", advanced)
-    asked = [prompt.tokens for prompt in prompts] * 3
-    assert len(list(greedy_answers(target, asked, RECIPE.max_new_tokens, rows=2))) == len(asked)
-    assert [len(seen_BS) for seen_BS in seen[:-12]] == [2] * (len(seen) - 12)
-    assert all(bool(seen_BS[:, 0].any()) for seen_BS in seen)
-
-
 def test_a_target_that_padding_misleads_answers_one_by_one(target, prompts, monkeypatch):
     """Told by two prompts: without its mask it would read the padding too."""
+    if suits_batch(target.model):
+        pytest.skip("the kernels pad nothing")
     asked = [prompt.tokens for prompt in prompts]
     assert answers.reads_padded(target)
     own = target.model.forward.features
@@ -76,14 +70,6 @@ def test_a_target_that_padding_misleads_answers_one_by_one(target, prompts, monk
     assert not answers.reads_padded(target)
     replies = list(greedy_answers(target, asked, RECIPE.max_new_tokens, 3))
     assert replies == [(number, plain(target, prompt)) for number, prompt in enumerate(prompts)]
-
-
-def test_a_target_whose_cache_cannot_be_cut_answers_one_by_one(target, monkeypatch):
-    def cut(batch, places):
-        raise AttributeError("no keys")
-
-    monkeypatch.setattr(answers, "_keep", cut)
-    assert not answers.reads_padded(target)
 
 
 def test_answers_are_written_and_read_back(target, prompts, tmp_path):

@@ -6,6 +6,9 @@ import torch
 from falcon_cli.distill.corpus.sample import Sample
 from falcon_cli.distill.features import extract as features
 from falcon_cli.distill.features.extract import bytes_a_token, extract
+from falcon_cli.native.build import load_kernels
+from falcon_cli.native.swap import swap_model
+from falcon_cli.target.model import TargetModel
 
 TOP = 6
 
@@ -95,3 +98,19 @@ def test_features_take_as_many_bytes_as_estimated(read):
     text = read(SAMPLES[:1], dtype=torch.float16)[0]
     size = sum(tensor.nbytes for tensor in vars(text).values())
     assert size == len(SAMPLES[0]) * bytes_a_token(hidden=32, top=TOP)
+
+
+def test_on_exact_kernels_features_are_decodings_own_bits_whatever_is_read_together(tiny_model):
+    load_kernels()
+    model = tiny_model("llama-gqa", seed=3, dtype=torch.float32)
+    target = TargetModel(model, native=swap_model(model, "fp32"))
+    together = dict(extract(target, SAMPLES, TOP, torch.float32))
+    for number, sample in enumerate(SAMPLES):
+        features_LD = target.prefill(torch.tensor(sample.tokens)).features_TD
+        for found in (together[number], dict(extract(target, [sample], TOP, torch.float32))[0]):
+            assert torch.equal(found.features_LD, features_LD)
+            assert torch.equal(found.top_ids_LZ, together[number].top_ids_LZ)
+        place = len(sample) - 1
+        best = target.logits(features_LD[-1]).log_softmax(-1).topk(TOP)
+        assert together[number].top_ids_LZ[place].tolist() == best.indices.tolist()
+        torch.testing.assert_close(together[number].top_logprobs_LZ[place], best.values, rtol=1e-5, atol=1e-5)

@@ -1,0 +1,104 @@
+"""Several texts on one target, read together: each forward reads the newest token of each, or a prompt.
+
+This is for exact kernels, where the bits of a row do not depend on its neighbours: each text gets the tokens that plain
+decoding gives it, whatever texts it shares its forwards with. Each has a cache of its own, so nothing is padded.
+
+Shapes: B texts of the batch, T rows of a forward (all texts' together), L tokens of a text, D hidden size.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from falcon_cli.attention.view import View
+from falcon_cli.decode.verify import check_finite
+from falcon_cli.native.panel_cache import PanelCache
+from falcon_cli.target.model import TargetModel
+
+
+@dataclass
+class _Text:
+    cache: PanelCache
+    unread_L: Tensor
+    """Tokens that no forward has read yet: a prompt, or the newest token."""
+
+
+class TextBatch:
+    """Texts that a target continues greedily, a token each in every step.
+
+    Args:
+        target: On exact kernels.
+        rows: Of a prompt, how many a forward reads at most.
+    """
+
+    def __init__(self, target: TargetModel, rows: int = 512):
+        assert suits_batch(target), "only exact kernels read texts together"
+        self._target, self._rows = target, rows
+        self._texts: dict[int, _Text] = {}
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    def add(self, number: int, prompt: Sequence[int], room: int) -> None:
+        """Take in a text, named by a number, that may become `room` tokens longer.
+
+        Raises:
+            FalconError: The prompt is empty, or too long for the context.
+        """
+        self._target.check_room(len(prompt), room)
+        assert self._target.native is not None
+        assert self._target.native.decoder is not None
+        slots = len(prompt) + room
+        self._texts[number] = _Text(self._target.native.decoder.new_cache(slots, slots), torch.tensor(prompt))
+
+    def drop(self, number: int) -> None:
+        """Forget a text."""
+        del self._texts[number]
+
+    @torch.inference_mode()
+    def step(self) -> list[tuple[int, int]]:
+        """Read on in every text: the number and the next token of each whose prompt is read.
+
+        Raises:
+            FalconError: The scores are not finite numbers.
+        """
+        target, texts = self._target, list(self._texts.items())
+        assert target.native is not None
+        assert target.native.decoder is not None
+        pieces = [text.unread_L[: self._rows] for _, text in texts]
+        views = [
+            View(text.cache.length, torch.arange(len(piece)), None)
+            for (_, text), piece in zip(texts, pieces, strict=True)
+        ]
+        embedded_TD = target.model.get_input_embeddings()(torch.cat(pieces)).to(target.dtype)
+        features_TD = target.native.decoder.read_together(embedded_TD, views, [text.cache for _, text in texts])
+        last_B = torch.tensor([len(piece) for piece in pieces]).cumsum(0) - 1
+        scores = target.scores_of(features_TD[last_B], features_TD[last_B])
+        found = []
+        for place, ((number, text), piece) in enumerate(zip(texts, pieces, strict=True)):
+            text.cache.commit(range(len(piece)))
+            text.unread_L = text.unread_L[len(piece) :]
+            if not len(text.unread_L):
+                check_finite(scores, [place])
+                text.unread_L = scores.choice_T[place : place + 1]
+                found.append((number, int(text.unread_L)))
+        return found
+
+
+@torch.inference_mode()
+def features_of(target: TargetModel, texts: Sequence[Tensor]) -> list[Tensor]:
+    """What the LM head reads at every token of each text, [L, D], by one forward on exact kernels."""
+    assert target.native is not None
+    assert target.native.decoder is not None
+    decoder, lengths = target.native.decoder, [len(text_L) for text_L in texts]
+    embedded_TD = target.model.get_input_embeddings()(torch.cat(list(texts))).to(target.dtype)
+    views = [View(0, torch.arange(length), None) for length in lengths]
+    caches = [decoder.new_cache(length, length) for length in lengths]
+    return list(decoder.read_together(embedded_TD, views, caches).split(lengths))
+
+
+def suits_batch(target: TargetModel) -> bool:
+    """Whether a target is on exact kernels."""
+    return target.native is not None and target.native.decoder is not None
