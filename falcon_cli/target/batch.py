@@ -30,7 +30,7 @@ class TextBatch:
 
     Args:
         target: On exact kernels.
-        rows: Of a prompt, how many a forward reads at most.
+        rows: How many a forward reads at most, if the texts are not more: prompts are read piece by piece.
     """
 
     def __init__(self, target: TargetModel, rows: int = 512):
@@ -59,15 +59,15 @@ class TextBatch:
 
     @torch.inference_mode()
     def step(self) -> list[tuple[int, int]]:
-        """Read on in every text: the number and the next token of each whose prompt is read.
+        """Read on: the number and the next token of each text whose prompt is read.
 
         Raises:
             FalconError: The scores are not finite numbers.
         """
-        target, texts = self._target, list(self._texts.items())
+        target = self._target
         assert target.native is not None
         assert target.native.decoder is not None
-        pieces = [text.unread_L[: self._rows] for _, text in texts]
+        texts, pieces = self._next()
         views = [
             View(text.cache.length, torch.arange(len(piece)), None)
             for (_, text), piece in zip(texts, pieces, strict=True)
@@ -85,6 +85,17 @@ class TextBatch:
                 text.unread_L = scores.choice_T[place : place + 1]
                 found.append((number, int(text.unread_L)))
         return found
+
+    def _next(self) -> tuple[list[tuple[int, _Text]], list[Tensor]]:
+        """The texts of the next forward, and what it reads of each: newest tokens first, then prompts as they fit."""
+        texts, pieces, left = [], [], self._rows
+        for number, text in sorted(self._texts.items(), key=lambda named: len(named[1].unread_L)):
+            size = max(left, 1 if len(text.unread_L) == 1 else 0)
+            if size:
+                texts.append((number, text))
+                pieces.append(text.unread_L[:size])
+                left = max(0, left - len(pieces[-1]))
+        return texts, pieces
 
 
 @torch.inference_mode()

@@ -58,6 +58,22 @@ def test_many_texts_at_once(target):
         assert [dict(step)[number] for step in given] == alone(target, prompt, 6)
 
 
+def test_a_forward_reads_so_many_rows_and_running_texts_never_wait(target, prompts, monkeypatch):
+    batch, sizes, real = TextBatch(target, rows=16), [], target.native.decoder.read_together
+    monkeypatch.setattr(
+        target.native.decoder, "read_together", lambda rows, *more: sizes.append(len(rows)) or real(rows, *more)
+    )
+    for number, prompt in enumerate(prompts):
+        batch.add(number, prompt, 30)
+    running: set[int] = set()
+    for _ in range(20):
+        given = dict(batch.step())
+        assert running <= given.keys()
+        running = set(given)
+    assert running == set(range(len(prompts)))
+    assert max(sizes) == 16
+
+
 def test_a_text_that_is_too_long_is_refused(target):
     with pytest.raises(FalconError, match="context of 256"):
         TextBatch(target).add(0, [1] * 250, 7)

@@ -88,14 +88,21 @@ def greedy_answers(
     Args:
         target: The model that answers.
         prompts: Token ids; ascending lengths need the least padding.
-        max_new_tokens: An answer ends here, or after its first stop token.
+        max_new_tokens: An answer ends here, or after its first stop token, or with the context: a prompt that fills the
+            context has an empty one.
         rows: Prompts answered at the same time.
     """
+    has_room = [number for number, prompt in enumerate(prompts) if room(target, prompt, max_new_tokens) > 0]
+    yield from ((number, []) for number in sorted(set(range(len(prompts))) - set(has_room)))
+    asked = [prompts[number] for number in has_room]
     if suits_batch(target.model):
-        return _together(target, prompts, max_new_tokens, rows)
-    if reads_padded(target):
-        return padded_answers(target, prompts, max_new_tokens, rows)
-    return _one_by_one(target, prompts, max_new_tokens)
+        answers = _together(target, asked, max_new_tokens, rows)
+    elif reads_padded(target):
+        answers = padded_answers(target, asked, max_new_tokens, rows)
+    else:
+        answers = _one_by_one(target, asked, max_new_tokens)
+    for place, reply in answers:
+        yield has_room[place], reply
 
 
 def _together(

@@ -108,6 +108,12 @@ def test_several_processes_share_the_prompts(target, prompts, tmp_path):
     assert len(read_answers(path, prompts)) == len(prompts)
 
 
+def test_a_prompt_that_fills_the_context_has_an_empty_answer(target):
+    limit = target.model.context_limit
+    replies = dict(greedy_answers(target, [(1,) * limit, (2, 3), (1,) * (limit + 5), (4,)], 3, 2))
+    assert [bool(replies[number]) for number in range(4)] == [False, True, False, True]
+
+
 def test_answers_stop_at_the_context_s_end(tiny_model):
     target = LoadedTarget("tiny", TargetModel(tiny_model(max_position_embeddings=16)), None, frozenset(), "fp64")
     assert sorted(len(reply) for _, reply in greedy_answers(target, [(1,) * 10, (2,) * 4], 99, 2)) == [6, 12]
