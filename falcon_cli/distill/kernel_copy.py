@@ -41,7 +41,7 @@ class KernelCopy:
 
     def release(self) -> None:
         """Give the copy's memory back; it is loaded anew if it is asked for again."""
-        if self._copy not in (None, self.original):
+        if self._copy is not None and self._copy is not self.original:
             self._copy = None
             gc.unfreeze()  # `load_target` takes a model for one that stays
             gc.collect()
