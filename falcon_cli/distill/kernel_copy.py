@@ -7,12 +7,9 @@ as texts are answered and read.
 import gc
 from dataclasses import replace
 
-import torch
-
-from falcon_cli.native.build import multiplies_bf16
 from falcon_cli.recipe.schema import Quantize, TargetRecipe
 from falcon_cli.target.batch import suits_batch
-from falcon_cli.target.load import LoadedTarget, load_target
+from falcon_cli.target.load import LoadedTarget, kernels_serve, load_target
 
 
 class KernelCopy:
@@ -47,15 +44,8 @@ class KernelCopy:
             gc.collect()
 
     def _loaded(self) -> LoadedTarget:
-        asked = self.quantize != "none"
-        if not asked and not _is_worth_a_try(self.recipe, self.original):
+        asked, model = self.quantize != "none", self.original.model
+        if not asked and (model.sharded or not kernels_serve(self.recipe, model.device, self.original.dtype)):
             return self.original
         copy = load_target(replace(self.recipe, quantize=self.quantize))
         return copy if asked or suits_batch(copy.model) else self.original
-
-
-def _is_worth_a_try(recipe: TargetRecipe, target: LoadedTarget) -> bool:
-    """Whether the kernels serve such a target by themselves, if they know its layers."""
-    fast = target.dtype == "fp32" or (target.dtype == "bf16" and multiplies_bf16())
-    plain = recipe.kernels != "torch" and recipe.attention == "auto" and not recipe.compile
-    return target.model.device == torch.device("cpu") and not target.model.sharded and fast and plain

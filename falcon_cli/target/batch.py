@@ -14,6 +14,7 @@ from torch import Tensor
 
 from falcon_cli.attention.view import View
 from falcon_cli.decode.verify import check_finite
+from falcon_cli.native.layer import NativeDecoder
 from falcon_cli.native.panel_cache import PanelCache
 from falcon_cli.target.model import TargetModel
 
@@ -48,10 +49,8 @@ class TextBatch:
             FalconError: The prompt is empty, or too long for the context.
         """
         self._target.check_room(len(prompt), room)
-        assert self._target.native is not None
-        assert self._target.native.decoder is not None
         slots = len(prompt) + room
-        self._texts[number] = _Text(self._target.native.decoder.new_cache(slots, slots), torch.tensor(prompt))
+        self._texts[number] = _Text(_decoder_of(self._target).new_cache(slots, slots), torch.tensor(prompt))
 
     def drop(self, number: int) -> None:
         """Forget a text."""
@@ -64,16 +63,8 @@ class TextBatch:
         Raises:
             FalconError: The scores are not finite numbers.
         """
-        target = self._target
-        assert target.native is not None
-        assert target.native.decoder is not None
-        texts, pieces = self._next()
-        views = [
-            View(text.cache.length, torch.arange(len(piece)), None)
-            for (_, text), piece in zip(texts, pieces, strict=True)
-        ]
-        embedded_TD = target.model.get_input_embeddings()(torch.cat(pieces)).to(target.dtype)
-        features_TD = target.native.decoder.read_together(embedded_TD, views, [text.cache for _, text in texts])
+        target, (texts, pieces) = self._target, self._next()
+        features_TD = _read(target, pieces, [text.cache for _, text in texts])
         last_B = torch.tensor([len(piece) for piece in pieces]).cumsum(0) - 1
         scores = target.scores_of(features_TD[last_B], features_TD[last_B])
         found = []
@@ -101,15 +92,24 @@ class TextBatch:
 @torch.inference_mode()
 def features_of(target: TargetModel, texts: Sequence[Tensor]) -> list[Tensor]:
     """What the LM head reads at every token of each text, [L, D], by one forward on exact kernels."""
-    assert target.native is not None
-    assert target.native.decoder is not None
-    decoder, lengths = target.native.decoder, [len(text_L) for text_L in texts]
-    embedded_TD = target.model.get_input_embeddings()(torch.cat(list(texts))).to(target.dtype)
-    views = [View(0, torch.arange(length), None) for length in lengths]
-    caches = [decoder.new_cache(length, length) for length in lengths]
-    return list(decoder.read_together(embedded_TD, views, caches).split(lengths))
+    lengths = [len(text_L) for text_L in texts]
+    caches = [_decoder_of(target).new_cache(length, length) for length in lengths]
+    return list(_read(target, texts, caches).split(lengths))
 
 
 def suits_batch(target: TargetModel) -> bool:
     """Whether a target is on exact kernels."""
     return target.native is not None and target.native.decoder is not None
+
+
+def _read(target: TargetModel, pieces: Sequence[Tensor], caches: Sequence[PanelCache]) -> Tensor:
+    """Read on in several texts: what the LM head reads at all their new tokens [T, D]; the caches keep nothing yet."""
+    embedded_TD = target.model.get_input_embeddings()(torch.cat(list(pieces))).to(target.dtype)
+    views = [View(cache.length, torch.arange(len(piece)), None) for piece, cache in zip(pieces, caches, strict=True)]
+    return _decoder_of(target).read_together(embedded_TD, views, caches)
+
+
+def _decoder_of(target: TargetModel) -> NativeDecoder:
+    assert target.native is not None
+    assert target.native.decoder is not None
+    return target.native.decoder

@@ -90,6 +90,13 @@ def pick_dtype(wanted: str, device: torch.device) -> str:
     return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
 
 
+def kernels_serve(recipe: TargetRecipe, device: torch.device, dtype: str) -> bool:
+    """Whether native kernels take such a target without being asked for, if they can run and know its layers."""
+    fast = dtype == "fp32" or (dtype == "bf16" and multiplies_bf16())
+    free = recipe.kernels != "torch" and recipe.attention == "auto" and not recipe.compile
+    return device.type == "cpu" and fast and free
+
+
 def load_target(recipe: TargetRecipe, prompt_of: PromptOf | None = None) -> LoadedTarget:
     """Load the target of a recipe.
 
@@ -148,9 +155,8 @@ def _native_kind(recipe: TargetRecipe, device: torch.device, dtype: str) -> Weig
     """
     asked = _asks_for_kernels(recipe)
     kind: WeightFormat = ("bf16x2" if dtype == "bf16" else "fp32") if recipe.quantize == "none" else recipe.quantize
-    fast = dtype == "fp32" or (dtype == "bf16" and multiplies_bf16())
-    suits = fast and (device.type, recipe.attention) == ("cpu", "auto")
-    if recipe.kernels == "torch" or recipe.compile or not (asked or suits):
+    refused = recipe.kernels == "torch" or recipe.compile
+    if refused or not (asked or kernels_serve(recipe, device, dtype)):
         return None
     if recipe.attention != "auto":
         raise UsageError(f"native kernels have an attention of their own: leave out --attention {recipe.attention}")

@@ -39,7 +39,7 @@ def test_it_is_loaded_once_and_its_memory_comes_back(chat_target, original):
 
 @pytest.mark.parametrize("more", [{"kernels": "torch"}, {"attention": "sdpa"}, {"compile": True}, {"dtype": "bf16"}])
 def test_where_the_kernels_do_not_serve_nothing_is_loaded_twice(chat_target, more, monkeypatch):
-    monkeypatch.setattr(kernel_copy, "multiplies_bf16", lambda: False)
+    monkeypatch.setattr("falcon_cli.target.load.multiplies_bf16", lambda: False)
     recipe = TargetRecipe(str(chat_target), **more)
     original = load_target(recipe)
     monkeypatch.setattr(kernel_copy, "load_target", lambda recipe: pytest.fail("loaded"))

@@ -57,14 +57,7 @@ class _Batch:
 def padded_answers(
     target: LoadedTarget, prompts: Sequence[Sequence[int]], max_new_tokens: int, rows: int
 ) -> Iterator[tuple[int, list[int]]]:
-    """The target's greedy answers in the order in which they end, each with its prompt's number.
-
-    Args:
-        target: The model that answers.
-        prompts: Token ids; ascending lengths need the least padding.
-        max_new_tokens: An answer ends here, or after its first stop token.
-        rows: Prompts answered at the same time.
-    """
+    """Answers as `answers.greedy_answers` gives them."""
     waiting = iter(enumerate(prompts))
     replies: dict[int, list[int]] = {}
 

@@ -6,12 +6,10 @@
 // it makes them for any number of rows.
 #include "amx.h"
 
-#include <ATen/Parallel.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <atomic>
-#include <chrono>
 
 #include "block_sums.h"
 #include "operators.h"
@@ -194,64 +192,15 @@ AmxRegisters::~AmxRegisters() {
 }
 
 TileKernel select_amx_kernel(WeightFormat format) {
-  switch (format) {
-    case WeightFormat::q4_1:
-      return amx_blocks<Q4_1>;
-    case WeightFormat::q5_0:
-      return amx_blocks<Q5_0>;
-    case WeightFormat::q5_1:
-      return amx_blocks<Q5_1>;
-    case WeightFormat::q8_0:
-      return amx_blocks<Q8_0>;
-    case WeightFormat::q4_k:
-      return amx_superblocks<Q4_K>;
-    case WeightFormat::q5_k:
-      return amx_superblocks<Q5_K>;
-    case WeightFormat::q6_k:
-      return amx_superblocks<Q6_K>;
-    case WeightFormat::bf16x2:
-      return amx_bf16x2;
-    default:
-      return amx_int8;
-  }
-}
-
-namespace {
-
-template <amx::Tile S, amx::Tile X, amx::Tile W>
-inline void dot(bool bf16) {
-  if (bf16)
-    amx::dot_bf16<S, X, W>();
-  else
-    amx::dot_bytes<S, X, W, true>();
-}
-
-}  // namespace
-
-// In plain C++ the number means nothing.
-double amx_peak(bool bf16) {
-  if (!amx_switch()) return 0;
-  constexpr int64_t rounds = amx::PRESENT ? 1 << 16 : 1 << 6;
-  const int64_t width = 4 * amx::ROWS * amx::ROWS * amx::ROW_BYTES / (bf16 ? 2 : 1);  // of a round
-  double best = 0;
-  const int64_t threads = at::get_num_threads();
-  for (int time = 0; time < 5; time++) {
-    const auto began = std::chrono::steady_clock::now();
-#pragma omp parallel num_threads(threads)
-    {
-      amx::configure(amx::ROW_BYTES);
-      for (int64_t round = 0; round < rounds; round++) {
-        dot<amx::SUMS, amx::INPUTS, amx::WEIGHTS>(bf16);
-        dot<amx::SUMS_RIGHT, amx::INPUTS, amx::WEIGHTS_RIGHT>(bf16);
-        dot<amx::LOWER_SUMS, amx::LOWER_INPUTS, amx::WEIGHTS>(bf16);
-        dot<amx::LOWER_SUMS_RIGHT, amx::LOWER_INPUTS, amx::WEIGHTS_RIGHT>(bf16);
-      }
-      amx::release();
-    }
-    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - began;
-    best = std::max(best, threads * rounds * width / seconds.count());
-  }
-  return best;
+  if (format == WeightFormat::int8) return amx_int8;
+  if (format == WeightFormat::bf16x2) return amx_bf16x2;
+  return with_block_format(format, [](auto form) -> TileKernel {
+    using Q = decltype(form);
+    if constexpr (Q::SUPER)
+      return amx_superblocks<Q>;
+    else
+      return amx_blocks<Q>;
+  });
 }
 
 }  // namespace falcon

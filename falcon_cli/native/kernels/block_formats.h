@@ -43,6 +43,27 @@ using Q4_K = BlockFormat<4, 32, true, true, 0>;
 using Q5_K = BlockFormat<5, 32, true, true, 0>;
 using Q6_K = BlockFormat<6, 16, true, false, 32>;
 
+// Call `choose` with a value of the format's type
+template <typename Choose>
+auto with_block_format(WeightFormat format, Choose choose) {
+  switch (format) {
+    case WeightFormat::q4_1:
+      return choose(Q4_1());
+    case WeightFormat::q5_0:
+      return choose(Q5_0());
+    case WeightFormat::q5_1:
+      return choose(Q5_1());
+    case WeightFormat::q8_0:
+      return choose(Q8_0());
+    case WeightFormat::q4_k:
+      return choose(Q4_K());
+    case WeightFormat::q5_k:
+      return choose(Q5_K());
+    default:
+      return choose(Q6_K());
+  }
+}
+
 // Inputs are quantised without knowing these types: `FormatShape` tells them where sums begin.
 static_assert(FORMAT_SHAPES[static_cast<int>(WeightFormat::q5_0)].offset == Q5_0::OFFSET);
 static_assert(FORMAT_SHAPES[static_cast<int>(WeightFormat::q8_0)].offset == Q8_0::OFFSET);

@@ -84,22 +84,13 @@ template <int M = QUANTISED_TILE_ROWS>
 TileKernel select(int64_t rows, WeightFormat format) {
   if constexpr (M > 1)
     if (rows < M) return select<M - 1>(rows, format);
-  switch (format) {
-    case WeightFormat::q4_1:
-      return tile_blocks<M, Q4_1>;
-    case WeightFormat::q5_0:
-      return tile_blocks<M, Q5_0>;
-    case WeightFormat::q5_1:
-      return tile_blocks<M, Q5_1>;
-    case WeightFormat::q8_0:
-      return tile_blocks<M, Q8_0>;
-    case WeightFormat::q4_k:
-      return tile_superblocks<M, Q4_K>;
-    case WeightFormat::q5_k:
-      return tile_superblocks<M, Q5_K>;
-    default:
-      return tile_superblocks<M, Q6_K>;
-  }
+  return with_block_format(format, [](auto form) -> TileKernel {
+    using Q = decltype(form);
+    if constexpr (Q::SUPER)
+      return tile_superblocks<M, Q>;
+    else
+      return tile_blocks<M, Q>;
+  });
 }
 
 }  // namespace

@@ -28,7 +28,6 @@ double peak(const std::string& arithmetic);
 
 // amx_tiles.cpp: whether kernels use AMX, until now; from now on as said. Without AMX they do the same in plain C++.
 bool use_amx(std::optional<bool> use);
-double amx_peak(bool bf16);
 
 // tiles.cpp: the instructions that products of that many rows are made of: one of those that `peak` knows
 std::string arithmetic(const PackedMatrixPtr& weight, int64_t rows);
